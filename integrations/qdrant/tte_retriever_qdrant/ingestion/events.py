@@ -1,0 +1,72 @@
+"""What an ingestion tells while it runs and when it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+EventKind: TypeAlias = Literal["planned", "written", "skipped", "failed", "removed"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        kind: ``planned`` once, when it is known what there is to do; ``written``, ``skipped`` (not a kind of file that is
+            indexed) or ``failed`` as files are dealt with; ``removed`` for a file that is gone from the folder.
+        done: Files dealt with so far, of ``total``.
+        total: Files to decode in this run.
+        uri: The file, by its path under the source; empty for ``planned``.
+        points: Points written for it.
+        reason: Why it was skipped or failed; a word of ``MediaReason``.
+        message: The same for people.
+    """
+
+    kind: EventKind
+    done: int
+    total: int
+    uri: str = ""
+    points: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file, or a part of one, that could not be indexed.
+
+    Attributes:
+        uri: Path under the source, with the part after ``#`` where only that part failed (``a.pdf#page=3``).
+        reason: A word of ``MediaReason``.
+        message: What is wrong, for people.
+    """
+
+    uri: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of an ingestion.
+
+    Attributes:
+        files: Files found.
+        indexed: Files written in this run.
+        points: Points written in this run.
+        unchanged: Files that an earlier run had written and that are still the same.
+        duplicates: Files whose content is that of another file, under whose name it is found.
+        skipped: Files of a kind that is not indexed.
+        removed: Files that earlier runs had seen and that are gone.
+        failed: Files, and parts of files, that could not be indexed.
+    """
+
+    files: int
+    indexed: int
+    points: int
+    unchanged: int
+    duplicates: int
+    skipped: int
+    removed: int
+    failed: tuple[Failure, ...]

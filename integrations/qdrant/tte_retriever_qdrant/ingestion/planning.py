@@ -1,0 +1,176 @@
+"""Compare a source with the ledger: what is new, what is done, what is gone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tte_retriever.errors import MediaError
+from tte_retriever.media.sources import describe, open_source
+from tte_retriever_qdrant.ingestion.discovery import uri_of
+from tte_retriever_qdrant.ingestion.events import Failure
+from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from tte_retriever.media import MediaLimits
+    from tte_retriever_qdrant.ingestion.ledger import Ledger
+
+_UNKNOWN_CONTENT = ("missing", "not-a-file", "unreadable")  # such a file may still be what it was
+
+
+@dataclass(frozen=True)
+class Task:
+    """A file to decode; ``row`` is what the ledger says of it now."""
+
+    path: Path
+    row: Row
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do.
+
+    Attributes:
+        tasks: Files to decode, embed and write.
+        unchanged: How many files are done already.
+        duplicates: How many have the content of another file.
+        skipped: How many are of a kind that is not indexed, as an earlier run found.
+        removed: URIs of the files that are gone.
+        failed: Files whose bytes could not be read.
+    """
+
+    tasks: tuple[Task, ...]
+    unchanged: int
+    duplicates: int
+    skipped: int
+    removed: tuple[str, ...]
+    failed: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    path: Path
+    row: Row  # as it is on the disk
+    before: Row | None  # as the ledger has it, if that is of the same content
+
+    def is_done(self, window_s: float) -> bool:
+        return (
+            self.before is not None
+            and self.before.state in ("WRITTEN", "SKIPPED")
+            and self.before.window_s in (None, window_s)
+        )
+
+
+def make_plan(
+    root: Path,
+    paths: Sequence[Path],
+    ledger: Ledger,
+    limits: MediaLimits,
+    *,
+    window_s: float,
+    complete: bool,
+    unlisted: Iterable[str],
+) -> Plan:
+    """Decide what to do with each file, and record it in the ledger.
+
+    Args:
+        root: The folder that URIs are relative to.
+        paths: The files that were found.
+        ledger: What is known of them; files to be decoded are NEW in it afterwards.
+        limits: What may be opened.
+        window_s: Length of the windows of videos, in seconds; videos cut otherwise are done again.
+        complete: Whether ``paths`` are all files of ``root``, so that others are gone.
+        unlisted: URIs of folders that could not be listed; nothing is known to be gone from them.
+    """
+    known = ledger.rows()
+    here = {row.uri: row for row in known if row.root == str(root)}
+    seen: list[_Seen] = []
+    failed: list[tuple[Failure, Row | None]] = []
+    for path in paths:
+        uri = uri_of(path, root)
+        try:
+            seen.append(_look_at(path, str(root), uri, here.get(uri), limits))
+        except MediaError as error:
+            row = None if error.reason in _UNKNOWN_CONTENT else _failed_row(path, str(root), uri, error)
+            failed.append((Failure(uri, error.reason, str(error)), row))
+    present = {uri_of(path, root) for path in paths}
+    behind = tuple(f"{folder}/" for folder in unlisted)
+    removed = tuple(sorted(uri for uri in here if complete and uri not in present and not uri.startswith(behind)))
+
+    judged = {(str(root), file.row.uri) for file in seen} | {(str(root), uri) for uri in removed}
+    owned = {row.asset_id for row in known if row.state == "WRITTEN" and (row.root, row.uri) not in judged}
+    tasks, rows, counts = _judge(seen, owned, window_s)
+    rows += [row for _, row in failed if row is not None]
+    ledger.record(rows, removed=[(str(root), uri) for uri in removed])
+    failures = tuple(failure for failure, _ in failed)
+    return Plan(tasks, counts["unchanged"], counts["duplicates"], counts["skipped"], removed, failures)
+
+
+def _judge(seen: list[_Seen], owned: set[str], window_s: float) -> tuple[tuple[Task, ...], list[Row], dict[str, int]]:
+    """Sort files into tasks and what needs none; ``owned`` are the assets that are stored under other files' names."""
+    counts = {"unchanged": 0, "duplicates": 0, "skipped": 0}
+    tasks: list[Task] = []
+    rows: list[Row] = []
+    done: dict[str, Row] = {}
+    for file in seen:
+        before = file.before
+        if before is not None and before.reason != DUPLICATE and file.is_done(window_s):
+            done[before.uri] = replace(before, size=file.row.size, mtime_ns=file.row.mtime_ns)
+            if before.state == "WRITTEN":
+                owned.add(before.asset_id)
+    for file in seen:
+        if file.row.uri in done:
+            row = done[file.row.uri]
+            counts["unchanged" if row.state == "WRITTEN" else "skipped"] += 1
+        elif file.row.asset_id in owned:
+            row = replace(file.row, state="SKIPPED", reason=DUPLICATE)
+            counts["duplicates"] += 1
+        else:
+            owned.add(file.row.asset_id)
+            row = file.row
+            tasks.append(Task(file.path, row))
+        if row != file.before:
+            rows.append(row)
+    return tuple(tasks), rows, counts
+
+
+def _look_at(path: Path, root: str, uri: str, before: Row | None, limits: MediaLimits) -> _Seen:
+    size, mtime_ns = stamp(path)
+    same_stamp = before is not None and (before.size, before.mtime_ns) == (size, mtime_ns)
+    asset_id = before.asset_id if before is not None and same_stamp and before.asset_id else _hash(path, limits)
+    row = Row(root, uri, size, mtime_ns, asset_id, "NEW")
+    return _Seen(path, row, before if before is not None and before.asset_id == asset_id else None)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds.
+
+    Raises:
+        MediaError: The file is gone or cannot be reached.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise MediaError(f"{describe(path)} disappeared while it was being indexed; run again", "missing") from error
+    except OSError as error:
+        raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _hash(path: Path, limits: MediaLimits) -> str:
+    with open_source(path, limits) as file:
+        digest = hashlib.sha256()
+        try:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        except OSError as error:
+            raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
+    return digest.hexdigest()
+
+
+def _failed_row(path: Path, root: str, uri: str, error: MediaError) -> Row:
+    return Row(root, uri, *stamp(path), "", "FAILED", reason=error.reason, message=str(error))

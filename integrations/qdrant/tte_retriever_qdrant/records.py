@@ -1,0 +1,65 @@
+"""What goes into a store and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Modality: TypeAlias = Literal["image", "page", "video", "text"]
+
+Scalar: TypeAlias = str | int | float
+Filter: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
+"""Payload keys and the value, or one of the values, that each must have; all keys must match."""
+
+PAYLOAD_FIELDS: dict[str, type[Scalar]] = {
+    "uri": str,  # path of the file under the source folder, with forward slashes
+    "modality": str,
+    "asset_id": str,  # SHA-256 of the file's bytes
+    "page": int,  # of documents, from 1
+    "start_s": float,  # of videos, in seconds
+    "end_s": float,
+}
+"""The payload keys that are indexed and can be filtered by, and the type of their values."""
+
+
+@dataclass(frozen=True)
+class CollectionSpec:
+    """What a collection holds.
+
+    Attributes:
+        dim: Length of its vectors.
+        fingerprint: Identity of the model that made them.
+        model: Name or folder by which that model can be loaded again; empty where that is not known.
+    """
+
+    dim: int
+    fingerprint: str
+    model: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One vector and what it stands for.
+
+    Attributes:
+        id: A UUID; writing another point with the same id replaces this one.
+        vector: Shape (D,), float32, finite and not all zero.
+        payload: JSON values; the keys of :data:`PAYLOAD_FIELDS` can be filtered by.
+    """
+
+    id: str
+    vector: np.ndarray
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A point that was found, with the cosine similarity of its vector to the query's."""
+
+    id: str
+    score: float
+    payload: dict[str, Any]

@@ -1,0 +1,411 @@
+"""Train the bundled ``tte-flash-tiny`` from scratch on the small drawn world: one command, one CPU core.
+
+    python recipes/build_tiny_model.py --out tte_retriever/models/tte-flash-tiny
+
+A Qwen3-VL of about 1.5 million parameters with its own byte-level vocabulary goes through three stages:
+0. transcription: pixels → words with full attention, and a dense loss that names the words in every visual token;
+1. think warm-up: the same words, decoded from the think tokens alone;
+2. joint: retrieval over seven families, with rationales decoded from the think tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLModel, Qwen3VLProcessor
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+from tte_retriever import TTEEncoder
+from tte_retriever.evaluation.small_world import ANSWERS, CLIP_S, FAMILIES, Family, Item, Pair, draw_pairs
+from tte_retriever.evaluation.small_world.drawing import worn
+from tte_retriever.evaluation.small_world.tasks import page_pair, rngs, sample_times
+from tte_retriever.media import VideoFrames
+from tte_retriever.methods import tte_flash
+from tte_retriever.training.losses import masked_info_nce, rationale_nll, visual_word_nll
+
+logger = logging.getLogger("build_tiny_model")
+
+# ------------------------------------------------------------------------------------------------- configuration
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every choice of the run."""
+
+    seed: int = 0
+    think_tokens: int = 8
+    width: int = 128
+    layers: int = 4
+    vision_width: int = 128
+    vision_layers: int = 2
+    vocabulary: int = 1024
+    batch: int = 64
+    transcription_steps: int = 1500
+    warm_up_steps: int = 1000
+    joint_steps: int = 9000
+    transcription_lr: float = 2e-3
+    warm_up_lr: float = 1.5e-3
+    joint_lr: float = 1e-3
+    generation_weight: float = 1.0
+    visual_weight: float = 0.5
+    wear: float = 0.4  # share of images that take a JPEG or resizing round trip
+    short_budget: float = 0.15  # share of joint steps that think with fewer tokens, so that every budget works
+    mixture: dict[Family, float] = field(
+        default_factory=lambda: {
+            "caption": 1.0,
+            "question": 2.0,
+            "edit": 1.5,
+            "page": 2.0,
+            "page-question": 1.0,
+            "moment": 2.0,
+            "moment-question": 1.0,
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the backbone
+
+SPECIAL_TOKENS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+)
+CHAT_TEMPLATE = """{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' -}}
+{%- if message.content is string -%}{{- message.content -}}{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' or 'image' in part -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- elif part.type == 'video' or 'video' in part -%}{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+{%- elif 'text' in part -%}{{- part.text -}}{%- endif -%}
+{%- endfor -%}{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
+
+
+def corpus() -> list[str]:
+    """Everything that is ever written in the small world, and the words of the template."""
+    pairs = [pair for family in FAMILIES for pair in draw_pairs(family, 3000, seed="corpus", split="train")]
+    texts = [pair.query["text"] for pair in pairs if "text" in pair.query]
+    texts += [text for pair in pairs for text in (pair.query_rationale, pair.positive_rationale)]
+    answers = [answer for bank in ANSWERS.values() for answer in bank] * 50
+    return texts + answers + [f" {answer}" for answer in answers] + [" empty", "user\n", "assistant\n"] * 50
+
+
+def build_tokenizer(config: Config) -> Qwen2Tokenizer:
+    """A byte-level BPE in which every word of the world is one token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocabulary - len(SPECIAL_TOKENS) - config.think_tokens - 1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(corpus(), trainer)
+    model = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(merge) for merge in model["merges"]],
+        pad_token="<|endoftext|>",  # noqa: S106
+        model_max_length=1024,
+    )
+    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
+    return tokenizer
+
+
+def build_backbone(config: Config, folder: Path) -> None:
+    """Write an untrained Qwen3-VL checkpoint: model, tokenizer, processors, chat template."""
+    tokenizer = build_tokenizer(config)
+    grid = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+    normalise = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(
+            size={"shortest_edge": 32 * 32, "longest_edge": 128 * 128}, **grid, **normalise
+        ),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(
+            size={"shortest_edge": 2 * 32 * 32, "longest_edge": 6 * 96 * 96},
+            cap_pixels_per_frame=False,
+            fps=1,
+            min_frames=6,
+            max_frames=6,
+            **grid,
+            **normalise,
+        ),
+        chat_template=CHAT_TEMPLATE,
+    )
+    ids = tokenizer.convert_tokens_to_ids
+    heads = config.width // 32
+    torch.manual_seed(config.seed)
+    model = Qwen3VLModel(
+        Qwen3VLConfig(
+            text_config={
+                "vocab_size": config.vocabulary,
+                "hidden_size": config.width,
+                "intermediate_size": 3 * config.width,
+                "num_hidden_layers": config.layers,
+                "num_attention_heads": heads,
+                "num_key_value_heads": heads,
+                "head_dim": 32,
+                "max_position_embeddings": 1024,
+                # A small theta: with so few frequencies the usual one leaves the width axis of mrope almost constant.
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 1000.0,
+                    "mrope_section": [6, 5, 5],
+                    "mrope_interleaved": True,
+                },
+                "tie_word_embeddings": True,
+            },
+            vision_config={
+                "depth": config.vision_layers,
+                "hidden_size": config.vision_width,
+                "intermediate_size": 3 * config.vision_width,
+                "num_heads": 4,
+                "out_hidden_size": config.width,
+                "num_position_embeddings": 64,
+                "deepstack_visual_indexes": [],
+            },
+            image_token_id=ids("<|image_pad|>"),
+            video_token_id=ids("<|video_pad|>"),
+            vision_start_token_id=ids("<|vision_start|>"),
+            vision_end_token_id=ids("<|vision_end|>"),
+            tie_word_embeddings=True,
+        )
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+# ------------------------------------------------------------------------------------------------- batches
+
+
+def wear(item: Item, rng: np.random.Generator, share: float) -> dict[str, object]:
+    """The item as the encoder takes it, a share of its pixels worn as files wear them."""
+    fed: dict[str, object] = dict(item)
+    if "image" in item and rng.random() < share:
+        fed["image"] = worn(item["image"], rng)
+    if "video" in item:
+        frames = np.stack([worn(frame, rng) for frame in item["video"]]) if rng.random() < share else item["video"]
+        # A frame's time is when it appeared, which depends on the frame rate of the file.
+        times = tuple(time - rng.uniform(0, 0.5) for time in sample_times(len(frames)))
+        fed["video"] = VideoFrames(tuple(map(Image.fromarray, frames)), times, 0.0, CLIP_S)
+    return fed
+
+
+def draw_batch(config: Config, family: Family, step: int, detail: float) -> list[Pair]:
+    """The pairs of one step: a pure function of seed, family and step."""
+    seed = f"{config.seed}-{step}"
+    if family == "page":
+        return [page_pair(*rngs("train", family, seed, i), "train", detail) for i in range(config.batch)]
+    return draw_pairs(family, config.batch, seed=seed, split="train")
+
+
+class Learner:
+    """The model with everything that training needs besides: scales, visual hook, tokenised rationales."""
+
+    def __init__(self, model: TTEEncoder, config: Config) -> None:
+        self.model, self.config = model, config
+        transformer = model[0]
+        self.backbone = transformer.model
+        self.tokenizer = transformer.tokenizer
+        self.embed_tokens = self.backbone.language_model.embed_tokens
+        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self.visual_scale = nn.Parameter(torch.tensor(1.0))
+        self.end_id = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.visual_tokens: list[Tensor] = []
+        self.backbone.visual.merger.register_forward_hook(lambda _m, _i, out: self.visual_tokens.append(out))
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [*self.backbone.parameters(), self.log_scale, self.visual_scale]
+
+    def rationale_ids(self, rationales: list[str]) -> Tensor:
+        """(B, L) int64, each ended by the end-of-turn token and padded with -100."""
+        rows = [self.tokenizer(f" {text}").input_ids + [self.end_id] for text in rationales]
+        length = max(map(len, rows))
+        return torch.tensor([row + [-100] * (length - len(row)) for row in rows])
+
+    def encode(self, items: list[dict[str, object]], budget: int) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, E) and think states (B, budget, D)."""
+        features = self.model.preprocess(items, think_budget=budget)
+        out = self.model(features)
+        states = out["token_embeddings"]  # (B, L, D)
+        thinking = torch.isin(features["input_ids"], torch.tensor(self.model.thought.think_ids))  # (B, L)
+        return out["sentence_embedding"], states[thinking].view(len(items), budget, states.shape[-1])
+
+    def generation(self, think_states: Tensor, rationales: list[str]) -> Tensor:
+        return rationale_nll(self.backbone.language_model, self.embed_tokens, think_states, self.rationale_ids(rationales))
+
+    def visual(self, shown: list[object]) -> Tensor:
+        """The dense loss on the visual tokens of the last forward passes, cells in the same order."""
+        tokens = torch.cat(self.visual_tokens)
+        cells = [cell or ("empty",) for content in shown for cell in content.cells]  # type: ignore[attr-defined]
+        ids = [[self.word_id(word) for word in cell] for cell in cells]
+        words = torch.tensor([row + [-100] * (3 - len(row)) for row in ids])  # (N, 3)
+        # Most cells are empty: keep one in five of them, so that they do not drown the words.
+        keep = torch.tensor([cell != ("empty",) for cell in cells]) | (torch.rand(len(cells)) < 0.2)
+        return visual_word_nll(tokens[keep], words[keep], self.embed_tokens, self.visual_scale)
+
+    def word_id(self, word: str) -> int:
+        ids = self.tokenizer(f" {word}").input_ids
+        if len(ids) != 1:
+            raise ValueError(f"{word!r} is {len(ids)} tokens, but every word of the world must be one")
+        return ids[0]
+
+    def transcription(self, pairs: list[Pair], rng: np.random.Generator) -> dict[str, Tensor]:
+        """Stage 0: the listing as an ordinary answer, read with full attention."""
+        turns = [
+            [
+                {"role": "user", "content": [{"type": kind, kind: wear(pair.positive, rng, self.config.wear)[kind]}]},
+                {"role": "assistant", "content": f" {pair.positive_rationale}"},
+            ]
+            for pair in pairs
+            for kind in pair.positive
+        ]
+        features = self.model.preprocess(turns, think_budget=0)
+        ids = features["input_ids"]  # (B, L)
+        states = self.model(features)["token_embeddings"]  # (B, L, D)
+        # The answer lies between the second "<|im_start|>assistant\n" and its "<|im_end|>".
+        turn = (ids == self.tokenizer.convert_tokens_to_ids("<|im_start|>")).cumsum(1) == 2  # (B, L)
+        answer = turn & (turn.cumsum(1) > 3) & ((ids == self.end_id) & turn).cumsum(1).roll(1, 1).eq(0)
+        logits = states[:, :-1][answer[:, 1:]] @ self.embed_tokens.weight.T  # (tokens, V)
+        listing = F.cross_entropy(logits.float(), ids[:, 1:][answer[:, 1:]])
+        return {"listing": listing, "visual": self.visual([pair.content for pair in pairs])}
+
+    def warm_up(self, pairs: list[Pair], rng: np.random.Generator) -> dict[str, Tensor]:
+        """Stage 1: the rationale of whatever has pixels, from the think tokens alone."""
+        seen = [pair.shown is not None for pair in pairs]
+        items = [
+            wear(pair.query if has else pair.positive, rng, self.config.wear)
+            for pair, has in zip(pairs, seen, strict=True)
+        ]
+        texts = [
+            pair.query_rationale if has else pair.positive_rationale for pair, has in zip(pairs, seen, strict=True)
+        ]
+        contents = [pair.shown if has else pair.content for pair, has in zip(pairs, seen, strict=True)]
+        _, think = self.encode(items, self.config.think_tokens)
+        return {"generation": self.generation(think, texts), "visual": self.visual(contents)}
+
+    def joint(self, pairs: list[Pair], rng: np.random.Generator) -> dict[str, Tensor]:
+        """Stage 2: retrieval, with rationales on both sides."""
+        config, full = self.config, self.config.think_tokens
+        budget = int(rng.integers(0, full)) if rng.random() < config.short_budget else full
+        family = pairs[0].family
+        queries, query_think = self.encode([wear(pair.query, rng, config.wear) for pair in pairs], budget)
+        shown: list[object] = [pair.shown for pair in pairs if pair.shown is not None]
+        think, texts = query_think, [pair.query_rationale for pair in pairs]
+        if family in ANSWERS:
+            contents: list[object] = list(ANSWERS[family])
+            candidates, _ = self.encode([{"text": answer} for answer in ANSWERS[family]], budget)
+            positives = torch.tensor([contents.index(pair.content) for pair in pairs])
+        else:
+            contents = [pair.content for pair in pairs]
+            candidates, think_c = self.encode([wear(pair.positive, rng, config.wear) for pair in pairs], budget)
+            positives = torch.arange(len(pairs))
+            think, texts = torch.cat([think, think_c]), texts + [pair.positive_rationale for pair in pairs]
+            shown += contents
+        accepted = torch.tensor([[pair.accepts(content) for content in contents] for pair in pairs])  # (B, N)
+        accepted[torch.arange(len(pairs)), positives] = False
+        scale = self.log_scale.exp().clamp(max=100)
+        losses = {"contrastive": masked_info_nce(queries, candidates, positives, accepted, scale)}
+        if budget:
+            losses["generation"] = config.generation_weight * self.generation(think, texts)
+        losses["visual"] = config.visual_weight * self.visual(shown)
+        with torch.no_grad():
+            scores = (queries @ candidates.T).masked_fill(accepted, -torch.inf)
+            losses["hit@1"] = (scores.argmax(1) == positives).float().mean()
+        return losses
+
+
+# ------------------------------------------------------------------------------------------------- stages
+
+STAGES = ("transcription", "warm_up", "joint")
+STAGE_FAMILIES: dict[str, dict[Family, float]] = {
+    "transcription": {"caption": 1.0, "page": 1.0, "moment": 2.0},
+    "warm_up": {"caption": 1.0, "question": 1.5, "edit": 1.0, "page": 1.0, "page-question": 0.5, "moment": 1.5},
+}
+
+
+def learning_rate(step: int, steps: int, peak: float, decay: bool) -> float:
+    """Linear warm-up over 100 steps; then constant, or cosine to 5 % of the peak."""
+    if step < 100:
+        return peak * (step + 1) / 100
+    return peak * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * step / steps))) if decay else peak
+
+
+def run_stage(learner: Learner, stage: str, out: Path | None = None) -> None:
+    """Train one stage; progress goes to the log as running means per family."""
+    config = learner.config
+    steps, peak = getattr(config, f"{stage}_steps"), getattr(config, f"{stage}_lr")
+    mixture = STAGE_FAMILIES.get(stage, config.mixture)
+    optimizer = torch.optim.AdamW(learner.parameters(), betas=(0.9, 0.97), weight_decay=0.05, fused=True)
+    order = random.Random(f"{config.seed}-{stage}")
+    started, means = time.process_time(), {}
+    learner.model.train()
+    for step in range(steps):
+        family = order.choices(list(mixture), weights=list(mixture.values()))[0]
+        # Curriculum: early page queries say several facts, later ones a single fact.
+        detail = max(0.15, 1 - 2 * step / steps) if stage == "joint" else 0.0
+        pairs = draw_batch(config, family, STAGES.index(stage) * 1_000_000 + step, detail)
+        learner.visual_tokens.clear()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak, decay=stage == "joint")
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = getattr(learner, stage)(pairs, np.random.default_rng([config.seed, STAGES.index(stage), step]))
+        optimizer.zero_grad()
+        sum(loss for name, loss in losses.items() if name != "hit@1").backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+        for name, loss in losses.items():
+            key = f"{family} {name}"
+            means[key] = 0.95 * means.get(key, loss.item()) + 0.05 * loss.item()
+        if step % 100 == 99:
+            line = "  ".join(f"{key} {value:.3f}" for key, value in sorted(means.items()))
+            logger.info("%s %d/%d %.0f CPU s  %s", stage, step + 1, steps, time.process_time() - started, line)
+        if out is not None and step % 1000 == 999:
+            learner.model.save_pretrained(str(out), create_model_card=False)
+
+
+def main() -> None:
+    """Build, train, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished checkpoint")
+    parser.add_argument("--max-steps", type=int, help="cap on every stage, to try the recipe in a minute")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    config = Config(seed=arguments.seed)
+    if arguments.max_steps is not None:
+        config = replace(config, **{f"{stage}_steps": arguments.max_steps for stage in STAGES})
+    logger.info("%s", asdict(config))
+    backbone = arguments.out.with_name(arguments.out.name + "-untrained")
+    build_backbone(config, backbone)
+    model = TTEEncoder(modules=tte_flash.build(backbone, config.think_tokens), device="cpu")
+    model[0].model.set_attn_implementation("eager")  # bf16 SDPA backward is several times slower on a CPU
+    learner = Learner(model, config)
+    for stage in STAGES:
+        run_stage(learner, stage, arguments.out)
+        model.save_pretrained(str(arguments.out), create_model_card=False)
+
+
+if __name__ == "__main__":
+    main()

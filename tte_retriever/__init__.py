@@ -1,0 +1,34 @@
+"""Latent-reasoning multimodal embeddings: text, images, video and pages in, one vector out."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tte_retriever.checkpoint import model_path
+    from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.errors import MediaError, TTEError
+    from tte_retriever.media import MediaLimits
+
+__version__ = "0.1.0"
+__all__ = ["MediaError", "MediaLimits", "TTEEncoder", "TTEError", "__version__", "model_path"]
+
+_HOMES = {
+    "MediaError": "tte_retriever.errors",
+    "MediaLimits": "tte_retriever.media",
+    "TTEEncoder": "tte_retriever.encoder",
+    "TTEError": "tte_retriever.errors",
+    "model_path": "tte_retriever.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that ``import tte_retriever`` does not pay for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tte_retriever' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,178 @@
+"""The front door: a ``SentenceTransformer`` that takes typed inputs only and thinks as long as it is told to."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from tte_retriever.checkpoint import fingerprint, resolve_model
+from tte_retriever.errors import CheckpointError, InputError, MediaError
+from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoFrames, VideoSampling, typed_input
+from tte_retriever.tokens import ThoughtVocabulary, thought_vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+
+_MAX_ASPECT_RATIO = 200
+"""The Qwen-VL processors refuse anything longer and thinner."""
+
+
+class TTEEncoder(SentenceTransformer):
+    """Text, images, video and chats in, one unit vector each out.
+
+    Everything ``SentenceTransformer`` does works the same (``encode``, ``encode_query``, ``encode_document``,
+    ``similarity``, saving, training), and a checkpoint gives the same vectors in both. On top:
+
+    * A ``str`` is text, always. Media are ``pathlib.Path``, ``bytes``, PIL images, arrays or frame lists, alone or in
+      ``{"text": …, "image": …, "video": …}``, opened under ``media_limits``; chats are lists of messages.
+    * ``encode(…, think_budget=n)`` thinks with the first ``n`` think tokens, 0…K; a chat message may carry its own
+      ``think_budget``.
+    * A row whose thought was cut off by truncation raises instead of yielding a wrong vector.
+
+    Args:
+        model_name_or_path: A bundled name (``tte-flash-tiny``), a folder, or a hub id.
+        media_limits: What may be opened.
+        **kwargs: As for ``SentenceTransformer``.
+
+    Raises:
+        CheckpointError: If the checkpoint carries no thought vocabulary.
+    """
+
+    def __init__(
+        self, model_name_or_path: str | None = None, *, media_limits: MediaLimits = DEFAULT_LIMITS, **kwargs: Any
+    ) -> None:
+        name = resolve_model(str(model_name_or_path)) if model_name_or_path is not None else None
+        super().__init__(name, **kwargs)
+        self.media_limits = media_limits
+        rows, tokens = self[0].model.get_input_embeddings().num_embeddings, len(self.tokenizer)
+        if tokens > rows:
+            raise CheckpointError(
+                f"The tokenizer of {model_name_or_path!r} has {tokens} tokens but its embedding matrix only {rows} "
+                "rows; the two are not of one checkpoint."
+            )
+        self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the embedding space; see :func:`tte_retriever.checkpoint.fingerprint`."""
+        return fingerprint(self)
+
+    @property
+    def video_sampling(self) -> VideoSampling:
+        """How many frames this model takes from a video: what its video processor says."""
+        processor = self.processor.video_processor
+        return VideoSampling(
+            fps=float(getattr(processor, "fps", None) or 2.0),
+            min_frames=int(getattr(processor, "min_frames", None) or 4),
+            max_frames=int(getattr(processor, "max_frames", None) or 768),
+        )
+
+    def get_model_kwargs(self) -> list[str]:
+        """Names that ``encode`` accepts besides its own."""
+        return [*super().get_model_kwargs(), "think_budget"]
+
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        think_budget: int | None = None,
+        processing_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Turn items into model features.
+
+        Args:
+            inputs: Items, as for ``encode``.
+            prompt: Instruction; becomes a system message.
+            think_budget: Number of think tokens, 0…K; ``None`` means K. A chat's own ``think_budget`` wins.
+            processing_kwargs: As for ``SentenceTransformer``.
+            **kwargs: As for ``SentenceTransformer``.
+
+        Raises:
+            InputError: An unusable item or budget, or a row that does not fit into the maximum length.
+            MediaError: Unusable media.
+        """
+        chats = [self._as_chat(typed_input(item, self.media_limits, video=self.video_sampling)) for item in inputs]
+        budgets = [self._checked_budget(chat[-1].get("think_budget", think_budget)) for chat in chats]
+        for chat, budget in zip(chats, budgets, strict=True):
+            chat[-1] = {**chat[-1], "think_budget": budget}
+        # Every item goes in as a chat: stock code drops the content of chats that share a batch with other inputs.
+        merged = {key: dict(value) for key, value in (processing_kwargs or {}).items()}
+        merged["video"] = {**merged.get("video", {}), "do_sample_frames": False}
+        if metadata := [_take_metadata(part) for part in _parts(chats) if part["type"] == "video"]:
+            merged["video"]["video_metadata"] = metadata
+        features = self[0].preprocess(chats, prompt=prompt, processing_kwargs=merged, **kwargs)
+        self._check_thoughts(features["input_ids"], budgets)
+        return features
+
+    def _as_chat(self, item: Any) -> list[dict[str, Any]]:
+        if "message" in item:
+            chat = [dict(message) for message in item["message"]]
+        else:
+            values = [(kind, each) for kind, value in item.items() for each in _listed(value)]
+            chat = [{"role": "user", "content": [{"type": kind, kind: value} for kind, value in values]}]
+        for part in _parts([chat]):
+            _check_shape(part)
+        return chat
+
+    def _checked_budget(self, budget: int | None) -> int:
+        largest = self.thought.max_budget
+        if budget is None:
+            return largest
+        if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)) or not 0 <= budget <= largest:
+            raise InputError(
+                f"think_budget is {budget!r}, but this model has {largest} think tokens; give an int from 0 to {largest}."
+            )
+        return int(budget)
+
+    def _check_thoughts(self, input_ids: torch.Tensor, budgets: list[int]) -> None:
+        """Raise where truncation has cut into the thought.  ``input_ids`` is (B, L)."""
+        ids = torch.tensor([*self.thought.think_ids, self.thought.embed_id])
+        found = torch.isin(input_ids.cpu(), ids).sum(1).tolist()  # (B,)
+        for row, (has, budget) in enumerate(zip(found, budgets, strict=True)):
+            if has != budget + 1:
+                raise InputError(
+                    f"Row {row} of the batch carries {has} thought tokens instead of {budget + 1}: it does not fit into "
+                    f"{self.max_seq_length} tokens. Shorten the text, use smaller or fewer media, or raise max_seq_length."
+                )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _parts(chats: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """All content parts of all chats, in the order in which the processor meets them."""
+    return [
+        part for chat in chats for message in chat if isinstance(message["content"], list) for part in message["content"]
+    ]
+
+
+def _check_shape(part: dict[str, Any]) -> None:
+    image: Image.Image | None = part.get("image") or (part["video"].frames[0] if "video" in part else None)
+    if image is not None and max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
+        raise MediaError(
+            f"The picture is {image.width} x {image.height} px; the model takes aspect ratios up to "
+            f"{_MAX_ASPECT_RATIO}. Crop it first.",
+            "unsupported",
+        )
+
+
+def _take_metadata(part: dict[str, Any]) -> dict[str, Any]:
+    """Replace the frames of a video part by their array, and give the times that belong to them.
+
+    Times count from the start of the stretch, so that a moment looks the same wherever it stands in its video; the
+    processor knows them as frame numbers of a thousand-frames-a-second video.
+    """
+    video: VideoFrames = part["video"]
+    frames, times = list(video.frames), [max(time - video.start_s, 0.0) for time in video.timestamps_s]
+    if len(frames) == 1:  # one temporal patch holds two frames
+        frames, times = frames * 2, times * 2
+    part["video"] = np.stack([np.asarray(frame) for frame in frames])  # (T, H, W, 3) uint8
+    return {"fps": 1000.0, "total_num_frames": len(frames), "frames_indices": [round(1000 * time) for time in times]}

@@ -1,0 +1,128 @@
+"""Document pages: a title, "key over value" fields and coloured icons on a four-by-four grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .splits import draw_in_split
+from .vocabulary import (
+    COLORS,
+    HELD_OUT_FACTS,
+    HELD_OUT_LOOKS,
+    KEYS,
+    SHAPES,
+    TITLE_FIRST,
+    TITLE_SECOND,
+    VALUES,
+    Split,
+)
+
+if TYPE_CHECKING:
+    import random
+
+GRID = 4
+
+
+@dataclass(frozen=True)
+class Page:
+    """Cells in row-major order; each holds the two words of a field, or no word.
+
+    A title is a field of a title word over another; an icon is a field of a colour and a shape.
+    """
+
+    cells: tuple[tuple[str, ...], ...]
+
+    @property
+    def key(self) -> str:
+        """What makes two pages the same content."""
+        return " ".join(" ".join(cell) or "-" for cell in self.cells)
+
+    @property
+    def listing(self) -> str:
+        """All words in reading order."""
+        return " ".join(" ".join(cell) for cell in self.cells if cell)
+
+    @property
+    def _fields(self) -> list[tuple[str, str]]:
+        return [(cell[0], cell[1]) for cell in self.cells if cell]
+
+    @property
+    def title(self) -> tuple[str, str]:
+        """The two title words."""
+        return next((first, second) for first, second in self._fields if first in TITLE_FIRST)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Key → value; every key occurs once."""
+        return {key: value for key, value in self._fields if key in KEYS}
+
+    @property
+    def icons(self) -> list[tuple[str, str]]:
+        """(colour, shape) of the icons."""
+        return [(color, shape) for color, shape in self._fields if color in COLORS]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the page prints a held-out fact."""
+        return any(fact in HELD_OUT_FACTS for fact in self.facts.items())
+
+
+def _draw(rng: random.Random, held_out: bool, facts: int) -> Page:
+    keys = rng.sample(KEYS, facts)
+    fields = []
+    for index, key in enumerate(keys):
+        wanted = held_out and index == 0
+        fields.append((key, rng.choice([value for value in VALUES if ((key, value) in HELD_OUT_FACTS) == wanted])))
+    looks = [(color, shape) for color in COLORS for shape in SHAPES if (shape, color) not in HELD_OUT_LOOKS]
+    fields += rng.sample(looks, rng.randint(0, 2))
+    cells: list[tuple[str, ...]] = [()] * GRID**2
+    title_cell = rng.randrange(2)
+    cells[title_cell] = (rng.choice(TITLE_FIRST), rng.choice(TITLE_SECOND))
+    places = rng.sample(range(GRID, GRID**2), len(fields))
+    for place, field in zip(places, fields, strict=True):
+        cells[place] = field
+    return Page(tuple(cells))
+
+
+def draw_page(rng: random.Random, split: Split, facts: int | None = None) -> Page:
+    """Draw a page that belongs to ``split``.
+
+    Args:
+        rng: Source of all randomness.
+        split: Training never sees a page of another split.
+        facts: Number of "key over value" fields, 1 to 8; ``None`` draws 3 to 6.
+    """
+    return draw_in_split(
+        lambda: _draw(rng, split == "held-out", facts if facts is not None else rng.randint(3, 6)), split
+    )
+
+
+@dataclass(frozen=True)
+class PageDescription:
+    """What a text says of a page: title words, facts, icons; anything may be left unsaid."""
+
+    title: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    icons: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """``the old mill page with dose oak and a red circle``."""
+        details = [f"{key} {value}" for key, value in self.facts]
+        details += [f"{'an' if color == 'orange' else 'a'} {color} {shape}" for color, shape in self.icons]
+        head = f"the {' '.join(self.title)} page" if self.title else "a page"
+        return head + (f" with {' and '.join(details)}" if details else "")
+
+    @property
+    def words(self) -> str:
+        """The description as it stands in a listing."""
+        return " ".join([*self.title, *(" ".join(pair) for pair in (*self.facts, *self.icons))])
+
+    def matches(self, page: Page) -> bool:
+        """Whether the page shows everything that is said."""
+        return (
+            set(self.title) <= set(page.title)
+            and set(self.facts) <= set(page.facts.items())
+            and set(self.icons) <= set(page.icons)
+        )

@@ -1,0 +1,313 @@
+"""The retrieval families of the small world: pairs of items with rationales, deterministic per seed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+
+import numpy as np
+
+from . import drawing
+from .clips import STATE_S, Clip, ClipDescription, draw_clip
+from .pages import Page, PageDescription, draw_page
+from .scenes import Edit, Mention, Scene, Thing, draw_edits, draw_scene, mentioned_in
+from .vocabulary import COLORS, DIRECTIONS, NUMBERS, PLACES, SHAPES, SIZES, VALUES, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Family = Literal["caption", "question", "edit", "page", "page-question", "moment", "moment-question"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+ANSWERS: dict[Family, tuple[str, ...]] = {
+    "question": (*COLORS, *SHAPES, *SIZES, *PLACES, *NUMBERS[1:]),
+    "page-question": VALUES,
+    "moment-question": (
+        *(f"moves {direction}" for direction in DIRECTIONS),
+        *(f"turns {color}" for color in COLORS),
+        *("grows", "shrinks", "vanishes", "appears"),
+    ),
+}
+"""Family → every possible answer: the candidates of its questions."""
+
+
+class Item(TypedDict, total=False):
+    """What the encoder takes: text and pixels. Images are (H, W, 3) uint8, videos (T, H, W, 3) uint8."""
+
+    text: str
+    image: np.ndarray
+    video: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query, the candidate that answers it, and the thought between them.
+
+    Attributes:
+        family: Which task it belongs to.
+        kind: The sub-task, for scores per kind, such as ``question/color-of``.
+        query: Text, or pixels and text.
+        positive: The right candidate.
+        query_rationale: The thought that leads from the query to what is wanted.
+        positive_rationale: What the candidate shows, in words; empty for plain answers.
+        shown: What the pixels of the query show; ``None`` where the query is text alone.
+        content: What the candidate is: a :class:`Scene`, :class:`Clip`, :class:`Page`, or an answer.
+        accepts: Whether some other candidate answers the query as well (it is then no negative).
+    """
+
+    family: Family
+    kind: str
+    query: Item
+    positive: Item
+    query_rationale: str
+    positive_rationale: str
+    shown: Scene | Clip | Page | None
+    content: Scene | Clip | Page | str
+    accepts: Callable[[object], bool]
+
+
+def rngs(*key: object) -> tuple[random.Random, np.random.Generator]:
+    """Two generators (content, pixels) that depend on ``key`` alone."""
+    content = random.Random("/".join(map(str, key)))
+    return content, np.random.default_rng(content.getrandbits(64))
+
+
+def _fits_scene(mentions: tuple[Mention, ...], count: int | None, other: object) -> bool:
+    return (
+        isinstance(other, Scene) and mentioned_in(other, mentions) and (count is None or count == len(other.things))
+    )
+
+
+def _fits_page(said: PageDescription, other: object) -> bool:
+    return isinstance(other, Page) and said.matches(other)
+
+
+def _fits_clip(said: ClipDescription, other: object) -> bool:
+    return isinstance(other, Clip) and said.matches(other)
+
+
+def _equals(right: object, other: object) -> bool:
+    return right == other
+
+
+def caption_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -> Pair:
+    """A description of one thing or more → the image."""
+    scene = draw_scene(rng, split)
+    full = rng.random() < 0.5
+    chosen = list(scene.things) if full else rng.sample(scene.things, min(len(scene.things), rng.choice((1, 2, 2))))
+    if not full:
+        chosen.sort(key=lambda thing: PLACES.index(thing.place))
+    drop_size = rng.random() < 0.3
+    mentions = tuple(Mention("" if drop_size else t.size, t.color, t.shape, t.place) for t in chosen)
+    return Pair(
+        "caption",
+        "caption/full" if full else "caption/partial",
+        {"text": " and ".join(mention.phrase for mention in mentions)},
+        {"image": drawing.scene_image(scene, pixels)},
+        " ".join(mention.words for mention in mentions),
+        scene.key,
+        None,
+        scene,
+        partial(_fits_scene, mentions, len(scene.things) if full else None),
+    )
+
+
+def _question(rng: random.Random, scene: Scene) -> tuple[str, str, str, str] | None:
+    """(kind, question, evidence, answer), or ``None`` where the drawn kind cannot be asked of this scene."""
+    thing: Thing = rng.choice(scene.things)
+    unique_shape = sum(other.shape == thing.shape for other in scene.things) == 1
+    kind = rng.choice(("color-of", "size-of", "place-of", "shape-at", "color-at", "count-color", "count-shape", "beside"))
+    if kind in ("color-of", "size-of", "place-of"):
+        if not unique_shape:
+            return None
+        field = kind.removesuffix("-of")
+        ask = {"color": "what color is", "size": "what size is", "place": "where is"}[field]
+        return kind, f"{ask} the {thing.shape} ?", f"{thing.place} {thing.look}", getattr(thing, field)
+    if kind in ("shape-at", "color-at"):
+        field = kind.removesuffix("-at")
+        return kind, f"what {field} is in the {thing.place} ?", f"{thing.place} {thing.look}", getattr(thing, field)
+    if kind.startswith("count"):
+        field = kind.removeprefix("count-")
+        wanted = rng.choice([thing, *scene.things])
+        same = [other for other in scene.things if getattr(other, field) == getattr(wanted, field)]
+        noun = f"{wanted.color} things" if field == "color" else f"{wanted.shape} things"
+        return kind, f"how many {noun} are there ?", " ".join(f"{o.place} {o.look}" for o in same), NUMBERS[len(same)]
+    row, column = divmod(PLACES.index(thing.place), 3)
+    direction, (rows, columns) = rng.choice(list(DIRECTIONS.items()))
+    row, column = row + rows, column + columns
+    if not unique_shape or not (0 <= row < 3 and 0 <= column < 3):
+        return None
+    beside = [other for other in scene.things if other.place == PLACES[3 * row + column]]
+    if not beside:
+        return None
+    other = beside[0]
+    evidence = f"{thing.place} {thing.shape} {direction} {other.place} {other.look}"
+    return kind, f"what color is the thing {direction} of the {thing.shape} ?", evidence, other.color
+
+
+def question_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -> Pair:
+    """An image and a question → the answer."""
+    asked = None
+    while asked is None:
+        scene = draw_scene(rng, split)
+        asked = _question(rng, scene)
+    kind, text, evidence, answer = asked
+    return Pair(
+        "question",
+        f"question/{kind}",
+        {"image": drawing.scene_image(scene, pixels), "text": text},
+        {"text": answer},
+        f"{evidence} so {answer}",
+        "",
+        scene,
+        answer,
+        partial(_equals, answer),
+    )
+
+
+def edit_pairs(rng: random.Random, pixels: np.random.Generator, split: Split, count: int) -> list[Pair]:
+    """One image with ``count`` edits → the edited images: each result is a hard negative of the others."""
+    edits: list[Edit] = []
+    while len(edits) < count:
+        scene = draw_scene(rng, split)
+        edits = draw_edits(rng, scene, count)
+    source = drawing.scene_image(scene, pixels)
+    return [
+        Pair(
+            "edit",
+            f"edit/{edit.text.split()[0]}",
+            {"image": source, "text": edit.text},
+            {"image": drawing.scene_image(edit.result, pixels)},
+            edit.result.key,
+            edit.result.key,
+            scene,
+            edit.result,
+            partial(_equals, edit.result),
+        )
+        for edit in edits
+    ]
+
+
+def describe_page(rng: random.Random, page: Page, detail: float) -> tuple[str, PageDescription]:
+    """(kind, description); the higher ``detail`` (0..1), the more is said."""
+    facts, icons = list(page.facts.items()), page.icons
+    if rng.random() < detail:
+        said = tuple(rng.sample(facts, min(len(facts), rng.randint(2, 4))))
+        return "page/many", PageDescription(title=page.title, facts=said)
+    kind = rng.choice(("title", "fact", "two-facts", "title-fact", "icon-fact"))
+    if kind == "title":
+        return "page/title", PageDescription(title=page.title)
+    if kind == "two-facts" and len(facts) > 1:
+        return "page/two-facts", PageDescription(facts=tuple(rng.sample(facts, 2)))
+    fact = (rng.choice(facts),)
+    if kind == "title-fact":
+        return "page/title-fact", PageDescription(title=(rng.choice(page.title),), facts=fact)
+    if kind == "icon-fact" and icons:
+        return "page/icon-fact", PageDescription(facts=fact, icons=(rng.choice(icons),))
+    return "page/fact", PageDescription(facts=fact)
+
+
+def page_pair(rng: random.Random, pixels: np.random.Generator, split: Split, detail: float = 0.0) -> Pair:
+    """A description of a page → the page; ``detail`` is the dial of the training curriculum."""
+    page = draw_page(rng, split)
+    kind, said = describe_page(rng, page, detail)
+    return Pair(
+        "page",
+        kind,
+        {"text": said.text},
+        {"image": drawing.page_image(page, pixels)},
+        said.words,
+        page.listing,
+        None,
+        page,
+        partial(_fits_page, said),
+    )
+
+
+def page_question_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -> Pair:
+    """A page and a question about one field → its value."""
+    page = draw_page(rng, split)
+    key, value = rng.choice(list(page.facts.items()))
+    return Pair(
+        "page-question",
+        "page-question/value-of",
+        {"image": drawing.page_image(page, pixels), "text": f"what is the {key} ?"},
+        {"text": value},
+        f"{key} {value} so {value}",
+        "",
+        page,
+        value,
+        partial(_equals, value),
+    )
+
+
+def moment_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -> Pair:
+    """A description of what happens → the clip."""
+    clip = draw_clip(rng, split)
+    actor = clip.actor
+    place = actor.place if rng.random() < 0.5 else ""
+    said = ClipDescription(Mention("", actor.color, actor.shape, place), clip.events)
+    return Pair(
+        "moment",
+        "moment/placed" if place else "moment/unplaced",
+        {"text": said.text},
+        {"video": drawing.clip_states(clip, pixels)},
+        said.words,
+        clip.listing,
+        None,
+        clip,
+        partial(_fits_clip, said),
+    )
+
+
+def moment_question_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -> Pair:
+    """A clip and the question what happens first, or second → the event."""
+    clip = draw_clip(rng, split)
+    index = rng.randrange(2)
+    answer = clip.events[index]
+    return Pair(
+        "moment-question",
+        f"moment-question/{('first', 'second')[index]}",
+        {"video": drawing.clip_states(clip, pixels), "text": f"what happens {('first', 'second')[index]} ?"},
+        {"text": answer},
+        f"{clip.actor.place} {clip.actor.look} {' '.join(clip.events)} so {answer}",
+        "",
+        clip,
+        answer,
+        partial(_equals, answer),
+    )
+
+
+_ONE: dict[Family, Callable[[random.Random, np.random.Generator, Split], Pair]] = {
+    "caption": caption_pair,
+    "question": question_pair,
+    "page": page_pair,
+    "page-question": page_question_pair,
+    "moment": moment_pair,
+    "moment-question": moment_question_pair,
+}
+EDITS_PER_SCENE = 4
+
+
+def draw_pairs(family: Family, count: int, *, seed: int | str, split: Split) -> list[Pair]:
+    """Draw ``count`` pairs of one family: a pure function of the arguments.
+
+    Args:
+        family: One of :data:`FAMILIES`.
+        count: Number of pairs; edits come in groups of four that share a source image.
+        seed: Two seeds share nothing but chance.
+        split: Content of two different splits never coincides.
+    """
+    if family == "edit":
+        groups = -(-count // EDITS_PER_SCENE)
+        drawn = [edit_pairs(*rngs(split, family, seed, i), split, EDITS_PER_SCENE) for i in range(groups)]
+        return [pair for group in drawn for pair in group][:count]
+    return [_ONE[family](*rngs(split, family, seed, i), split) for i in range(count)]
+
+
+def sample_times(frames: int) -> list[float]:
+    """Seconds of the frames of :func:`drawing.clip_states` at two frames a state: 0.5, 1.5, …"""
+    return [STATE_S / 2 * (index + 0.5) for index in range(frames)]

@@ -1,0 +1,32 @@
+"""Media from strangers: opened under explicit limits, decoded to PIL images and frames with their times.
+
+Strings are text, never paths or URLs; nothing here ever opens the network.
+"""
+
+from __future__ import annotations
+
+from tte_retriever.media.images import ImageLike, load_image
+from tte_retriever.media.inputs import TypedInput, typed_input
+from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
+from tte_retriever.media.sampling import VideoSampling
+from tte_retriever.media.sniff import MediaKind, media_kind
+from tte_retriever.media.sources import Source
+from tte_retriever.media.video import VideoFrames, VideoInfo, VideoLike, load_video, probe_video
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "ImageLike",
+    "MediaKind",
+    "MediaLimits",
+    "Source",
+    "TypedInput",
+    "VideoFrames",
+    "VideoInfo",
+    "VideoLike",
+    "VideoSampling",
+    "load_image",
+    "load_video",
+    "media_kind",
+    "probe_video",
+    "typed_input",
+]

@@ -1,0 +1,267 @@
+"""Video containers through PyAV: the exact frames at given instants, decoding as little as that takes."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple
+
+import av
+from PIL import Image
+
+from tte_retriever.errors import MediaError
+from tte_retriever.media.images import check_size
+from tte_retriever.media.signatures import kind_of
+from tte_retriever.media.sources import Source, corrupt_if_it_fails, describe, open_source, read_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+    from tte_retriever.errors import MediaReason
+    from tte_retriever.media.limits import MediaLimits
+
+# The containers that store the time of every frame and an index. Elsewhere, times are guessed from where reading began
+# (MPEG-PS) or are the order of decoding (AVI), so only reading from the start gives the same frames every time.
+_EXACT_SEEKING = ("mov", "matroska")
+_SLACK_S = 1e-6  # times are floats: an instant and a frame that are equal on paper may differ in the last bit
+_UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+class Container:
+    """The video stream of a file on a timeline that starts at 0; made by :func:`open_container`.
+
+    Attributes:
+        size: Width and height in pixels as shown, that is after the rotation that phones write.
+        duration_s: From the stream's start to the end of its last frame, measured rather than believed.
+    """
+
+    def __init__(self, reader: _Reader, source: Source, limits: MediaLimits) -> None:
+        self._scout, self._source, self._limits = reader, source, limits
+        self.duration_s = self._measure()
+        if self.duration_s > limits.max_seconds:
+            message = f"{describe(source)} lasts {self.duration_s:.1f} s; at most {limits.max_seconds} s are opened"
+            raise MediaError(f"{message} (MediaLimits.max_seconds)", "too-large")
+        with _open_reader(source, limits) as decoder:
+            first = next(decoder.frames(), None)
+            if first is None:
+                raise MediaError(f"{describe(source)} has not one frame that can be decoded", "corrupt")
+            self.size = decoder.to_image(first.frame).size
+
+    def frames_at(self, instants_s: Sequence[float], *, seek: bool = True) -> list[tuple[float, Image.Image]]:
+        """Return, for each of the ascending instants, the frame on screen and when it appeared, in seconds.
+
+        That is the last frame whose time is not after the instant, or the first frame if there is none.
+
+        Args:
+            instants_s: Seconds from the start of the stream, ascending.
+            seek: Jump to the last keyframe before an instant where that saves decoding. The frames are the same
+                without; it only takes longer.
+        """
+        shown: list[tuple[float, Image.Image]] = []
+        converted: VideoFrame | None = None
+        with _open_reader(self._source, self._limits) as decoder:
+            playhead = _Playhead(decoder.frames())
+            for instant in instants_s:
+                keyframe = self._scout.keyframe_before(instant) if seek and playhead.must_move(instant) else None
+                if keyframe is not None and keyframe.time_s > playhead.time_s:
+                    playhead = _Playhead(decoder.frames(keyframe))
+                    if playhead.time_s != keyframe.time_s:  # the decoder cannot start there after all
+                        return self.frames_at(instants_s, seek=False)
+                current = playhead.move_to(instant)
+                again = current.frame is converted
+                shown.append(shown[-1] if again else (current.time_s, decoder.to_image(current.frame)))
+                converted = current.frame
+        return shown
+
+    def _measure(self) -> float:
+        declared_s = self._scout.declared_s
+        ends = self._scout.ends_s(declared_s - 1.0) if declared_s is not None else None
+        if ends is None:  # nothing said, or nothing where the end should be: read it all
+            with _open_reader(self._source, self._limits) as reader:
+                ends = reader.ends_s()
+        if ends.video_s is None:
+            reason: MediaReason = "empty" if declared_s is None else "corrupt"
+            raise MediaError(f"{describe(self._source)} has a video stream without a single frame in it", reason)
+        found_s = ends.video_s if self._scout.stream.duration else ends.any_s
+        # Headers round, and may count what is not shown: only a real gap means that the file was cut short.
+        if declared_s is not None and found_s < declared_s - max(0.5, 0.05 * declared_s):
+            message = f"{describe(self._source)} says it lasts {declared_s:.1f} s but ends after {found_s:.1f} s"
+            raise MediaError(f"{message}: it was cut short; give the complete file", "corrupt")
+        return max(ends.video_s, 0.0)
+
+
+@contextmanager
+def open_container(source: Source, limits: MediaLimits) -> Iterator[Container]:
+    """Open a video file and measure it.
+
+    Raises:
+        MediaError: ``unsupported`` for what is no allowed video container or has no video stream, ``corrupt``,
+            ``empty``, ``too-large``.
+    """
+    kind = kind_of(read_head(source, limits))
+    if kind != "video":
+        allowed = ", ".join(limits.video_formats)
+        raise MediaError(
+            f"{describe(source)} (content: {kind}) is no video of an allowed format ({allowed})", "unsupported"
+        )
+    with corrupt_if_it_fails(source), _open_reader(source, limits) as scout:
+        yield Container(scout, source, limits)
+
+
+class _TimedFrame(NamedTuple):
+    time_s: float
+    frame: VideoFrame
+
+
+class _Keyframe(NamedTuple):
+    time_s: float
+    target_s: float  # seeking to here arrives at or before it
+
+
+class _Ends(NamedTuple):
+    video_s: float | None  # end of the last packet of the video stream, None if there is none
+    any_s: float  # end of the last packet of any stream
+
+
+class _Playhead:
+    """Moves forward over decoded frames, one frame ahead of what is on screen."""
+
+    def __init__(self, frames: Iterator[_TimedFrame]) -> None:
+        self._frames = frames
+        self._current: _TimedFrame | None = None
+        self._ahead = next(frames, None)
+
+    @property
+    def time_s(self) -> float:
+        """The time of the newest decoded frame; infinite where there are no more."""
+        return math.inf if self._ahead is None else self._ahead.time_s
+
+    def must_move(self, instant: float) -> bool:
+        return self.time_s <= instant + _SLACK_S
+
+    def move_to(self, instant: float) -> _TimedFrame:
+        while self._ahead is not None and self.must_move(instant):
+            self._current, self._ahead = self._ahead, next(self._frames, None)
+        current = self._current or self._ahead
+        assert current is not None, "a container with no frames is refused when it is opened"
+        return current
+
+
+class _Reader:
+    """One open container and its video stream; every time is in seconds from the start of that stream."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream, source: Source, limits: MediaLimits) -> None:
+        self._container, self.stream, self._source, self._limits = container, stream, source, limits
+        self._time_base = stream.time_base or Fraction(1, av.time_base)
+        self._start = stream.start_time or 0  # in units of the time base
+        self._size = (stream.codec_context.width, stream.codec_context.height)
+        check_size(self._size, source, limits)
+        stream.thread_type = "AUTO"
+
+    @property
+    def declared_s(self) -> float | None:
+        """How long the headers say it is: the video stream, or else the whole file; None if they do not."""
+        if self.stream.duration:
+            return float(self.stream.duration * self._time_base)
+        return self._container.duration / av.time_base if self._container.duration else None
+
+    def frames(self, keyframe: _Keyframe | None = None) -> Iterator[_TimedFrame]:
+        """Decode in the order of presentation, from the current position or from a keyframe on."""
+        latest = -math.inf if keyframe is None else keyframe.time_s
+        waiting_for = keyframe
+        if keyframe is not None:
+            self._seek(keyframe.target_s)
+        for packet in self._container.demux(self.stream):
+            if waiting_for is not None and not (packet.is_keyframe and self._time_s(packet) == waiting_for.time_s):
+                continue
+            waiting_for = None
+            for frame in packet.decode():
+                time_s = self._time_s(frame)
+                if keyframe is not None and time_s is not None and time_s < keyframe.time_s:
+                    continue  # shown before the keyframe but stored after it: it needs what lies before
+                # Times never run backwards on screen; where a file's do (AVI), the order of the frames is right.
+                latest = latest if time_s is None else max(latest, time_s)
+                yield _TimedFrame(latest if math.isfinite(latest) else 0.0, frame)
+
+    def keyframe_before(self, instant: float) -> _Keyframe | None:
+        """Find a keyframe shown at or before an instant, near to it, without decoding; None to decode on instead."""
+        if not self._container.format.name.startswith(_EXACT_SEEKING):
+            return None
+        back_s = 0.0
+        while instant - back_s > 0:
+            target_s = instant - back_s
+            try:
+                self._seek(target_s)
+            except av.FFmpegError:  # a file cut short of its index
+                return None
+            packet = next(self._container.demux(self.stream))
+            time_s = self._time_s(packet)
+            if packet.is_keyframe and time_s is not None and time_s <= instant:
+                return _Keyframe(time_s, target_s)
+            back_s = max(1.0, 2 * back_s)  # MP4 seeks by time of decoding, and so lands up to a few frames late
+        return None
+
+    def ends_s(self, from_s: float | None = None) -> _Ends:
+        """Read on to the end of the file, from a time if one is given, without decoding."""
+        if from_s is not None and from_s > 0:
+            try:
+                self._seek(from_s)
+            except av.FFmpegError:
+                return _Ends(None, 0.0)
+        rate = self.stream.average_rate
+        usual = 1 / float(rate) if rate else 0.0
+        origin_s = float(self._start * self._time_base)
+        video_s, any_s = -math.inf, 0.0
+        for packet in self._container.demux():
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if stamp is None or not packet.time_base:
+                continue
+            end_s = (stamp + (packet.duration or 0)) * float(packet.time_base) - origin_s
+            any_s = max(any_s, end_s)
+            if packet.stream.index == self.stream.index:
+                video_s = max(video_s, end_s if packet.duration else end_s + usual)
+        return _Ends(video_s if math.isfinite(video_s) else None, max(any_s, video_s))
+
+    def to_image(self, frame: VideoFrame) -> Image.Image:
+        """Convert to RGB, upright, and of the stream's size even if it changes on the way."""
+        check_size((frame.width, frame.height), self._source, self._limits)
+        image = frame.to_image(width=self._size[0], height=self._size[1])
+        turn = _UPRIGHT.get(round(frame.rotation) % 360)
+        return image if turn is None else image.transpose(turn)
+
+    def _seek(self, time_s: float) -> None:
+        self._container.seek(self._start + math.floor(time_s / self._time_base), stream=self.stream)
+
+    def _time_s(self, timed: Packet | VideoFrame) -> float | None:
+        stamp = timed.pts if timed.pts is not None else timed.dts
+        return None if stamp is None else float((stamp - self._start) * self._time_base)
+
+
+@contextmanager
+def _open_reader(source: Source, limits: MediaLimits) -> Iterator[_Reader]:
+    # PyAV is only ever given an open file: its own idea of a path includes every protocol FFmpeg speaks.
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(limits.video_formats)}
+    with open_source(source, limits) as file:
+        try:
+            container = av.open(file, mode="r", options=options, metadata_errors="replace")
+        except av.ArgumentError as error:  # FFmpeg's answer to a format that is not on the list
+            allowed = ", ".join(limits.video_formats)
+            raise MediaError(
+                f"{describe(source)} is a video, but of no allowed format ({allowed})", "unsupported"
+            ) from error
+        with container:
+            yield _Reader(container, _video_stream(container, source), source, limits)
+
+
+def _video_stream(container: InputContainer, source: Source) -> VideoStream:
+    for stream in container.streams.video:
+        cover_art = av.stream.Disposition.attached_pic in stream.disposition
+        if stream.codec_context is not None and not cover_art:
+            return stream
+    raise MediaError(f"{describe(source)} has no video stream that can be decoded (audio only?)", "unsupported")

@@ -1,0 +1,180 @@
+"""Turn whatever may be encoded into a dict of text and decoded media."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from PIL import Image
+
+from tte_retriever.errors import InputError, MediaError
+from tte_retriever.media.images import load_image
+from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
+from tte_retriever.media.sampling import DEFAULT_SAMPLING, VideoSampling
+from tte_retriever.media.sniff import media_kind
+from tte_retriever.media.sources import Source, describe
+from tte_retriever.media.video import VideoFrames, load_video
+
+
+class TypedInput(TypedDict, total=False):
+    """One item to encode, decoded: any of text, image and video, in the order in which they are read.
+
+    A chat is the one key ``message`` instead: a list of messages with their media decoded.
+    """
+
+    text: str
+    image: Image.Image | list[Image.Image]
+    video: VideoFrames
+    message: list[dict[str, Any]]
+
+
+_FETCHING_KEYS = ("url", "path", "uri", "base64", "image_url", "video_url", "audio_url", "file", "file_id")
+"""Keys by which templates and processors would open a path or fetch a URL on their own."""
+
+_ALLOWED = (
+    'give a str (text), a dict with keys among "text", "image" and "video", a pathlib.Path, bytes, a PIL image, '
+    "an image array, or a list of chat messages"
+)
+
+
+def typed_input(
+    item: Any, limits: MediaLimits = DEFAULT_LIMITS, *, video: VideoSampling = DEFAULT_SAMPLING
+) -> TypedInput:
+    """Decode one item to encode.
+
+    Args:
+        item: A ``str``, which is always text. A dict with keys among ``text``, ``image`` (one or a list) and ``video``.
+            A bare ``Path`` or ``bytes``, whose content decides between image and video (an animated image counts as an
+            image here). A bare PIL image or image array; a bare array (T, H, W, 3) or ``VideoFrames`` for a video. A
+            chat: one message or a list of ``{"role": …, "content": …}``, whose other keys are kept. What this function
+            returned is returned as it is.
+        limits: What may be opened.
+        video: How many frames to take from a video.
+
+    Returns:
+        The item with images as PIL RGB images and videos as :class:`VideoFrames`.
+
+    Raises:
+        MediaError: Media that is not usable; ``not-allowed`` for a ``str`` or a URL where media belongs.
+        InputError: An item of no accepted type, or with nothing in it.
+    """
+    decoder = _Decoder(limits, video)
+    if isinstance(item, str):
+        return {"text": _text(item)}
+    if isinstance(item, Mapping):
+        return decoder.mapping(item)
+    if isinstance(item, (Path, bytes)):
+        return decoder.file(item)
+    if isinstance(item, VideoFrames) or (isinstance(item, np.ndarray) and item.ndim == 4):
+        return {"video": load_video(item, limits, sampling=video)}
+    if isinstance(item, (Image.Image, np.ndarray)):
+        return {"image": load_image(item, limits)}
+    if isinstance(item, (list, tuple)):
+        return {"message": decoder.chat(item)}
+    raise InputError(f"{describe(item)} cannot be encoded; {_ALLOWED}")
+
+
+class _Decoder:
+    """The parts of :func:`typed_input`, under one set of limits."""
+
+    def __init__(self, limits: MediaLimits, sampling: VideoSampling) -> None:
+        self._limits, self._sampling = limits, sampling
+
+    def mapping(self, item: Mapping[str, Any]) -> TypedInput:
+        if "role" in item:
+            return {"message": self.chat([item])}
+        if list(item) == ["message"]:
+            return {"message": self.chat(item["message"])}
+        _refuse_fetching(item)
+        unknown = [key for key in item if key not in ("text", "image", "video")]
+        if unknown or not item:
+            given = f"a dict with the keys {unknown}" if unknown else "an empty dict"
+            raise InputError(f'{given} was given; the keys are "text", "image" and "video", one or more of them')
+        decoded: TypedInput = {}
+        for key, value in item.items():  # in the order given, which is the order in which it is read
+            decoded[key] = self.value(key, value)  # type: ignore[literal-required]
+        return decoded
+
+    def value(self, key: str, value: Any) -> Any:
+        if value is None:
+            raise InputError(f'"{key}" is None; leave the key out instead')
+        if key == "text":
+            return _text(value)
+        if key == "video":
+            return load_video(value, self._limits, sampling=self._sampling)
+        if not isinstance(value, (list, tuple)):
+            return load_image(value, self._limits)
+        if not value:
+            raise InputError('"image" is an empty list; give one image or more, or leave the key out')
+        return [load_image(image, self._limits) for image in value]
+
+    def file(self, source: Source) -> TypedInput:
+        kind = media_kind(source, self._limits)
+        if kind == "video":
+            return {"video": load_video(source, self._limits, sampling=self._sampling)}
+        if kind in ("image", "animation"):
+            return {"image": load_image(source, self._limits)}
+        advice = {"text": "; read it and give its text as a str", "pdf": "; render its pages to images"}.get(kind, "")
+        raise MediaError(
+            f"{describe(source)} (content: {kind}) is neither an image nor a video{advice}", "unsupported"
+        )
+
+    def chat(self, messages: Any) -> list[dict[str, Any]]:
+        if not isinstance(messages, Sequence) or not messages:
+            raise InputError(f"{_count(messages)} was given; {_ALLOWED}")
+        return [self.message(message) for message in messages]
+
+    def message(self, message: Any) -> dict[str, Any]:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
+            raise InputError(
+                f"a list that holds {describe(message)} was given; a list must hold chat messages "
+                '{"role": …, "content": …}; for several images give {"image": […]}, for frames {"video": […]}'
+            )
+        _refuse_fetching(message)
+        content = message["content"]
+        if isinstance(content, (list, tuple)) and content:
+            return {**message, "content": [self.part(part) for part in content]}
+        return {**message, "content": _text(content)}
+
+    def part(self, part: Any) -> dict[str, Any]:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if isinstance(part, Mapping):
+            _refuse_fetching(part)
+        if kind not in ("text", "image", "video") or set(part) != {"type", kind}:
+            given = f"the keys {sorted(map(str, part))}" if isinstance(part, Mapping) else describe(part)
+            raise InputError(
+                f"a content part with type {kind!r} ({given}) was given; a part is {{'type': 'text', 'text': str}}, "
+                "{'type': 'image', 'image': …} or {'type': 'video', 'video': …}"
+            )
+        return {"type": kind, kind: self.value(kind, part[kind])}
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{describe(text)} was given as text; give a str")
+    if not text.strip():
+        raise InputError("the text is empty; give some, or leave the item out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = (
+            f"the text holds a lone surrogate at {error.start}, which is no character; decode it from bytes again"
+        )
+        raise InputError(message) from error
+    return text
+
+
+def _refuse_fetching(mapping: Mapping[str, Any]) -> None:
+    found = [key for key in mapping if key in _FETCHING_KEYS]
+    if found:
+        message = (
+            f"the key {found[0]!r} is not followed: nothing is fetched and no string is a path; give the media itself as a "
+            "pathlib.Path, bytes or decoded pixels under 'image' or 'video'"
+        )
+        raise MediaError(message, "not-allowed")
+
+
+def _count(messages: Any) -> str:
+    return "an empty list" if isinstance(messages, Sequence) else describe(messages)

@@ -1,0 +1,117 @@
+"""Open a path or a byte string under limits, without ever touching what is not a regular file."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+
+from tte_retriever.errors import MediaError, TTEError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tte_retriever.media.limits import MediaLimits
+
+Source: TypeAlias = Path | bytes
+"""Where encoded media comes from. A ``str`` is text, never a path or a URL."""
+
+
+def describe(source: object) -> str:
+    """Name a source in an error message without printing its content."""
+    if isinstance(source, Path):
+        return repr(str(source))  # repr, because a name may hold bytes that no terminal can print
+    if isinstance(source, bytes):
+        return f"a byte string of {len(source)} bytes"
+    return f"an object of type {type(source).__name__}"
+
+
+def refuse_string(kind: str) -> MediaError:
+    """The error for a ``str`` where an image or a video belongs."""
+    message = (
+        f"a str was given as {kind}, and a str is never taken as a path or URL; "
+        "give a pathlib.Path, bytes or decoded pixels (download a URL yourself)"
+    )
+    return MediaError(message, "not-allowed")
+
+
+def open_source(source: Source, limits: MediaLimits) -> BinaryIO:
+    """Open a source for reading.
+
+    Returns:
+        A binary file positioned at its start; the caller closes it.
+
+    Raises:
+        MediaError: ``missing``, ``not-a-file``, ``unreadable``, ``empty`` or ``too-large``.
+    """
+    file = io.BytesIO(source) if isinstance(source, bytes) else _open_path(source)
+    with closed_on_error(file):
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if size == 0:
+            raise MediaError(f"{describe(source)} is empty (0 bytes)", "empty")
+        if size > limits.max_bytes:
+            message = (
+                f"{describe(source)} has {size} bytes; at most {limits.max_bytes} are opened (MediaLimits.max_bytes)"
+            )
+            raise MediaError(message, "too-large")
+    return file
+
+
+def read_head(source: Source, limits: MediaLimits, size: int = 8192) -> bytes:
+    """Return the first ``size`` bytes of a source; raises as :func:`open_source` does."""
+    with open_source(source, limits) as file, corrupt_if_it_fails(source):
+        return file.read(size)
+
+
+@contextmanager
+def closed_on_error(resource: BinaryIO) -> Iterator[None]:
+    """Close ``resource`` if the block fails; if it does not, the caller goes on with it open."""
+    try:
+        yield
+    except BaseException:
+        resource.close()
+        raise
+
+
+@contextmanager
+def corrupt_if_it_fails(source: object) -> Iterator[None]:
+    """Turn whatever a decoder throws at broken bytes into ``MediaError("corrupt")``.
+
+    Decoders of hostile bytes raise almost anything (OSError, SyntaxError, struct.error, IndexError, ...), hence the
+    wide net; our own errors pass through.
+    """
+    try:
+        yield
+    except TTEError:
+        raise
+    except Exception as error:
+        message = f"{describe(source)} is corrupt or cut short: {error or type(error).__name__}; give a complete file"
+        raise MediaError(message, "corrupt") from error
+
+
+def _open_path(path: Path) -> BinaryIO:
+    # Looked at before it is opened, since opening a device can already do something; opened without blocking and
+    # looked at again, since it may have become a pipe in between.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        _require_regular(path, path.stat().st_mode)
+        file = os.fdopen(os.open(path, flags), "rb")
+        with closed_on_error(file):
+            _require_regular(path, os.fstat(file.fileno()).st_mode)
+        return file
+    except MediaError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        raise MediaError(f"{describe(path)} does not exist; check the path", "missing") from error
+    except OSError as error:
+        raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "a device, pipe or socket"
+        raise MediaError(f"{describe(path)} is {kind}; only regular files are opened", "not-a-file")

@@ -1,0 +1,187 @@
+"""Take frames from a video, uniformly and with their true times, from wherever it comes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+
+from tte_retriever.errors import InputError, MediaError
+from tte_retriever.media.animation import open_animation
+from tte_retriever.media.container import open_container
+from tte_retriever.media.images import ImageLike, is_animation, load_image
+from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
+from tte_retriever.media.sampling import DEFAULT_SAMPLING, VideoSampling
+from tte_retriever.media.signatures import kind_of
+from tte_retriever.media.sources import Source, describe, read_head, refuse_string
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """Frames taken from a video.
+
+    Attributes:
+        frames: RGB images, all of one size, in order.
+        timestamps_s: When each frame appeared on screen, in seconds from the start of the video; never descending, and
+            repeated where one frame was on screen at several sampled instants.
+        start_s: Start of the stretch that they were taken from, in seconds.
+        end_s: Its end, in seconds.
+    """
+
+    frames: tuple[Image.Image, ...]
+    timestamps_s: tuple[float, ...]
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video before frames are taken.
+
+    Attributes:
+        duration_s: Seconds, measured.
+        width: Pixels, as shown.
+        height: Pixels, as shown.
+        is_animation: An animated image rather than a video container.
+    """
+
+    duration_s: float
+    width: int
+    height: int
+    is_animation: bool
+
+
+VideoLike: TypeAlias = Path | bytes | Sequence[ImageLike] | np.ndarray | VideoFrames
+"""What :func:`load_video` takes: an encoded video, its frames, an array (T, H, W, 3), or frames already taken."""
+
+
+class _Timeline(Protocol):
+    size: tuple[int, int]
+    duration_s: float
+
+    def frames_at(self, instants_s: Sequence[float]) -> list[tuple[float, Image.Image]]: ...
+
+
+def probe_video(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> VideoInfo:
+    """Measure a video file without taking frames; raises as :func:`load_video` does."""
+    timeline, animated = _open_timeline(source, limits)
+    with timeline as video:
+        return VideoInfo(video.duration_s, *video.size, is_animation=animated)
+
+
+def load_video(
+    source: VideoLike,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    *,
+    sampling: VideoSampling = DEFAULT_SAMPLING,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+) -> VideoFrames:
+    """Take frames from a video by the rule of :class:`VideoSampling`.
+
+    The frame at an instant is the last one that appeared at or before it. Animated images are videos, too. Frames that
+    come as a list or an array are ``1 / sampling.fps`` seconds apart and are all kept, up to the most that are allowed;
+    of more, a uniform selection is kept. :class:`VideoFrames` come back as they are, under the same limit.
+
+    Args:
+        source: A path, the bytes of a file, a sequence of images, an array (T, H, W, 3) or :class:`VideoFrames`.
+        limits: What may be opened.
+        sampling: How many frames to take.
+        start_s: Where to start, in seconds; files only.
+        end_s: Where to end, in seconds; ``None`` or anything later is the end of the video; files only.
+
+    Raises:
+        MediaError: With the ``reason`` why the source is not a usable video.
+        InputError: The source is of a type that is no video at all, or ``start_s`` and ``end_s`` make no sense.
+    """
+    if not isinstance(source, (Path, bytes)):
+        if start_s != 0.0 or end_s is not None:
+            raise InputError("start_s and end_s need a video file; cut a list of frames before you give it")
+        return _from_frames(source, limits, sampling)
+    timeline, _ = _open_timeline(source, limits)
+    with timeline as video:
+        stop_s = _stop(source, video.duration_s, start_s, end_s)
+        instants = sampling.instants(start_s, stop_s, limits)
+        _check_volume(len(instants), video.size, source, limits)
+        taken = video.frames_at(instants)
+    return VideoFrames(tuple(image for _, image in taken), tuple(time for time, _ in taken), start_s, stop_s)
+
+
+def _open_timeline(source: Source, limits: MediaLimits) -> tuple[AbstractContextManager[_Timeline], bool]:
+    if isinstance(source, str):
+        raise refuse_string("a video")
+    if not isinstance(source, (Path, bytes)):
+        raise InputError(f"{describe(source)} was given as a video file; give a pathlib.Path or bytes")
+    if kind_of(read_head(source, limits)) != "image":
+        return open_container(source, limits), False
+    if not is_animation(source, limits):
+        raise MediaError(f"{describe(source)} is a still image; give it as an image, not as a video", "unsupported")
+    return open_animation(source, limits), True
+
+
+def _stop(source: Source, duration_s: float, start_s: float, end_s: float | None) -> float:
+    if not (math.isfinite(start_s) and 0 <= start_s < max(duration_s, 1e-9)):
+        message = f"start_s={start_s!r} is not within {describe(source)}, which lasts {duration_s:.3f} s"
+        raise InputError(f"{message}; give 0 <= start_s < {duration_s:.3f}")
+    if end_s is None:
+        return duration_s
+    if not end_s > start_s:
+        raise InputError(f"end_s={end_s!r} is not after start_s={start_s!r}; give a later end or None")
+    return min(end_s, duration_s)
+
+
+def _from_frames(
+    source: Sequence[ImageLike] | np.ndarray | VideoFrames, limits: MediaLimits, sampling: VideoSampling
+) -> VideoFrames:
+    given: Sequence[ImageLike]
+    if isinstance(source, VideoFrames):
+        given, times_s, end_s = source.frames, source.timestamps_s, source.end_s
+    else:
+        given = _frame_list(source)
+        times_s, end_s = tuple(i / sampling.fps for i in range(len(given))), len(given) / sampling.fps
+    if not given:
+        raise MediaError(f"{describe(source)} was given as a video but holds no frames; give one or more", "empty")
+    count = min(len(given), sampling.most(limits))
+    kept = [int((i + 0.5) * len(given) / count) for i in range(count)]
+    first = load_image(given[0], limits)
+    _check_volume(count, first.size, source, limits)
+    frames = tuple(load_image(given[i], limits) for i in kept)
+    sizes = sorted({frame.size for frame in frames})
+    if len(sizes) > 1:
+        message = f"the frames of one video must be of one size, and these are of {sizes}; resize them first"
+        raise MediaError(message, "unsupported")
+    start_s = source.start_s if isinstance(source, VideoFrames) else 0.0
+    return VideoFrames(frames, tuple(times_s[i] for i in kept), start_s, end_s)
+
+
+def _frame_list(source: Sequence[ImageLike] | np.ndarray) -> Sequence[ImageLike]:
+    if isinstance(source, str):
+        raise refuse_string("a video")
+    if isinstance(source, np.ndarray):
+        if source.ndim == 4 and source.shape[-1] == 3:
+            return list(source)
+        message = f"an array of shape {source.shape} was given as a video; give (frames, height, width, 3)"
+        raise MediaError(message, "unsupported")
+    if isinstance(source, (list, tuple)):
+        return source
+    message = f"{describe(source)} was given as a video; give a pathlib.Path, bytes, a list of frames or an array"
+    raise InputError(message)
+
+
+def _check_volume(count: int, size: tuple[int, int], source: object, limits: MediaLimits) -> None:
+    pixels = count * size[0] * size[1]
+    if pixels > limits.max_video_pixels:
+        message = (
+            f"{count} frames of {size[0]}x{size[1]} from {describe(source)} are {pixels} pixels; at most "
+            f"{limits.max_video_pixels} are held (MediaLimits.max_video_pixels); take fewer frames"
+        )
+        raise MediaError(message, "too-large")

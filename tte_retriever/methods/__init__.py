@@ -1,0 +1,2 @@
+"""One file per method in the literature: each builds a list of SentenceTransformer modules."""
+

@@ -1,0 +1,80 @@
+"""The thought as vocabulary: think tokens and one embed token, appended by the chat template.
+
+Because they are ordinary tokens, a checkpoint that carries them is a stock ``Transformer`` → ``Pooling("lasttoken")``
+→ ``Normalize``, and how long it thinks is a template variable, ``think_budget``, per call or per message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tte_retriever.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EMBED_TOKEN = "<|embed|>"  # noqa: S105  (a vocabulary entry, no secret)
+"""The token whose last hidden state is the embedding."""
+
+
+def think_token(index: int) -> str:
+    """The ``index``-th think token, counted from 0."""
+    return f"<|think_{index}|>"
+
+
+@dataclass(frozen=True)
+class ThoughtVocabulary:
+    """Ids of the thought in one tokenizer.
+
+    Attributes:
+        think_ids: K ids, in the order in which they are appended; empty for ``direct``.
+        embed_id: Id of the embed token.
+    """
+
+    think_ids: tuple[int, ...]
+    embed_id: int
+
+    @property
+    def max_budget(self) -> int:
+        """K, the largest think budget."""
+        return len(self.think_ids)
+
+
+def add_thought(tokenizer: PreTrainedTokenizerBase, think_tokens: int) -> ThoughtVocabulary:
+    """Add ``think_tokens`` think tokens and the embed token to a tokenizer, in place; adding twice changes nothing."""
+    tokenizer.add_tokens([*(think_token(i) for i in range(think_tokens)), EMBED_TOKEN], special_tokens=True)
+    return thought_vocabulary(tokenizer)
+
+
+def thought_vocabulary(tokenizer: PreTrainedTokenizerBase) -> ThoughtVocabulary:
+    """Read the thought's ids back from a tokenizer.
+
+    Raises:
+        CheckpointError: If the tokenizer has no embed token.
+    """
+    added = tokenizer.get_added_vocab()
+    if EMBED_TOKEN not in added:
+        raise CheckpointError(
+            f"This tokenizer has no {EMBED_TOKEN} token, so the checkpoint is not one of this project. "
+            "Build one from a Qwen-VL backbone first, or load it with plain SentenceTransformer."
+        )
+    think_ids = []
+    while (token := think_token(len(think_ids))) in added:
+        think_ids.append(added[token])
+    return ThoughtVocabulary(tuple(think_ids), added[EMBED_TOKEN])
+
+
+def extend_template(template: str, think_tokens: int) -> str:
+    """Make a chat template end in an assistant turn that holds the thought.
+
+    The budget is taken from the last message's own ``think_budget``, else from the template variable
+    ``think_budget``, else it is ``think_tokens``.
+    """
+    budget = f"messages[-1].think_budget | default(think_budget) | default({think_tokens})"
+    return (
+        template.rstrip("\n")
+        + "{%- if not add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+        + f"{{%- for i in range({budget}) %}}{{{{- '<|think_' ~ i ~ '|>' }}}}{{%- endfor %}}"
+        + f"{{{{- '{EMBED_TOKEN}' }}}}"
+    )

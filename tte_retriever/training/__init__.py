@@ -1,0 +1,1 @@
+"""Training-only parts: they live in losses and never reach a checkpoint."""
