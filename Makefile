@@ -43,7 +43,7 @@ fix: $(STAMP)  ## repair what lint can repair
 install: $(STAMP)  ## make .venv with this checkout in it, editable
 
 tiny: $(STAMP)  ## retrain the bundled model (up to an hour on a CPU)
-	$(BIN)/python recipes/build_tiny_model.py $(ARGS)
+	$(BIN)/python recipes/build_tiny_model.py --out tte_retriever/models/tte-flash-tiny $(ARGS)
 
 clean:  ## remove .venv, caches and build leftovers
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

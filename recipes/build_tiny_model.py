@@ -31,7 +31,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from tte_retriever import TTEEncoder
 from tte_retriever.evaluation.small_world import ANSWERS, CLIP_S, FAMILIES, Family, Item, Pair, draw_pairs
 from tte_retriever.evaluation.small_world.drawing import worn
-from tte_retriever.evaluation.small_world.tasks import page_pair, rngs, sample_times
+from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, page_pair, rngs, sample_times
 from tte_retriever.media import VideoFrames
 from tte_retriever.methods import tte_flash
 from tte_retriever.training.losses import masked_info_nce, rationale_nll, visual_word_nll
@@ -48,14 +48,14 @@ class Config:
     seed: int = 0
     think_tokens: int = 8
     width: int = 128
-    layers: int = 4
-    vision_width: int = 128
+    layers: int = 3
+    vision_width: int = 96
     vision_layers: int = 2
     vocabulary: int = 1024
-    batch: int = 64
-    transcription_steps: int = 1500
-    warm_up_steps: int = 1000
-    joint_steps: int = 9000
+    batch: int = 48
+    transcription_steps: int = 1200
+    warm_up_steps: int = 700
+    joint_steps: int = 4600
     transcription_lr: float = 2e-3
     warm_up_lr: float = 1.5e-3
     joint_lr: float = 1e-3
@@ -317,10 +317,19 @@ class Learner:
             candidates, _ = self.encode([{"text": answer} for answer in ANSWERS[family]], budget)
             positives = torch.tensor([contents.index(pair.content) for pair in pairs])
         else:
+            items = [pair.positive for pair in pairs]
             contents = [pair.content for pair in pairs]
-            candidates, think_c = self.encode([wear(pair.positive, rng, config.wear) for pair in pairs], budget)
+            listings = [pair.positive_rationale for pair in pairs]
+            for pair in pairs[::EDITS_PER_SCENE] if family == "edit" else []:
+                # The picture as it was before the edit: the candidate that looks most like the query.
+                items.append({"image": pair.query["image"]})
+                contents.append(pair.shown)
+                listings.append(pair.shown.key)
+            candidates, think_c = self.encode([wear(item, rng, config.wear) for item in items], budget)
             positives = torch.arange(len(pairs))
-            think, texts = torch.cat([think, think_c]), texts + [pair.positive_rationale for pair in pairs]
+            # Every query decodes its thought, and every second candidate: decoding is the dearest part of a step.
+            think = torch.cat([think, think_c[::2]])
+            texts += listings[::2]
             shown += contents
         accepted = torch.tensor([[pair.accepts(content) for content in contents] for pair in pairs])  # (B, N)
         accepted[torch.arange(len(pairs)), positives] = False

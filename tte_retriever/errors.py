@@ -46,6 +46,10 @@ class MediaError(InputError):
         super().__init__(message)
         self.reason: MediaReason = reason
 
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, MediaReason]]:
+        """Survive the way back from a worker process."""
+        return type(self), (str(self), self.reason)
+
 
 class CheckpointError(TTEError):
     """A model folder that is incomplete, inconsistent or not one of ours."""

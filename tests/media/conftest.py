@@ -20,19 +20,32 @@ def encode_image(image, format="PNG", **options):
 
 
 def encode_video(
-    frames=50, *, fps=25, format="mp4", codec=H264, gop=250, b_frames=3, pts=None, x264="", rotate=None, audio=False
+    frames=50,
+    *,
+    fps=25,
+    format="mp4",
+    codec=H264,
+    gop=250,
+    b_frames=3,
+    pts=None,
+    x264="",
+    rotate=None,
+    audio=0,
+    title="",
+    options=None,
 ):
-    """A bar grows from left to right and changes colour, so every frame differs; ``pts`` in ms make it variable."""
+    """A bar grows from left to right and changes colour, so every frame differs; ``pts`` in ms, ``audio`` in seconds."""
     width, height = 64, 32
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=format) as container:
+    with av.open(buffer, "w", format=format, options=options or {}) as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
         stream.codec_context.time_base = Fraction(1, 1000) if pts else Fraction(1, fps)
         stream.options = {"x264-params": x264} if x264 else {}
         if audio:
-            add_audio(container)
+            add_audio(container, audio)
         for index in range(frames):
             pixels = np.zeros((height, width, 3), np.uint8)
             pixels[:, : 1 + index * width // frames] = index * 255 // frames, 255 - index * 255 // frames, 128
@@ -44,14 +57,21 @@ def encode_video(
     return data if rotate is None else _rotated(data, rotate)
 
 
-def encode_audio(format="mp4"):
+def encode_audio(*, cover=False):
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=format) as container:
-        add_audio(container)
+    with av.open(buffer, "w", format="mp4") as container:
+        if cover:  # a picture of the record, which players show as a still
+            stream = container.add_stream("mjpeg", rate=1)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
+            stream.disposition = av.stream.Disposition.attached_pic
+        add_audio(container, 1)
+        if cover:
+            container.mux(stream.encode(av.VideoFrame(32, 32, "yuvj420p")))
+            container.mux(stream.encode())
     return buffer.getvalue()
 
 
-def add_audio(container, seconds=1):
+def add_audio(container, seconds):
     stream = container.add_stream("aac", rate=16000)
     for index in range(16 * seconds):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.float32), format="fltp", layout="mono")

@@ -109,6 +109,7 @@ def user(**part):
         {"video": ["a.png", "b.png"]},
         {"url": "https://example.com/cat.png"},
         {"text": "x", "path": "cat.png"},
+        [{"role": "user", "content": "x", "image_url": "https://example.com/cat.png"}],
         user(type="image", image="cat.png"),
         user(type="image", url="https://example.com/cat.png"),
         user(type="image", image=PICTURE, path="cat.png"),

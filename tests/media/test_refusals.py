@@ -65,6 +65,7 @@ BAD_VIDEOS = {
     "noise.mp4": (lambda m: JUNK, "unsupported"),
     "still.mp4": (lambda m: m.image(Image.new("L", (8, 8))), "unsupported"),
     "audio.mp4": (lambda m: m.audio(), "unsupported"),
+    "song.mp4": (lambda m: m.audio(cover=True), "unsupported"),
     "half.mp4": (lambda m: m.video(50)[:1500], "corrupt"),
     "header.mkv": (lambda m: m.video(50, format="matroska")[:100], "corrupt"),
     "no-frames.mkv": (lambda m: cut(m.video(50, format="matroska"), 0.15), "corrupt"),
@@ -125,6 +126,14 @@ def test_only_regular_files_are_opened(tmp_path, call):
     missing = [tmp_path / "no.png", tmp_path / "dangling.png", Path("a\0b.png"), tmp_path / "fifo.png" / "x"]
     assert [refused(call, source) for source in missing] == ["missing"] * 4
     assert refused(call, tmp_path / "loop.png") == "unreadable"
+
+
+def test_a_file_swapped_for_a_pipe_does_not_hang(tmp_path, monkeypatch):
+    (tmp_path / "was.png").write_bytes(b"x")
+    os.mkfifo(tmp_path / "x.png")
+    before = (tmp_path / "was.png").stat()
+    monkeypatch.setattr(Path, "stat", lambda path: before)
+    assert refused(load_image, tmp_path / "x.png") == "not-a-file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

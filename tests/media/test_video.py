@@ -21,7 +21,7 @@ LAYOUTS = {
     "no keyframe but the first": {"gop": 12, "x264": "intra-refresh=1"},
     "variable rate": {"gop": 3, "frames": 12, "pts": VFR_MS},
     "no B-frames": {"gop": 5, "b_frames": 0},
-    "with audio": {"gop": 10, "audio": True},
+    "with audio": {"gop": 10, "audio": 3},
 }
 
 
@@ -37,7 +37,9 @@ def test_seeking_gives_the_frames_of_a_full_decode(media, format, layout):
     duration = probe_video(data).duration_s
     for count in (1, 4, 40):  # farther apart than the keyframes, and much closer
         instants = [(i + 0.5) * duration / count for i in range(count)]
-        assert shown(data, instants, seek=True) == shown(data, instants, seek=False)
+        frames = shown(data, instants, seek=True)
+        assert frames == shown(data, instants, seek=False)
+        assert [time for time, _ in frames] == sorted(time for time, _ in frames)
 
 
 def test_seeking_decodes_less(media, monkeypatch):
@@ -87,13 +89,42 @@ def test_frames_show_what_they_should(media):
     assert video.timestamps_s == pytest.approx([0.25 + 0.5 * i for i in range(8)])
 
 
-@pytest.mark.parametrize("format", ["mp4", "mov", "matroska", "avi", "mpegts", "flv"])
-def test_duration_and_start_do_not_depend_on_the_container(media, format):
-    """Some start at 1.4 s, some do not say how long they are."""
-    info = probe_video(media.video(50, format=format))
+@pytest.mark.parametrize("first_ms", [0, 5000])
+@pytest.mark.parametrize("format", ["mp4", "mov", "matroska", "mpegts", "flv", "asf"])
+def test_time_starts_at_the_first_frame(media, format, first_ms):
+    codec = "mpeg4" if format == "asf" else media.h264
+    data = media.video(200, format=format, codec=codec, b_frames=0, pts=[first_ms + 40 * i for i in range(200)])
+    info = probe_video(data)
     assert (info.width, info.height, info.is_animation) == (64, 32, False)
-    assert info.duration_s == pytest.approx(2.0, abs=0.09)  # AVI delays the first frame when there are B-frames
-    assert load_video(media.video(50, format=format)).timestamps_s[0] == pytest.approx(0.25, abs=0.09)
+    assert info.duration_s == pytest.approx(8.0, abs=0.05)
+    assert load_video(data).timestamps_s == pytest.approx(
+        [0.24 + 0.5 * i - (i % 2) * 0.02 for i in range(16)], abs=0.002
+    )
+
+
+@pytest.mark.parametrize("format", ["avi", "mpeg"])
+def test_containers_without_times_of_their_own(media, format):
+    """Their times are made up on reading, to within the frames that are decoded ahead."""
+    data = media.video(200, format=format, codec="mpeg2video" if format == "mpeg" else "mpeg4")
+    assert probe_video(data).duration_s == pytest.approx(8.0, abs=0.09)
+    assert load_video(data).timestamps_s == pytest.approx([0.25 + 0.5 * i for i in range(16)], abs=0.09)
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts", "flv"])
+def test_sound_that_goes_on_longer_does_not_count(media, format):
+    assert probe_video(media.video(50, format=format, audio=8)).duration_s == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_recording_that_does_not_say_how_long_it_is(media):
+    data = media.video(50, format="matroska", gop=10, options={"live": "1"})
+    assert probe_video(data).duration_s == pytest.approx(2.0)
+    assert load_video(data).timestamps_s == pytest.approx([0.24, 0.72, 1.24, 1.72])
+
+
+def test_tags_that_are_not_utf8_do_not_matter(media):
+    data = media.video(10, format="matroska", title="abcXdef").replace(b"abcXdef", b"abc\xe9def")
+    assert b"abc\xe9def" in data
+    assert len(load_video(data).frames) == 4
 
 
 @pytest.mark.parametrize(

@@ -82,16 +82,16 @@ class Container:
     def _measure(self) -> float:
         declared_s = self._scout.declared_s
         ends = self._scout.ends_s(declared_s - 1.0) if declared_s is not None else None
-        if ends is None:  # nothing said, or nothing where the end should be: read it all
+        if ends is None or ends.video_s is None:  # nothing said, or nothing where the end should be: read it all
             with _open_reader(self._source, self._limits) as reader:
                 ends = reader.ends_s()
         if ends.video_s is None:
             reason: MediaReason = "empty" if declared_s is None else "corrupt"
             raise MediaError(f"{describe(self._source)} has a video stream without a single frame in it", reason)
-        found_s = ends.video_s if self._scout.stream.duration else ends.any_s
-        # Headers round, and may count what is not shown: only a real gap means that the file was cut short.
-        if declared_s is not None and found_s < declared_s - max(0.5, 0.05 * declared_s):
-            message = f"{describe(self._source)} says it lasts {declared_s:.1f} s but ends after {found_s:.1f} s"
+        # Headers round, some count from 0 rather than from the first frame, some count a longer soundtrack: only a real
+        # gap, by the clock of the file, means that it was cut short.
+        if declared_s is not None and ends.file_s < declared_s - max(0.5, 0.05 * declared_s):
+            message = f"{describe(self._source)} says it lasts {declared_s:.1f} s but ends after {ends.file_s:.1f} s"
             raise MediaError(f"{message}: it was cut short; give the complete file", "corrupt")
         return max(ends.video_s, 0.0)
 
@@ -126,7 +126,7 @@ class _Keyframe(NamedTuple):
 
 class _Ends(NamedTuple):
     video_s: float | None  # end of the last packet of the video stream, None if there is none
-    any_s: float  # end of the last packet of any stream
+    file_s: float  # end of the last packet of any stream, by the clock of the file, which need not start at 0
 
 
 class _Playhead:
@@ -173,7 +173,7 @@ class _Reader:
 
     def frames(self, keyframe: _Keyframe | None = None) -> Iterator[_TimedFrame]:
         """Decode in the order of presentation, from the current position or from a keyframe on."""
-        latest = -math.inf if keyframe is None else keyframe.time_s
+        latest = -math.inf
         waiting_for = keyframe
         if keyframe is not None:
             self._seek(keyframe.target_s)
@@ -183,8 +183,6 @@ class _Reader:
             waiting_for = None
             for frame in packet.decode():
                 time_s = self._time_s(frame)
-                if keyframe is not None and time_s is not None and time_s < keyframe.time_s:
-                    continue  # shown before the keyframe but stored after it: it needs what lies before
                 # Times never run backwards on screen; where a file's do (AVI), the order of the frames is right.
                 latest = latest if time_s is None else max(latest, time_s)
                 yield _TimedFrame(latest if math.isfinite(latest) else 0.0, frame)
@@ -217,16 +215,16 @@ class _Reader:
         rate = self.stream.average_rate
         usual = 1 / float(rate) if rate else 0.0
         origin_s = float(self._start * self._time_base)
-        video_s, any_s = -math.inf, 0.0
+        video_s = file_s = -math.inf
         for packet in self._container.demux():
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is None or not packet.time_base:
                 continue
-            end_s = (stamp + (packet.duration or 0)) * float(packet.time_base) - origin_s
-            any_s = max(any_s, end_s)
+            end_s = (stamp + (packet.duration or 0)) * float(packet.time_base)
+            file_s = max(file_s, end_s)
             if packet.stream.index == self.stream.index:
-                video_s = max(video_s, end_s if packet.duration else end_s + usual)
-        return _Ends(video_s if math.isfinite(video_s) else None, max(any_s, video_s))
+                video_s = max(video_s, end_s - origin_s + (0.0 if packet.duration else usual))
+        return _Ends(video_s if math.isfinite(video_s) else None, file_s)
 
     def to_image(self, frame: VideoFrame) -> Image.Image:
         """Convert to RGB, upright, and of the stream's size even if it changes on the way."""

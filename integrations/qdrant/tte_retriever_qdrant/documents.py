@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import pypdfium2 as pdfium
+import pypdfium2 as pdfium  # type: ignore[import-untyped]
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, Source
@@ -68,13 +68,10 @@ def _draw(page: pdfium.PdfPage, max_pixels: int, scale: float) -> Image.Image:
     width, height = page.get_size()
     if not (math.isfinite(width * height) and width > 0 and height > 0):
         raise ValueError(f"a page of {width}x{height} points")
-    # One pixel of slack a side, since the drawing is rounded up to whole pixels.
-    largest = math.sqrt(max_pixels / (width * height))
-    scale = min(scale, largest)
+    # At least a pixel a side, and both sides are rounded up.
+    scale = min(scale, math.sqrt(max_pixels / (width * height)))
     while math.ceil(width * scale) * math.ceil(height * scale) > max_pixels:
         scale *= 0.98
-        if min(width, height) * scale < 1e-3:
-            raise ValueError(f"a page of {width}x{height} points is too long and thin to draw")
     return page.render(scale=scale).to_pil().convert("RGB")
 
 

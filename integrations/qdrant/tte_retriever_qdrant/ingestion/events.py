@@ -13,13 +13,13 @@ class Event:
     """Something that happened.
 
     Attributes:
-        kind: ``planned`` once, when it is known what there is to do; ``written``, ``skipped`` (not a kind of file that is
-            indexed) or ``failed`` as files are dealt with; ``removed`` for a file that is gone from the folder.
+        kind: ``planned`` once, when it is known what there is to do; ``written``, ``skipped`` (a duplicate, or
+            not a kind of file that is indexed) or ``failed`` as files are dealt with; ``removed`` for a file that is gone from the folder.
         done: Files dealt with so far, of ``total``.
         total: Files to decode in this run.
         uri: The file, by its path under the source; empty for ``planned``.
         points: Points written for it.
-        reason: Why it was skipped or failed; a word of ``MediaReason``.
+        reason: Why it was skipped or failed; ``duplicate`` or a word of ``MediaReason``.
         message: The same for people.
     """
 

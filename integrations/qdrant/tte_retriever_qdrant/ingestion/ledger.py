@@ -77,7 +77,8 @@ class Ledger:
         with self._errors():
             self._connection = sqlite3.connect(path)
             self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
+            # Whole after a power cut, perhaps without the last rows: their files are done again, which changes nothing.
+            self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.executescript(_SCHEMA)
 
     def rows(self) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -57,10 +58,16 @@ class _Seen:
     row: Row  # as it is on the disk
     before: Row | None  # as the ledger has it, if that is of the same content
 
+    @property
+    def is_written(self) -> bool:
+        return self.before is not None and self.before.state == "WRITTEN"
+
     def is_done(self, window_s: float) -> bool:
+        """Whether an earlier run has dealt with it for good; whether a duplicate still is one is judged each time."""
         return (
             self.before is not None
             and self.before.state in ("WRITTEN", "SKIPPED")
+            and self.before.reason != DUPLICATE
             and self.before.window_s in (None, window_s)
         )
 
@@ -95,7 +102,9 @@ def make_plan(
         try:
             seen.append(_look_at(path, str(root), uri, here.get(uri), limits))
         except MediaError as error:
-            row = None if error.reason in _UNKNOWN_CONTENT else _failed_row(path, str(root), uri, error)
+            row = None
+            if error.reason not in _UNKNOWN_CONTENT:
+                row = Row(str(root), uri, 0, 0, "", "FAILED", reason=error.reason, message=str(error))
             failed.append((Failure(uri, error.reason, str(error)), row))
     present = {uri_of(path, root) for path in paths}
     behind = tuple(f"{folder}/" for folder in unlisted)
@@ -107,35 +116,29 @@ def make_plan(
     rows += [row for _, row in failed if row is not None]
     ledger.record(rows, removed=[(str(root), uri) for uri in removed])
     failures = tuple(failure for failure, _ in failed)
-    return Plan(tasks, counts["unchanged"], counts["duplicates"], counts["skipped"], removed, failures)
+    return Plan(tuple(tasks), counts["unchanged"], counts["duplicates"], counts["skipped"], removed, failures)
 
 
-def _judge(seen: list[_Seen], owned: set[str], window_s: float) -> tuple[tuple[Task, ...], list[Row], dict[str, int]]:
+def _judge(seen: list[_Seen], owned: set[str], window_s: float) -> tuple[list[Task], list[Row], Counter[str]]:
     """Sort files into tasks and what needs none; ``owned`` are the assets that are stored under other files' names."""
-    counts = {"unchanged": 0, "duplicates": 0, "skipped": 0}
+    done = {file.row.uri for file in seen if file.is_done(window_s)}
+    owned = owned | {file.row.asset_id for file in seen if file.row.uri in done and file.is_written}
+    counts: Counter[str] = Counter()
     tasks: list[Task] = []
     rows: list[Row] = []
-    done: dict[str, Row] = {}
     for file in seen:
-        before = file.before
-        if before is not None and before.reason != DUPLICATE and file.is_done(window_s):
-            done[before.uri] = replace(before, size=file.row.size, mtime_ns=file.row.mtime_ns)
-            if before.state == "WRITTEN":
-                owned.add(before.asset_id)
-    for file in seen:
-        if file.row.uri in done:
-            row = done[file.row.uri]
-            counts["unchanged" if row.state == "WRITTEN" else "skipped"] += 1
+        if file.before is not None and file.row.uri in done:
+            row = replace(file.before, size=file.row.size, mtime_ns=file.row.mtime_ns)
+            counts["unchanged" if file.is_written else "skipped"] += 1
         elif file.row.asset_id in owned:
             row = replace(file.row, state="SKIPPED", reason=DUPLICATE)
             counts["duplicates"] += 1
         else:
-            owned.add(file.row.asset_id)
             row = file.row
             tasks.append(Task(file.path, row))
         if row != file.before:
             rows.append(row)
-    return tuple(tasks), rows, counts
+    return tasks, rows, counts
 
 
 def _look_at(path: Path, root: str, uri: str, before: Row | None, limits: MediaLimits) -> _Seen:
@@ -170,7 +173,3 @@ def _hash(path: Path, limits: MediaLimits) -> str:
         except OSError as error:
             raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
     return digest.hexdigest()
-
-
-def _failed_row(path: Path, root: str, uri: str, error: MediaError) -> Row:
-    return Row(root, uri, *stamp(path), "", "FAILED", reason=error.reason, message=str(error))

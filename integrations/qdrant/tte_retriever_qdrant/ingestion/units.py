@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,9 @@ DEFAULT_WINDOW_S = 6.0
 MAX_TEXT_CHARACTERS = 2_000
 """How much of a text file is read."""
 
-_TEXT_SUFFIXES = (".txt", ".md")
+TEXT_SUFFIXES = (".txt", ".md")
+"""Names of text files that are indexed; of other text, such as source code, nobody asked for it."""
+
 _SHORTEST_WINDOW_S = 1.0
 _NAMESPACE = uuid.UUID("6c1f4a52-3a0c-5f0e-9d1b-0f6f2f6c7a11")  # part of every point's id: never change it
 
@@ -66,8 +69,11 @@ class Unit:
 def units(path: Path, *, window_s: float = DEFAULT_WINDOW_S, limits: MediaLimits = DEFAULT_LIMITS) -> list[Unit]:
     """Tell what a file becomes, by its content; nothing is decoded yet.
 
+    Returns:
+        Its units in order; none if it is of a kind that is not indexed.
+
     Raises:
-        MediaError: It is of no kind that is indexed (``unsupported``), or broken, or too large.
+        MediaError: It is broken or too large.
     """
     kind = media_kind(path, limits)
     if kind == "image":
@@ -79,18 +85,10 @@ def units(path: Path, *, window_s: float = DEFAULT_WINDOW_S, limits: MediaLimits
             Unit("video", start_s=start, end_s=end)
             for start, end in windows(probe_video(path, limits).duration_s, window_s)
         ]
-    if kind == "text" and path.suffix.lower() in _TEXT_SUFFIXES:
-        return [Unit("text")]
-    raise MediaError(
-        f"{describe(path)} (content: {kind}) is not indexed; what is: images, videos, PDF, and UTF-8 text named "
-        f"{' or '.join(_TEXT_SUFFIXES)}",
-        "unsupported",
-    )
+    return [Unit("text")] if kind == "text" and path.suffix.lower() in TEXT_SUFFIXES else []
 
 
-def load_unit(
-    path: Path, unit: Unit, sampling: VideoSampling, limits: MediaLimits = DEFAULT_LIMITS
-) -> Item:
+def load_unit(path: Path, unit: Unit, sampling: VideoSampling, limits: MediaLimits = DEFAULT_LIMITS) -> Item:
     """Decode a unit to an item that an encoder takes.
 
     Raises:
@@ -117,7 +115,7 @@ def windows(duration_s: float, window_s: float) -> list[tuple[float, float]]:
     if duration_s - count * window_s >= _SHORTEST_WINDOW_S:
         count += 1
     edges = [round(i * window_s, 3) for i in range(count)] + [round(duration_s, 3)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def _load_text(path: Path, limits: MediaLimits) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,6 +11,8 @@ from tte_retriever.errors import InputError
 from tte_retriever_qdrant.errors import ModelMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tte_retriever_qdrant.records import CollectionSpec, Filter, Point, Scalar
 
 
@@ -77,7 +78,7 @@ def conditions(filter: Filter | None) -> list[tuple[str, list[str] | list[int | 
 
 
 def _values(key: str, value: Scalar | Sequence[Scalar]) -> list[str] | list[int | float]:
-    values = [value] if isinstance(value, (str, int, float)) else list(value)
+    values = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
     texts = [v for v in values if isinstance(v, str)]
     # bool is an int to Python but not to Qdrant, and the edge engine matches it with nothing at all.
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v)]

@@ -47,7 +47,9 @@ class EdgeStore:
         self._spec: CollectionSpec | None = None
         self._lock = filelock.FileLock(home / _LOCK, thread_local=False)
         if not create and not (home / MANIFEST).exists():
-            raise StoreNotFound(f"there is no store in {str(home)!r}; make one with tte-retriever index, or check the path")
+            raise StoreNotFound(
+                f"there is no store in {str(home)!r}; make one with tte-retriever index, or check the path"
+            )
         try:
             home.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -130,10 +132,11 @@ class EdgeStore:
         """Delete points by id or by filter."""
         checks.check_selection(ids, filter)
         shard, _ = self._collection()
+        wanted = _compile(filter)
         operation = (
-            edge.UpdateOperation.delete_points(list(ids))
-            if ids is not None
-            else edge.UpdateOperation.delete_points_by_filter(_compile(filter))
+            edge.UpdateOperation.delete_points(list(ids or ()))
+            if wanted is None
+            else edge.UpdateOperation.delete_points_by_filter(wanted)
         )
         with self._engine_errors():
             shard.update(operation)
@@ -205,8 +208,8 @@ def _locked(home: Path) -> StoreLocked:
 
 
 def _compile(filter: Filter | None) -> edge.Filter | None:
-    wanted = [_condition(key, values) for key, values in checks.conditions(filter)]
-    return edge.Filter(must=wanted) if wanted else None
+    wanted = checks.conditions(filter)
+    return edge.Filter(must=[_condition(key, values) for key, values in wanted]) if wanted else None
 
 
 def _condition(key: str, values: list[str] | list[int | float]) -> edge.FieldCondition | edge.Filter:

@@ -93,8 +93,10 @@ class MemoryStore:
         checks.check_selection(ids, filter)
         client, _ = self._collection()
         wanted = _compile(filter)
+        if ids is not None and not ids:  # the client takes an empty list for a mistake
+            return
         with _engine_errors():
-            client.delete(_COLLECTION, list(ids) if wanted is None else models.FilterSelector(filter=wanted))
+            client.delete(_COLLECTION, list(ids or ()) if wanted is None else models.FilterSelector(filter=wanted))
 
     def finalize(self) -> None:
         """There is no index to build."""
@@ -138,8 +140,8 @@ def _engine_errors() -> Iterator[None]:
 
 
 def _compile(filter: Filter | None) -> models.Filter | None:
-    wanted = [_condition(key, values) for key, values in checks.conditions(filter)]
-    return models.Filter(must=wanted) if wanted else None
+    wanted = checks.conditions(filter)
+    return models.Filter(must=[_condition(key, values) for key, values in wanted]) if wanted else None
 
 
 def _condition(key: str, values: list[str] | list[int | float]) -> models.FieldCondition | models.Filter:

@@ -1,0 +1,3 @@
+"""The sub-commands that this distribution adds to ``tte-retriever``, one per file."""
+
+from __future__ import annotations

@@ -1,0 +1,96 @@
+"""``tte-retriever index``: files or a folder into a store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Task
+
+    from tte_retriever_qdrant.ingestion import Event, Report
+
+DEFAULT_MODEL = "tte-flash-tiny"
+
+
+def index(
+    source: Annotated[Path, typer.Argument(help="A folder, with all its subfolders, or one file.")],
+    store: Annotated[str, typer.Option(help="Where to: edge:///dir or edge://relative/dir.", metavar="URI")],
+    model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = DEFAULT_MODEL,
+    window_s: Annotated[float, typer.Option("--window-s", help="Seconds of a video per vector.")] = 6.0,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
+) -> None:
+    """Index images, PDF pages, video moments and texts; run it again to resume or to bring the store up to date."""
+    from tte_retriever_qdrant.ingestion import ingest
+    from tte_retriever_qdrant.ingestion.discovery import check_source
+    from tte_retriever_qdrant.stores import open_store
+
+    check_source(source)  # before a model is loaded, and before a store is made for nothing
+    with open_store(store) as opened:
+        from tte_retriever import TTEEncoder
+
+        encoder = TTEEncoder(model)
+        # A folder is remembered so that it is found from any working directory.
+        name = str(Path(model).resolve()) if Path(model).is_dir() else model
+        if json_lines:
+            report = ingest(source, opened, encoder, model_name=name, window_s=window_s, on_event=_print_json)
+            typer.echo(json.dumps({"event": "report", **asdict(report)}, ensure_ascii=False))
+            return
+        with _progress_bar() as progress:
+            bar = progress.add_task("indexing", total=None)
+
+            def show(event: Event) -> None:
+                progress.update(bar, completed=event.done, total=event.total)
+
+            report = ingest(source, opened, encoder, model_name=name, window_s=window_s, on_event=show)
+        _print_report(report, store)
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} files/s")
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _print_json(event: Event) -> None:
+    fields = {key: value for key, value in asdict(event).items() if key in ("done", "total") or value}
+    typer.echo(json.dumps({"event": fields.pop("kind"), **fields}, ensure_ascii=False))
+
+
+def _print_report(report: Report, store: str) -> None:
+    console = Console()
+    if report.failed:
+        table = Table("file", "reason", "what is wrong", title=f"{len(report.failed)} could not be indexed")
+        for failure in report.failed:
+            table.add_row(Text(failure.uri), failure.reason, Text(failure.message))
+        console.print(table)
+    counts = {
+        "unchanged": report.unchanged,
+        "duplicates": report.duplicates,
+        "skipped": report.skipped,
+        "removed": report.removed,
+        "failed": len(report.failed),
+    }
+    rest = "".join(f", {count} {name}" for name, count in counts.items() if count)
+    summary = f"{report.files} files: {report.indexed} indexed as {report.points} points{rest}; store {store}"
+    console.print(Text(summary), soft_wrap=True)

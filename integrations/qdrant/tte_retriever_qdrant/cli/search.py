@@ -1,0 +1,98 @@
+"""``tte-retriever search``: ask a store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tte_retriever.errors import InputError
+from tte_retriever_qdrant.records import PAYLOAD_FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tte_retriever_qdrant.records import Scalar
+    from tte_retriever_qdrant.searching import SearchHit
+
+
+def search(
+    store: Annotated[str, typer.Option(help="Where to look: edge:///dir or edge://relative/dir.", metavar="URI")],
+    text: Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)] = None,
+    image: Annotated[Path | None, typer.Option(help="An image file to look for.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A video file to look for.")] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the model that the store was made with.")] = None,
+    top_k: Annotated[int, typer.Option("--top-k", help="How many hits.")] = 10,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help=f"key=value, also several times; keys: {', '.join(PAYLOAD_FIELDS)}."),
+    ] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per hit.")] = False,
+) -> None:
+    """Find images, pages, video moments and texts by text, image, video or a mixture."""
+    from tte_retriever_qdrant.searching import search as run
+    from tte_retriever_qdrant.stores import open_store
+
+    if not ((text and text.strip()) or image or video):
+        raise InputError("the query has neither text nor media; give a text, --image FILE or --video FILE")
+    wanted = parse_filters(filters or [])
+    with open_store(store, create=False) as opened:
+        from tte_retriever import TTEEncoder
+
+        name = model or (opened.spec.model if opened.spec else "")
+        if not name:
+            raise InputError(f"the store {store!r} does not say which model it was made with; name it with --model")
+        hits = run(opened, TTEEncoder(name), text=text, image=image, video=video, top_k=top_k, filter=wanted)
+    if json_lines:
+        for hit in hits:
+            typer.echo(json.dumps(hit.as_dict(), ensure_ascii=False))
+    else:
+        _print_table(hits)
+
+
+def parse_filters(arguments: Sequence[str]) -> dict[str, list[Scalar]]:
+    """Read ``key=value`` arguments; a key that comes several times may have any of its values.
+
+    Raises:
+        InputError: Not of that form, an unknown key, or a value of the wrong type.
+    """
+    filters: dict[str, list[Scalar]] = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator or key not in PAYLOAD_FIELDS:
+            raise InputError(f"the filter {argument!r} is not key=value with a key of {', '.join(PAYLOAD_FIELDS)}")
+        kind = PAYLOAD_FIELDS[key]
+        try:
+            filters.setdefault(key, []).append(kind(value))
+        except ValueError as error:
+            raise InputError(f"the filter {argument!r} needs a value of type {kind.__name__}") from error
+    return filters
+
+
+def _print_table(hits: Sequence[SearchHit]) -> None:
+    console = Console()
+    if not hits:
+        console.print("nothing found")
+        return
+    table = Table("rank", "score", "kind", "where")
+    for hit in hits:
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.modality, Text(_where(hit)))
+    console.print(table)
+
+
+def _where(hit: SearchHit) -> str:
+    if hit.page is not None:
+        return f"{hit.uri}  page {hit.page}"
+    if hit.start_s is not None and hit.end_s is not None:
+        return f"{hit.uri}  {_clock(hit.start_s)} to {_clock(hit.end_s)}"
+    return hit.uri
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)}:{rest:04.1f}"

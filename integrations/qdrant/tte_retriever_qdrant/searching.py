@@ -1,0 +1,112 @@
+"""Ask a store with text, an image, a video, or a mixture of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tte_retriever.errors import InputError
+from tte_retriever.media import load_image, load_video
+from tte_retriever_qdrant.errors import StoreNotFound
+from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec, Filter, Modality
+from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
+
+if TYPE_CHECKING:
+    from tte_retriever.media import ImageLike, VideoLike
+    from tte_retriever_qdrant.encoder import Encoder
+    from tte_retriever_qdrant.stores import VectorStore
+
+
+@dataclass(frozen=True)
+class SearchHit:
+    """A unit that was found.
+
+    Attributes:
+        rank: 1 for the best.
+        score: Cosine similarity to the query, -1 to 1.
+        uri: Path of the file under the folder that was indexed.
+        modality: ``image``, ``page``, ``video`` or ``text``.
+        asset_id: SHA-256 of the file's bytes.
+        page: Page number from 1, of a document.
+        start_s: Start of the window, in seconds, of a video.
+        end_s: Its end, in seconds.
+        text: The beginning of a text file.
+    """
+
+    rank: int
+    score: float
+    uri: str
+    modality: Modality
+    asset_id: str
+    page: int | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    text: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that apply, for JSON."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def search(
+    store: VectorStore,
+    encoder: Encoder,
+    *,
+    text: str | None = None,
+    image: ImageLike | None = None,
+    video: VideoLike | None = None,
+    top_k: int = 10,
+    filter: Filter | None = None,
+) -> list[SearchHit]:
+    """Find what is nearest to a query.
+
+    Args:
+        store: An open store.
+        encoder: The model that the store was made with.
+        text: What to look for, or what is asked about the media.
+        image: A path, bytes, a PIL image or an array.
+        video: A path, bytes, frames or an array.
+        top_k: Most hits to return.
+        filter: Keys of ``PAYLOAD_FIELDS`` and the value, or a list of the values, that a hit may have.
+
+    Returns:
+        Hits, best first.
+
+    Raises:
+        InputError: There is neither text nor media, or ``top_k`` or ``filter`` make no sense.
+        MediaError: The image or the video cannot be used.
+        ModelMismatch: The store was made with another model.
+        StoreNotFound: Nothing was indexed yet.
+    """
+    check_limit(top_k)
+    _check_filter(filter)
+    if store.spec is None:
+        raise StoreNotFound("the store holds nothing yet; index something first")
+    wanted = CollectionSpec(encoder.get_embedding_dimension() or store.spec.dim, encoder.fingerprint)
+    check_same_model(store.spec, wanted, "the store")
+    query: dict[str, Any] = {}
+    if image is not None:
+        query["image"] = load_image(image)
+    if video is not None:
+        query["video"] = load_video(video, sampling=encoder.video_sampling)
+    if text is not None and text.strip():
+        query["text"] = text
+    if not query:
+        raise InputError("the query has neither text nor media; give a text, an image or a video")
+    vector = np.asarray(encoder.encode_query([query], batch_size=1, show_progress_bar=False))[0]
+    return [
+        SearchHit(rank, hit.score, **{key: value for key, value in hit.payload.items() if key in _PAYLOAD_KEYS})
+        for rank, hit in enumerate(store.search(vector, top_k, filter), start=1)
+    ]
+
+
+_PAYLOAD_KEYS = (*PAYLOAD_FIELDS, "text")
+
+
+def _check_filter(filter: Filter | None) -> None:
+    # An engine would answer a misspelt key with no hits at all, as if there were none.
+    for key in filter or {}:
+        if key not in PAYLOAD_FIELDS:
+            raise InputError(f"the filter key {key!r} is unknown; filter by {', '.join(PAYLOAD_FIELDS)}")
