@@ -1,1 +1,3 @@
-"""."""
+"""The ``tte-retriever`` command."""
+
+from __future__ import annotations

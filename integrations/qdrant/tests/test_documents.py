@@ -3,12 +3,14 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pypdfium2
 import pytest
 from PIL import Image
+from tte_retriever_qdrant.documents import MAX_PAGE_PIXELS, load_page, page_count
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import MediaLimits
-from tte_retriever_qdrant.documents import MAX_PAGE_PIXELS, load_page, page_count
+
 
 def pdf_of(objects: list[bytes], trailer: bytes = b"") -> bytes:
     """A PDF of these objects, numbered from 1, of which the first is the catalogue."""
@@ -18,17 +20,20 @@ def pdf_of(objects: list[bytes], trailer: bytes = b"") -> bytes:
         content += b"%d 0 obj\n%s\nendobj\n" % (number, body)
     table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     size = len(objects) + 1
-    return content + b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<</Size %d/Root 1 0 R%s>>\nstartxref\n%d\n%%%%EOF\n" % (
-        size,
-        table,
-        size,
-        trailer,
-        len(content),
+    return (
+        content
+        + b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<</Size %d/Root 1 0 R%s>>\nstartxref\n%d\n%%%%EOF\n"
+        % (
+            size,
+            table,
+            size,
+            trailer,
+            len(content),
+        )
     )
 
 
 CATALOGUE = b"<</Type/Catalog/Pages 2 0 R>>"
-NO_PAGES = pdf_of([CATALOGUE, b"<</Type/Pages/Kids[]/Count 0>>"])
 PROTECTED = pdf_of(
     [
         CATALOGUE,
@@ -38,6 +43,12 @@ PROTECTED = pdf_of(
     ],
     b"/Encrypt 4 0 R/ID[<00><00>]",
 )
+
+
+def pdf_without_pages() -> bytes:
+    buffer = io.BytesIO()
+    pypdfium2.PdfDocument.new().save(buffer)
+    return buffer.getvalue()
 
 
 def test_pages_in_order(tmp_path, pdf_bytes):
@@ -68,7 +79,13 @@ def test_a_huge_page_is_drawn_smaller(size):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"%PDF-1.7 rubbish", "corrupt"), (b"", "empty"), (NO_PAGES, "empty"), (PROTECTED, "unsupported"), (b"x", "corrupt")],
+    [
+        (b"%PDF-1.7 rubbish", "corrupt"),
+        (b"", "empty"),
+        (pdf_without_pages(), "corrupt"),
+        (PROTECTED, "unsupported"),
+        (b"x", "corrupt"),
+    ],
 )
 def test_unusable_documents(tmp_path, content, reason):
     path = tmp_path / "bad.pdf"

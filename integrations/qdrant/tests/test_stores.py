@@ -9,11 +9,11 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-
-from tte_retriever.errors import InputError
 from tte_retriever_qdrant import open_store
 from tte_retriever_qdrant.errors import ModelMismatch, StoreError, StoreLocked, StoreNotFound
 from tte_retriever_qdrant.records import CollectionSpec, Point
+
+from tte_retriever.errors import InputError
 
 SPEC = CollectionSpec(dim=4, fingerprint="aaaa", model="some-model")
 
@@ -213,7 +213,9 @@ def test_interrupted_creation_is_made_good(tmp_path):
         assert store.count() == 5
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}', '{"format": 1, "collection": {"x": 1}, "shard": "s"}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"format": 1}', '{"format": 1, "collection": {"x": 1}, "shard": "s"}']
+)
 def test_broken_manifest(tmp_path, content):
     with open_store(f"edge://{tmp_path}") as store:
         store.ensure(SPEC)

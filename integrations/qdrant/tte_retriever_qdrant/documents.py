@@ -32,8 +32,8 @@ def page_count(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> int:
     """Count the pages of a PDF.
 
     Raises:
-        MediaError: Missing, unreadable, broken (``corrupt``), protected by a password (``unsupported``), without pages
-            (``empty``) or with more than :data:`MAX_PAGES` (``too-large``).
+        MediaError: Missing, unreadable, broken or without pages (``corrupt``), protected by a password
+            (``unsupported``), or with more than :data:`MAX_PAGES` pages (``too-large``).
     """
     with _opened(source, limits) as document:
         return len(document)
@@ -84,8 +84,6 @@ def _opened(source: Source, limits: MediaLimits) -> Iterator[pdfium.PdfDocument]
             raise _refusal(source, error) from error
         try:
             pages = len(document)
-            if pages < 1:
-                raise MediaError(f"{describe(source)} is a PDF without pages", "empty")
             if pages > MAX_PAGES:
                 message = f"{describe(source)} has {pages} pages; at most {MAX_PAGES} are opened: split it"
                 raise MediaError(message, "too-large")
@@ -97,4 +95,6 @@ def _opened(source: Source, limits: MediaLimits) -> Iterator[pdfium.PdfDocument]
 def _refusal(source: Source, error: Exception) -> MediaError:
     if isinstance(error, pdfium.PdfiumError) and error.err_code in _ENCRYPTED:
         return MediaError(f"{describe(source)} is protected by a password; give an unprotected copy", "unsupported")
-    return MediaError(f"{describe(source)} is a broken PDF or none at all ({error}); give a complete file", "corrupt")
+    return MediaError(
+        f"{describe(source)} is no PDF, a broken one, or one without pages ({error}); give a complete file", "corrupt"
+    )

@@ -23,7 +23,7 @@ Family = Literal["caption", "question", "edit", "page", "page-question", "moment
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 ANSWERS: dict[Family, tuple[str, ...]] = {
-    "question": (*COLORS, *SHAPES, *SIZES, *PLACES, *NUMBERS[1:]),
+    "question": (*COLORS, *SHAPES, *SIZES, *PLACES, *NUMBERS),
     "page-question": VALUES,
     "moment-question": (
         *(f"moves {direction}" for direction in DIRECTIONS),
@@ -134,7 +134,7 @@ def _question(rng: random.Random, scene: Scene) -> tuple[str, str, str, str] | N
         wanted = rng.choice([thing, *scene.things])
         same = [other for other in scene.things if getattr(other, field) == getattr(wanted, field)]
         noun = f"{wanted.color} things" if field == "color" else f"{wanted.shape} things"
-        return kind, f"how many {noun} are there ?", " ".join(f"{o.place} {o.look}" for o in same), NUMBERS[len(same)]
+        return kind, f"how many {noun} are there ?", " ".join(f"{o.place} {o.look}" for o in same), NUMBERS[len(same) - 1]
     row, column = divmod(PLACES.index(thing.place), 3)
     direction, (rows, columns) = rng.choice(list(DIRECTIONS.items()))
     row, column = row + rows, column + columns

@@ -24,7 +24,7 @@ PLACES: tuple[str, ...] = (
     *("southwest", "south", "southeast"),
 )
 """The nine cells of a scene in row-major order: place ``i`` is row ``i // 3``, column ``i % 3``."""
-NUMBERS: tuple[str, ...] = ("zero", "one", "two", "three", "four", "five")
+NUMBERS: tuple[str, ...] = ("one", "two", "three", "four", "five")
 DIRECTIONS: dict[str, tuple[int, int]] = {"north": (-1, 0), "south": (1, 0), "west": (0, -1), "east": (0, 1)}
 """Direction → (row step, column step)."""
 

@@ -81,11 +81,12 @@ def _print_table(hits: Sequence[SearchHit]) -> None:
         return
     table = Table("rank", "score", "kind", "where")
     for hit in hits:
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.modality, Text(_where(hit)))
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.modality, Text(where(hit)))
     console.print(table)
 
 
-def _where(hit: SearchHit) -> str:
+def where(hit: SearchHit) -> str:
+    """The place of a hit, for people: its file and the page or the time in it."""
     if hit.page is not None:
         return f"{hit.uri}  page {hit.page}"
     if hit.start_s is not None and hit.end_s is not None:

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tte_retriever_qdrant import ingest, open_store
+
+import tte_retriever
+from tte_retriever.cli.main import main
+
+CONFTEST = Path(__file__).with_name("conftest.py")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, standin):
+    """Run ``tte-retriever`` with the stand-in for its model; returns exit code, stdout, stderr."""
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return standin(fingerprint=f"fingerprint of {Path(name).name}")
+
+    monkeypatch.setattr(tte_retriever, "TTEEncoder", load, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        return caught.value.code or 0, *capsys.readouterr()
+
+    call.loaded = loaded
+    return call
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return f"edge://{tmp_path / 'store'}"
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_index_then_search(run, small_folder, uri):
+    (small_folder / "cut.png").write_bytes((small_folder / "yellow.png").read_bytes()[:50])
+    code, out, _ = run("index", small_folder, "--store", uri)
+    assert code == 0
+    assert "cut.png" in out
+    assert "corrupt" in out
+    assert f"6 files: 5 indexed as 9 points, 1 failed; store {uri}" in out
+
+    code, out, _ = run("search", "zebra", "--store", uri, "--top-k", 2)
+    assert code == 0
+    assert "notes.md" in out
+    code, out, _ = run("search", "x", "--store", uri, "--filter", "modality=video", "--filter", "start_s=6")
+    assert "clip.mp4  0:06.0 to 0:12.0" in out
+    code, out, _ = run("search", "x", "--store", uri, "--filter", "page=3")
+    assert "doc.pdf  page 3" in out
+    code, out, _ = run("search", "x", "--store", uri, "--filter", "uri=none.png")
+    assert (code, out) == (0, "nothing found\n")
+
+
+def test_json_lines(run, small_folder, uri):
+    code, out, _ = run("index", small_folder, "--store", uri, "--json")
+    assert code == 0
+    *events, report = lines(out)
+    assert [event["event"] for event in events] == ["planned"] + ["written"] * 5
+    assert {event["uri"]: event["points"] for event in events[1:]} == {
+        "clip.mp4": 3,
+        "doc.pdf": 3,
+        "notes.md": 1,
+        "yellow.png": 1,
+        "sub/cyan.jpg": 1,
+    }
+    assert report["event"] == "report"
+    assert (report["files"], report["points"], report["failed"]) == (5, 9, [])
+
+    code, out, _ = run("search", "--image", small_folder / "yellow.png", "--store", uri, "--top-k", 9, "--json")
+    hits = lines(out)
+    assert [hit["rank"] for hit in hits] == list(range(1, 10))
+    by_kind = {hit["modality"]: set(hit) for hit in hits}
+    always = {"rank", "score", "uri", "modality", "asset_id"}
+    assert by_kind == {
+        "image": always,
+        "page": always | {"page"},
+        "video": always | {"start_s", "end_s"},
+        "text": always | {"text"},
+    }
+    assert hits[0]["uri"] == "yellow.png"
+    code, out, _ = run("search", "--video", small_folder / "clip.mp4", "--store", uri, "--top-k", 1, "--json")
+    assert lines(out)[0]["modality"] == "video"
+
+
+def test_search_takes_the_model_of_the_store(run, small_folder, uri, tmp_path, monkeypatch):
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run("index", small_folder, "--store", uri, "--model", "my-model")[0] == 0
+    monkeypatch.chdir("/")
+    assert run("search", "zebra", "--store", uri)[0] == 0
+    assert run.loaded == ["my-model", str(tmp_path / "my-model")]
+    code, _, err = run("search", "zebra", "--store", uri, "--model", "other")
+    assert code == 2
+    assert "fingerprint of my-model" in err
+    assert "fingerprint of other" in err
+    assert run("index", small_folder, "--store", uri)[0] == 2  # the default is another model, too
+
+
+def test_a_store_that_does_not_know_its_model(run, small_folder, uri, standin):
+    with open_store(uri) as store:
+        ingest(small_folder, store, standin("fingerprint of x"))
+    assert run("search", "zebra", "--store", uri)[0] == 2
+    assert run("search", "zebra", "--store", uri, "--model", "x")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["index", "{tmp}/none", "--store", "{uri}"], "does not exist"),
+        (["index", "{tmp}/empty", "--store", "{uri}"], "no files to index"),
+        (["index", "{tmp}/bad", "--store", "{uri}"], "none of the 1 files"),
+        (["index", "{tmp}/media", "--store", "{tmp}/store"], "edge://relative/dir"),
+        (["index", "{tmp}/media", "--store", "{uri}", "--window-s", "0"], "window_s"),
+        (["index", "{tmp}/media"], "--store"),
+        (["search", "x", "--store", "{uri}"], "there is no store"),
+        (["search", "--store", "{uri}"], "neither text nor media"),
+        (["search", " ", "--store", "{uri}"], "neither text nor media"),
+        (["search", "x", "--store", "{uri}", "--filter", "kind=page"], "modality"),
+        (["search", "x", "--store", "{uri}", "--filter", "page"], "key=value"),
+        (["search", "x", "--store", "{uri}", "--filter", "page=one"], "type int"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_exit_code_2(run, tmp_path, small_folder, uri, arguments, said):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.png").write_bytes(b"")
+    code, out, err = run(*(argument.format(tmp=tmp_path, uri=uri) for argument in arguments))
+    assert code == 2
+    assert said in err
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_queries_on_a_store_that_are_refused(run, small_folder, uri):
+    run("index", small_folder, "--store", uri)
+    for arguments, said in (
+        (["x", "--top-k", "0"], "1 or more"),
+        (["--image", small_folder / "none.png"], "does not exist"),
+        (["--image", small_folder / "notes.md"], "no image"),
+    ):
+        code, _, err = run("search", *arguments, "--store", uri)
+        assert (code, said in err) == (2, True), err
+
+
+def test_a_locked_store_is_a_failed_run(run, small_folder, uri):
+    with open_store(uri):
+        code, _, err = run("index", small_folder, "--store", uri)
+    assert code == 1
+    assert "in use by another process" in err
+
+
+def test_a_missing_source_leaves_no_store_behind(run, tmp_path, uri):
+    run("index", tmp_path / "none", "--store", uri)
+    assert not (tmp_path / "store").exists()
+
+
+SLOW = f"""
+    import runpy, sys
+    import tte_retriever
+    from tte_retriever.cli.main import main
+    tte_retriever.TTEEncoder = lambda name: runpy.run_path({str(CONFTEST)!r})["StandInEncoder"](
+        fingerprint="fingerprint of tte-flash-tiny", delay_s=60
+    )
+    main(["index", sys.argv[1], "--store", sys.argv[2], "--json"])
+"""
+
+
+def test_ctrl_c_ends_cleanly_and_the_next_run_finishes(run, small_folder, uri):
+    Image.new("RGB", (8, 8)).save(small_folder / "black.png")
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SLOW), str(small_folder), uri],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert json.loads(process.stdout.readline())["event"] == "planned"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped" in err
+    assert "Traceback" not in err
+    code, out, _ = run("index", small_folder, "--store", uri, "--json")
+    assert (code, lines(out)[-1]["indexed"], lines(out)[-1]["points"]) == (0, 6, 10)

@@ -1,0 +1,457 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tte_retriever_qdrant import ingest, open_store, search
+from tte_retriever_qdrant.errors import ModelMismatch
+from tte_retriever_qdrant.ingestion import discover, units
+from tte_retriever_qdrant.ingestion.units import MAX_TEXT_CHARACTERS, windows
+
+from tte_retriever.errors import InputError
+
+CONFTEST = Path(__file__).with_name("conftest.py")
+
+
+def contents(store):
+    """Every point of a store as (id, payload, similarity to two fixed directions)."""
+    dim = store.spec.dim
+    found: dict[str, list] = {}
+    for direction in (np.linspace(1, 2, dim), np.linspace(-1, 3, dim)):
+        for hit in store.search(direction, limit=10_000):
+            found.setdefault(hit.id, [hit.payload]).append(round(hit.score, 5))
+    return found
+
+
+def uris(store):
+    return Counter(payload["uri"] for payload, *_ in contents(store).values())
+
+
+# what a file becomes
+
+
+def test_units_of_every_kind(small_folder):
+    kinds = {path.name: [(u.modality, u.name) for u in units(path)] for path in discover(small_folder)}
+    assert kinds == {
+        "clip.mp4": [("video", "t=0,6"), ("video", "t=6,12"), ("video", "t=12,14")],
+        "doc.pdf": [("page", "page=1"), ("page", "page=2"), ("page", "page=3")],
+        "notes.md": [("text", "")],
+        "yellow.png": [("image", "")],
+        "cyan.jpg": [("image", "")],
+    }
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [
+        (0.4, [(0, 0.4)]),
+        (6, [(0, 6)]),
+        (6.9, [(0, 6.9)]),
+        (7, [(0, 6), (6, 7)]),
+        (11.99999999, [(0, 6), (6, 12)]),
+        (13.5, [(0, 6), (6, 12), (12, 13.5)]),
+    ],
+)
+def test_windows_cover_everything_once(duration, expected):
+    assert windows(duration, 6.0) == expected
+
+
+def test_discovery_stays_inside_and_out_of_stores(small_folder, tmp_path, encoder):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.txt").write_text("secret")
+    (small_folder / "link.txt").symlink_to(outside / "secret.txt")
+    (small_folder / "linked").symlink_to(outside)
+    (small_folder / "loop").symlink_to(small_folder)
+    (small_folder / ".git").mkdir()
+    (small_folder / ".git" / "x.txt").write_text("x")
+    (small_folder / ".x.txt").write_text("x")
+    os.mkfifo(small_folder / "pipe.txt")
+    with open_store(f"edge://{small_folder}/store") as store:
+        ingest(small_folder, store, encoder)
+        names = [path.relative_to(small_folder).as_posix() for path in discover(small_folder)]
+        assert names == ["clip.mp4", "doc.pdf", "notes.md", "yellow.png", "sub/cyan.jpg"]
+        assert set(uris(store)) == set(names)
+
+
+# a first run
+
+
+def test_everything_is_found_again(small_folder, store, encoder):
+    events = []
+    report = ingest(small_folder, store, encoder, on_event=events.append)
+    assert (report.files, report.indexed, report.points, report.failed) == (5, 5, 9, ())
+    assert store.count() == 9
+    assert [event.kind for event in events] == ["planned"] + ["written"] * 5
+    assert (events[0].done, events[0].total) == (0, 5)
+    assert (events[-1].done, events[-1].total) == (5, 5)
+
+    def best(**query):
+        return search(store, encoder, top_k=1, **query)[0]
+
+    assert best(image=Image.new("RGB", (9, 9), (10, 240, 250))).uri == "sub/cyan.jpg"
+    assert best(image=small_folder / "yellow.png").score == pytest.approx(1, abs=1e-4)
+    page = best(image=Image.new("RGB", (9, 9), "lime"), filter={"modality": "page"})
+    assert (page.uri, page.page) == ("doc.pdf", 2)
+    moment = best(image=Image.new("RGB", (9, 9), (20, 20, 220)), filter={"modality": "video"})
+    assert (moment.uri, moment.start_s, moment.end_s) == ("clip.mp4", 12.0, 14.0)
+    note = best(text="zebra hooves")
+    assert (note.uri, note.modality) == ("notes.md", "text")
+    assert note.text == "# Zebra\nstripes and hooves"
+    assert best(video=small_folder / "clip.mp4", filter={"modality": "video"}).uri == "clip.mp4"
+
+
+def test_real_files_good_and_bad(real_files, store, encoder):
+    folder, broken = real_files
+    report = ingest(folder, store, encoder, batch_size=7)
+    assert {failure.uri: failure.reason for failure in report.failed} == broken
+    assert all(failure.message for failure in report.failed)
+    assert report.skipped == 2  # a table and a file of bytes: nobody claims that they are media
+    assert report.files == report.indexed + report.duplicates + report.skipped + len(broken)
+    found = uris(store)
+    assert sum(found.values()) == store.count() == report.points
+    hidden_or_bad = {".hidden.png", "table.csv", "data.bin", *broken}
+    assert not hidden_or_bad & set(found)
+    assert found["paper.PDF"] == 3
+    assert found["moving.png"] == 2  # nine seconds
+    assert sum(uri.startswith("installed/") for uri in found) > 20
+
+    for name in ("ümläut — 図.txt", "poem.txt", "no suffix at all", "sixteen.png", "cmyk.jpg", "float.tiff"):
+        assert found[name] == 1
+    assert search(store, encoder, text="katze", top_k=1)[0].uri == "ümläut — 図.txt"
+    assert search(store, encoder, text="the moon over the lake", top_k=1)[0].score == pytest.approx(1, abs=1e-4)
+    for name in ("turned.jpg", "alpha.png", "sixteen.png"):
+        hit = search(store, encoder, image=folder / name, top_k=1, filter={"uri": name})[0]
+        assert hit.score == pytest.approx(1, abs=1e-4)
+
+
+def test_long_text_is_cut(tmp_path, store, encoder):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "long.txt").write_text("äöü" * 3000, encoding="utf-8")
+    ingest(tmp_path / "src", store, encoder)
+    assert encoder.encoded == [{"text": ("äöü" * 3000)[:MAX_TEXT_CHARACTERS]}]
+
+
+def test_names_that_are_no_utf8(tmp_path, store, encoder):
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("hello there")
+    ingest(tmp_path, store, encoder)
+    assert list(uris(store)) == ["caf\\xe9.txt"]
+    assert search(store, encoder, text="hello", top_k=1)[0].uri == "caf\\xe9.txt"
+
+
+def test_a_single_file(small_folder, store, encoder):
+    report = ingest(small_folder / "sub" / "cyan.jpg", store, encoder)
+    assert (report.files, report.points) == (1, 1)
+    assert dict(uris(store)) == {"cyan.jpg": 1}
+    ingest(small_folder / "yellow.png", store, encoder)
+    assert store.count() == 2  # one file says nothing about the others
+
+
+def test_an_item_that_the_model_refuses_does_not_cost_its_neighbours(small_folder, store, encoder):
+    Image.new("RGB", (13, 13), "red").save(small_folder / "refused.png")
+    Image.new("RGB", (17, 17), "red").save(small_folder / "nan.png")
+    report = ingest(small_folder, store, encoder)
+    assert {failure.uri: failure.reason for failure in report.failed} == {
+        "refused.png": "unsupported",
+        "nan.png": "unsupported",
+    }
+    assert report.points == store.count() == 9
+
+
+def test_only_the_broken_page_is_missing(small_folder, store, encoder, pdf_bytes):
+    kids = re.search(rb"/Kids\s*\[[^]]*\]", pdf_bytes).group()
+    second = re.findall(rb"\d+ 0 R", kids)[1]
+    nowhere = re.sub(rb"^\d+", lambda number: b"9" * len(number.group()), second)
+    (small_folder / "doc.pdf").write_bytes(pdf_bytes.replace(kids, kids.replace(second, nowhere)))
+    report = ingest(small_folder, store, encoder)
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("doc.pdf#page=2", "corrupt")]
+    assert report.indexed == 5
+    assert {hit.page for hit in search(store, encoder, text="x", filter={"uri": "doc.pdf"})} == {1, 3}
+
+
+# later runs
+
+
+def test_a_second_run_does_nothing(small_folder, store, encoder):
+    first = ingest(small_folder, store, encoder)
+    before, encoder.encoded = contents(store), []
+    second = ingest(small_folder, store, encoder)
+    assert encoder.encoded == []
+    assert (second.indexed, second.points, second.unchanged) == (0, 0, first.indexed)
+    assert contents(store) == before
+
+
+def test_touched_but_equal_files_are_not_embedded_again(small_folder, store, encoder):
+    ingest(small_folder, store, encoder)
+    encoder.encoded = []
+    for path in discover(small_folder):
+        os.utime(path, (1, 1))
+    assert ingest(small_folder, store, encoder).unchanged == 5
+    assert encoder.encoded == []
+
+
+def test_changed_added_renamed_and_deleted_files(small_folder, store, encoder):
+    ingest(small_folder, store, encoder)
+    before, encoder.encoded = contents(store), []
+    Image.new("RGB", (40, 30), (200, 0, 200)).save(small_folder / "yellow.png")
+    Image.new("RGB", (40, 30), (0, 0, 0)).save(small_folder / "black.png")
+    (small_folder / "notes.md").rename(small_folder / "zebra.md")
+    (small_folder / "doc.pdf").unlink()
+    report = ingest(small_folder, store, encoder)
+    assert (report.indexed, report.removed, report.unchanged) == (3, 2, 2)
+    assert len(encoder.encoded) == 3
+    assert dict(uris(store)) == {"yellow.png": 1, "black.png": 1, "zebra.md": 1, "clip.mp4": 3, "sub/cyan.jpg": 1}
+    after = contents(store)
+    untouched = {key for key, (payload, *_) in before.items() if payload["uri"] in ("clip.mp4", "sub/cyan.jpg")}
+    assert {key: before[key] for key in untouched} == {key: after[key] for key in untouched}
+    assert search(store, encoder, image=Image.new("RGB", (9, 9), (200, 0, 200)), top_k=1)[0].uri == "yellow.png"
+
+
+def test_one_content_under_two_names(small_folder, store, encoder):
+    shutil.copy(small_folder / "yellow.png", small_folder / "sub" / "again.png")
+    report = ingest(small_folder, store, encoder)
+    assert (report.duplicates, report.points) == (1, 9)
+    assert ingest(small_folder, store, encoder).duplicates == 1
+    (small_folder / "yellow.png").unlink()
+    ingest(small_folder, store, encoder)
+    assert uris(store)["sub/again.png"] == 1
+    assert store.count() == 9
+    (small_folder / "sub" / "again.png").unlink()
+    ingest(small_folder, store, encoder)
+    assert store.count() == 8
+
+
+def test_a_duplicate_outlives_the_change_of_its_original(small_folder, store, encoder):
+    shutil.copy(small_folder / "yellow.png", small_folder / "zz.png")
+    ingest(small_folder, store, encoder)
+    Image.new("RGB", (40, 30), "black").save(small_folder / "yellow.png")
+    ingest(small_folder, store, encoder)
+    assert uris(store)["zz.png"] == uris(store)["yellow.png"] == 1
+
+
+def test_two_files_swap_their_contents(small_folder, store, encoder):
+    ingest(small_folder, store, encoder)
+    a, b = small_folder / "yellow.png", small_folder / "sub" / "cyan.jpg"
+    a_bytes, b_bytes = a.read_bytes(), b.read_bytes()
+    a.write_bytes(b_bytes)
+    b.write_bytes(a_bytes)
+    ingest(small_folder, store, encoder)
+    assert store.count() == 9
+    cyan = Image.new("RGB", (9, 9), (10, 240, 250))
+    assert search(store, encoder, image=cyan, top_k=1)[0].uri == "yellow.png"
+
+
+def test_a_bad_name_does_not_hide_a_good_one(tmp_path, store, encoder):
+    folder = tmp_path / "src"
+    folder.mkdir()
+    for name in ("a.csv", "b.jpg", "c.txt"):
+        (folder / name).write_text("same words everywhere")
+    report = ingest(folder, store, encoder)
+    assert dict(uris(store)) == {"c.txt": 1}
+    assert report.skipped == 1
+    assert [failure.uri for failure in report.failed] == ["b.jpg"]
+
+
+def test_two_sources_in_one_store(small_folder, tmp_path, store, encoder):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(small_folder / "yellow.png", other / "copy.png")
+    Image.new("RGB", (40, 30), "black").save(other / "yellow.png")
+    ingest(small_folder, store, encoder)
+    assert ingest(other, store, encoder).duplicates == 1
+    assert store.count() == 10
+    (small_folder / "yellow.png").unlink()
+    ingest(small_folder, store, encoder)
+    assert store.count() == 10  # the other folder still has that content
+    ingest(other, store, encoder)
+    assert store.count({"uri": "copy.png"}) == 1
+    assert store.count() == 10
+
+
+def test_other_windows_replace_the_old_ones(small_folder, store, encoder):
+    ingest(small_folder, store, encoder, window_s=6)
+    encoder.encoded = []
+    ingest(small_folder, store, encoder, window_s=3)
+    assert [list(item) for item in encoder.encoded] == [["video"]] * 5
+    assert sorted(p["start_s"] for p, *_ in contents(store).values() if "start_s" in p) == [0, 3, 6, 9, 12]
+
+
+def test_a_file_that_broke_is_gone_and_comes_back_when_repaired(small_folder, store, encoder):
+    good = (small_folder / "yellow.png").read_bytes()
+    ingest(small_folder, store, encoder)
+    (small_folder / "yellow.png").write_bytes(good[:60])
+    for _ in range(2):  # it is tried again each time
+        report = ingest(small_folder, store, encoder)
+        assert [failure.uri for failure in report.failed] == ["yellow.png"]
+        assert store.count() == 8
+    (small_folder / "yellow.png").write_bytes(good)
+    assert ingest(small_folder, store, encoder).failed == ()
+    assert store.count() == 9
+
+
+def test_a_file_that_changes_under_the_reader_is_not_stored(small_folder, store, standin):
+    class Meddler(standin):
+        @property
+        def video_sampling(self):
+            Image.new("RGB", (40, 30), "black").save(small_folder / "yellow.png")  # after it was hashed
+            return standin.video_sampling
+
+    report = ingest(small_folder, store, Meddler())
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("yellow.png", "unreadable")]
+    assert store.count({"uri": "yellow.png"}) == 0
+    ingest(small_folder, store, standin())
+    assert store.count({"uri": "yellow.png"}) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can list every folder")
+def test_what_cannot_be_listed_is_not_taken_for_deleted(small_folder, store, encoder):
+    ingest(small_folder, store, encoder)
+    (small_folder / "sub").chmod(0)
+    try:
+        report = ingest(small_folder, store, encoder)
+    finally:
+        (small_folder / "sub").chmod(0o755)
+    assert [failure.uri for failure in report.failed] == ["sub"]
+    assert uris(store)["sub/cyan.jpg"] == 1
+
+
+def test_what_cannot_be_listed_is_not_taken_for_deleted_even_by_root(small_folder, store, encoder, monkeypatch):
+    ingest(small_folder, store, encoder)
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    report = ingest(small_folder, store, encoder)
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("sub", "unreadable")]
+    assert uris(store)["sub/cyan.jpg"] == 1
+
+
+# what is refused as a whole
+
+
+def test_sources_without_anything_to_index(tmp_path, store, encoder):
+    (tmp_path / "empty" / ".hidden").mkdir(parents=True)
+    with pytest.raises(InputError, match="does not exist"):
+        ingest(tmp_path / "none", store, encoder)
+    with pytest.raises(InputError, match="no files to index"):
+        ingest(tmp_path / "empty", store, encoder)
+    (tmp_path / "empty" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "empty" / "b.csv").write_text("1,2")
+    with pytest.raises(InputError, match=r"none of the 2 files.*a\.png"):
+        ingest(tmp_path / "empty", store, encoder)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        ingest(tmp_path / "pipe", store, encoder)
+
+
+def test_an_emptied_folder_does_not_empty_the_store(small_folder, store, encoder):
+    """It is more likely a disk that is not mounted."""
+    ingest(small_folder, store, encoder)
+    shutil.rmtree(small_folder)
+    small_folder.mkdir()
+    with pytest.raises(InputError, match="no files"):
+        ingest(small_folder, store, encoder)
+    assert store.count() == 9
+
+
+@pytest.mark.parametrize("settings", [{"window_s": 0}, {"window_s": float("nan")}, {"batch_size": 0}])
+def test_settings_that_make_no_sense(small_folder, store, encoder, settings):
+    with pytest.raises(InputError, match=next(iter(settings))):
+        ingest(small_folder, store, encoder, **settings)
+
+
+def test_another_model_is_refused_before_it_encodes(small_folder, store, encoder, standin):
+    ingest(small_folder, store, encoder)
+    other = standin("standin-2")
+    with pytest.raises(ModelMismatch, match=r"standin-1.*standin-2"):
+        ingest(small_folder, store, other)
+    with pytest.raises(ModelMismatch, match=r"standin-1.*standin-2"):
+        search(store, other, text="zebra")
+    assert other.encoded == []
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({}, "neither text nor media"),
+        ({"text": "  "}, "neither text nor media"),
+        ({"text": "x", "top_k": 0}, "1 or more"),
+        ({"text": "x", "filter": {"kind": "page"}}, "modality"),
+        ({"image": "yellow.png"}, "never taken as a path"),
+        ({"video": Path("/nonexistent/x.mp4")}, "does not exist"),
+    ],
+)
+def test_queries_that_are_refused(small_folder, store, encoder, query, said):
+    ingest(small_folder, store, encoder)
+    with pytest.raises(InputError, match=said):
+        search(store, encoder, **query)
+
+
+# crashes
+
+INGEST = f"""
+    import runpy, sys
+    from pathlib import Path
+    from tte_retriever_qdrant import ingest, open_store
+    encoder = runpy.run_path({str(CONFTEST)!r})["StandInEncoder"](delay_s=0.02)
+    with open_store(sys.argv[2]) as store:
+        ingest(Path(sys.argv[1]), store, encoder, batch_size=4, on_event=lambda event: print(event.kind, flush=True))
+"""
+
+
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(real_files, tmp_path, encoder):
+    folder, _ = real_files
+    with open_store(f"edge://{tmp_path}/reference") as store:
+        ingest(folder, store, encoder)
+        expected = contents(store)
+    total, encoder.encoded = len(encoder.encoded), []
+
+    uri = f"edge://{tmp_path}/killed"
+    for lines in (1, 2, 15):
+        with subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(INGEST), str(folder), uri], stdout=subprocess.PIPE, text=True
+        ) as process:
+            for _ in range(lines):
+                assert process.stdout.readline()
+            process.kill()
+        assert process.returncode == -9
+    with open_store(uri) as store:
+        report = ingest(folder, store, encoder)
+        assert contents(store) == expected
+        assert 0 < len(encoder.encoded) < total  # what was done was not done again
+        assert report.unchanged > 0
+        ledger = sqlite3.connect(store.home / "ledger.sqlite")
+        states = Counter(state for (state,) in ledger.execute("SELECT state FROM files"))
+        ledger.close()
+    assert states["NEW"] == 0
+    assert states["WRITTEN"] == len({payload["uri"] for payload, *_ in expected.values()})
+
+
+def test_a_file_that_is_deleted_after_a_crash_leaves_nothing_behind(small_folder, store, standin):
+    class Dying(standin):
+        def encode_document(self, inputs, **settings):
+            if len(self.encoded) >= 4:
+                raise RuntimeError("out of memory")
+            return super().encode_document(inputs, **settings)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        ingest(small_folder, store, Dying(), batch_size=2)
+    assert store.count() == 4  # the clip and the first page
+    (small_folder / "doc.pdf").unlink()
+    (small_folder / "clip.mp4").unlink()
+    ingest(small_folder, store, standin())
+    assert dict(uris(store)) == {"notes.md": 1, "yellow.png": 1, "sub/cyan.jpg": 1}

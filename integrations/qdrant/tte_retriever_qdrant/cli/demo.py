@@ -1,0 +1,73 @@
+"""``tte-retriever demo``: make sample media, index it, search it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tte_retriever.errors import InputError
+
+from tte_retriever_qdrant.cli.search import where
+
+if TYPE_CHECKING:
+    from tte_retriever_qdrant.demo.asking import Answer
+
+_MODEL = "tte-flash-tiny"
+_FLOOR = 0.75
+"""Share of right answers below which the demo counts as failed."""
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="Another seed draws another folder.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where files, store, contact sheet and page go.")] = Path("tte-demo"),
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per question on stdout.")] = False,
+) -> None:
+    """Draw a folder of images, PDFs, videos and texts, index it, and ask questions whose answers are known."""
+    from tte_retriever import TTEEncoder
+    from tte_retriever_qdrant.demo.asking import ask
+    from tte_retriever_qdrant.demo.folder import draw_folder
+    from tte_retriever_qdrant.demo.pictures import contact_sheet, page
+    from tte_retriever_qdrant.ingestion import ingest
+    from tte_retriever_qdrant.stores import open_store
+
+    console = Console(stderr=json_lines)
+    files = out / "files"
+    if out.exists() and not files.is_dir() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and was not made by this demo; give a new folder with --out")
+    questions = draw_folder(files, seed)
+    encoder = TTEEncoder(_MODEL)
+    with open_store(f"edge://{(out / 'store').resolve()}") as store:
+        report = ingest(files, store, encoder, model_name=_MODEL)
+        console.print(f"{report.files} files in {files}, {report.points} new points in {out / 'store'}")
+        answers = [ask(store, encoder, question) for question in questions]
+    contact_sheet(answers, files).save(out / "contact-sheet.png")
+    (out / "index.html").write_text(page(answers, files), encoding="utf-8")
+    if json_lines:
+        for answer in answers:
+            typer.echo(json.dumps(answer.as_dict(), ensure_ascii=False))
+    else:
+        _print_answers(console, answers)
+    right = sum(answer.correct for answer in answers)
+    console.print(f"{right} of {len(answers)} right. Look at {out / 'contact-sheet.png'} or {out / 'index.html'}.")
+    if right < _FLOOR * len(answers):
+        raise typer.Exit(1)
+
+
+def _print_answers(console: Console, answers: list[Answer]) -> None:
+    from tte_retriever_qdrant.demo.asking import correct_by_kind
+
+    table = Table("question", "top 3", "", "ms")
+    for answer in answers:
+        image = f"[{answer.question.image.name}] " if answer.question.image else ""
+        hits = "\n".join(f"{hit.score:.3f}  {where(hit)}" for hit in answer.hits)
+        mark = Text("right", "green") if answer.correct else Text("wrong", "red")
+        table.add_row(Text(image + answer.question.text), Text(hits), mark, f"{answer.milliseconds:.0f}")
+    console.print(table)
+    for kind, (right, asked) in correct_by_kind(answers).items():
+        console.print(f"{kind}: {right} of {asked}", highlight=False)
