@@ -51,7 +51,8 @@ clean:  ## remove .venv, caches and build leftovers
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
 
 # A .venv that already works is kept; one that was interrupted, or whose Python is gone, is made again.
-# Editable installs by pyproject.toml alone need pip >= 21.3, which Python 3.10's venv may not bring.
+# Editable installs by pyproject.toml alone need pip >= 21.3, which Python 3.10's venv may not bring; setuptools warns
+# about each of them, at length, and there is nothing to do about it.
 $(STAMP): pyproject.toml $(wildcard integrations/*/pyproject.toml) constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  command -v "$(PYTHON)" >/dev/null 2>&1 || { \
@@ -64,5 +65,5 @@ $(STAMP): pyproject.toml $(wildcard integrations/*/pyproject.toml) constraints.t
 	  "$(PYTHON)" -m venv --clear $(VENV); }
 	@echo "Installing into $(VENV); the first time this fetches PyTorch and takes minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(OURS) -c constraints.txt
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check $(OURS) -c constraints.txt
 	@touch $@

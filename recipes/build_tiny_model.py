@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import platform
 import random
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -55,7 +57,7 @@ class Config:
     batch: int = 48
     transcription_steps: int = 1200
     warm_up_steps: int = 700
-    joint_steps: int = 4600
+    joint_steps: int = 3200
     transcription_lr: float = 2e-3
     warm_up_lr: float = 1.5e-3
     joint_lr: float = 1e-3
@@ -235,11 +237,12 @@ class Learner:
         self.backbone.visual.merger.register_forward_hook(lambda _m, _i, out: self.visual_tokens.append(out))
 
     def parameters(self) -> list[nn.Parameter]:
+        """Everything that a stage optimises; the two scales start anew with each stage."""
         return [*self.backbone.parameters(), self.log_scale, self.visual_scale]
 
     def rationale_ids(self, rationales: list[str]) -> Tensor:
         """(B, L) int64, each ended by the end-of-turn token and padded with -100."""
-        rows = [self.tokenizer(f" {text}").input_ids + [self.end_id] for text in rationales]
+        rows = [[*self.tokenizer(f" {text}").input_ids, self.end_id] for text in rationales]
         length = max(map(len, rows))
         return torch.tensor([row + [-100] * (length - len(row)) for row in rows])
 
@@ -252,7 +255,10 @@ class Learner:
         return out["sentence_embedding"], states[thinking].view(len(items), budget, states.shape[-1])
 
     def generation(self, think_states: Tensor, rationales: list[str]) -> Tensor:
-        return rationale_nll(self.backbone.language_model, self.embed_tokens, think_states, self.rationale_ids(rationales))
+        """NLL of rationales decoded from think states (B, K, D) alone."""
+        return rationale_nll(
+            self.backbone.language_model, self.embed_tokens, think_states, self.rationale_ids(rationales)
+        )
 
     def visual(self, shown: list[object]) -> Tensor:
         """The dense loss on the visual tokens of the last forward passes, cells in the same order."""
@@ -265,6 +271,7 @@ class Learner:
         return visual_word_nll(tokens[keep], words[keep], self.embed_tokens, self.visual_scale)
 
     def word_id(self, word: str) -> int:
+        """The one token of a word inside a sentence."""
         ids = self.tokenizer(f" {word}").input_ids
         if len(ids) != 1:
             raise ValueError(f"{word!r} is {len(ids)} tokens, but every word of the world must be one")
@@ -360,8 +367,8 @@ def learning_rate(step: int, steps: int, peak: float, decay: bool) -> float:
     return peak * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * step / steps))) if decay else peak
 
 
-def run_stage(learner: Learner, stage: str, out: Path | None = None) -> None:
-    """Train one stage; progress goes to the log as running means per family."""
+def run_stage(learner: Learner, stage: str, out: Path) -> float:
+    """Train one stage and return its CPU seconds; progress goes to the log as running means per family."""
     config = learner.config
     steps, peak = getattr(config, f"{stage}_steps"), getattr(config, f"{stage}_lr")
     mixture = STAGE_FAMILIES.get(stage, config.mixture)
@@ -389,8 +396,9 @@ def run_stage(learner: Learner, stage: str, out: Path | None = None) -> None:
         if step % 100 == 99:
             line = "  ".join(f"{key} {value:.3f}" for key, value in sorted(means.items()))
             logger.info("%s %d/%d %.0f CPU s  %s", stage, step + 1, steps, time.process_time() - started, line)
-        if out is not None and step % 1000 == 999:
+        if step % 1000 == 999:
             learner.model.save_pretrained(str(out), create_model_card=False)
+    return time.process_time() - started
 
 
 def main() -> None:
@@ -399,6 +407,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished checkpoint")
     parser.add_argument("--max-steps", type=int, help="cap on every stage, to try the recipe in a minute")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start-at", choices=STAGES, default=STAGES[0], help="go on from what --out already holds")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
@@ -406,14 +415,20 @@ def main() -> None:
     if arguments.max_steps is not None:
         config = replace(config, **{f"{stage}_steps": arguments.max_steps for stage in STAGES})
     logger.info("%s", asdict(config))
-    backbone = arguments.out.with_name(arguments.out.name + "-untrained")
-    build_backbone(config, backbone)
-    model = TTEEncoder(modules=tte_flash.build(backbone, config.think_tokens), device="cpu")
-    model[0].model.set_attn_implementation("eager")  # bf16 SDPA backward is several times slower on a CPU
-    learner = Learner(model, config)
-    for stage in STAGES:
-        run_stage(learner, stage, arguments.out)
-        model.save_pretrained(str(arguments.out), create_model_card=False)
+    out: Path = arguments.out
+    if arguments.start_at == STAGES[0]:
+        with tempfile.TemporaryDirectory() as backbone:
+            build_backbone(config, Path(backbone))
+            TTEEncoder(modules=tte_flash.build(backbone, config.think_tokens), device="cpu").save_pretrained(str(out))
+    cpu_seconds = {}
+    for stage in STAGES[STAGES.index(arguments.start_at) :]:
+        model = TTEEncoder(str(out), device="cpu")
+        model[0].model.set_attn_implementation("eager")  # bf16 SDPA backward is several times slower on a CPU
+        cpu_seconds[stage] = round(run_stage(Learner(model, config), stage, out))
+        model.save_pretrained(str(out), create_model_card=False)
+    hardware = f"{platform.machine()}, torch {torch.__version__}, one thread"
+    training = {"config": asdict(config), "cpu_seconds": cpu_seconds, "hardware": hardware}
+    (out / "training.json").write_text(json.dumps(training, indent=1) + "\n")
 
 
 if __name__ == "__main__":

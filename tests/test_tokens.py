@@ -62,7 +62,17 @@ def test_a_tokenizer_without_thought_is_refused():
 def test_every_word_of_the_small_world_is_one_token(tokenizer):
     from tte_retriever.evaluation.small_world import vocabulary as v
 
-    words = (*v.COLORS, *v.SHAPES, *v.SIZES, *v.PLACES, *v.NUMBERS, *v.KEYS, *v.VALUES, *v.TITLE_FIRST, *v.TITLE_SECOND)
+    words = (
+        *v.COLORS,
+        *v.SHAPES,
+        *v.SIZES,
+        *v.PLACES,
+        *v.NUMBERS,
+        *v.KEYS,
+        *v.VALUES,
+        *v.TITLE_FIRST,
+        *v.TITLE_SECOND,
+    )
     assert all(len(tokenizer(f" {word}").input_ids) == 1 for word in words)
     assert tokenizer.decode(tokenizer("any other text works, too: naïve 東京").input_ids) == (
         "any other text works, too: naïve 東京"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from PIL import Image
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
+    from torch import nn
 
 _MAX_ASPECT_RATIO = 200
 """The Qwen-VL processors refuse anything longer and thinner."""
@@ -50,7 +53,8 @@ class TTEEncoder(SentenceTransformer):
         name = resolve_model(str(model_name_or_path)) if model_name_or_path is not None else None
         super().__init__(name, **kwargs)
         self.media_limits = media_limits
-        rows, tokens = self[0].model.get_input_embeddings().num_embeddings, len(self.tokenizer)
+        matrix = cast("nn.Embedding", self.transformer.model.get_input_embeddings())
+        rows, tokens = matrix.num_embeddings, len(self.tokenizer)
         if tokens > rows:
             raise CheckpointError(
                 f"The tokenizer of {model_name_or_path!r} has {tokens} tokens but its embedding matrix only {rows} "
@@ -62,6 +66,11 @@ class TTEEncoder(SentenceTransformer):
     def fingerprint(self) -> str:
         """Identifies the embedding space; see :func:`tte_retriever.checkpoint.fingerprint`."""
         return fingerprint(self)
+
+    @property
+    def transformer(self) -> Transformer:
+        """The first module: backbone, processor and chat template."""
+        return cast("Transformer", self[0])
 
     @property
     def video_sampling(self) -> VideoSampling:
@@ -82,7 +91,7 @@ class TTEEncoder(SentenceTransformer):
         inputs: Sequence[Any],
         prompt: str | None = None,
         think_budget: int | None = None,
-        processing_kwargs: dict[str, Any] | None = None,
+        processing_kwargs: ProcessingKwargs | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Turn items into model features.
@@ -103,11 +112,13 @@ class TTEEncoder(SentenceTransformer):
         for chat, budget in zip(chats, budgets, strict=True):
             chat[-1] = {**chat[-1], "think_budget": budget}
         # Every item goes in as a chat: stock code drops the content of chats that share a batch with other inputs.
-        merged = {key: dict(value) for key, value in (processing_kwargs or {}).items()}
-        merged["video"] = {**merged.get("video", {}), "do_sample_frames": False}
+        given: ProcessingKwargs = processing_kwargs or {}
+        video = {**given.get("video", {}), "do_sample_frames": False}
         if metadata := [_take_metadata(part) for part in _parts(chats) if part["type"] == "video"]:
-            merged["video"]["video_metadata"] = metadata
-        features = self[0].preprocess(chats, prompt=prompt, processing_kwargs=merged, **kwargs)
+            video["video_metadata"] = metadata
+        features = self.transformer.preprocess(
+            chats, prompt=prompt, processing_kwargs={**given, "video": video}, **kwargs
+        )
         self._check_thoughts(features["input_ids"], budgets)
         return features
 
@@ -150,7 +161,11 @@ def _listed(value: Any) -> list[Any]:
 def _parts(chats: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """All content parts of all chats, in the order in which the processor meets them."""
     return [
-        part for chat in chats for message in chat if isinstance(message["content"], list) for part in message["content"]
+        part
+        for chat in chats
+        for message in chat
+        if isinstance(message["content"], list)
+        for part in message["content"]
     ]
 
 

@@ -59,7 +59,7 @@ def thought_vocabulary(tokenizer: PreTrainedTokenizerBase) -> ThoughtVocabulary:
             f"This tokenizer has no {EMBED_TOKEN} token, so the checkpoint is not one of this project. "
             "Build one from a Qwen-VL backbone first, or load it with plain SentenceTransformer."
         )
-    think_ids = []
+    think_ids: list[int] = []
     while (token := think_token(len(think_ids))) in added:
         think_ids.append(added[token])
     return ThoughtVocabulary(tuple(think_ids), added[EMBED_TOKEN])

@@ -1,2 +1,1 @@
 """One file per method in the literature: each builds a list of SentenceTransformer modules."""
-

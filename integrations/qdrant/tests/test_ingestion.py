@@ -313,19 +313,7 @@ def test_a_file_that_changes_under_the_reader_is_not_stored(small_folder, store,
     assert store.count({"uri": "yellow.png"}) == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can list every folder")
-def test_what_cannot_be_listed_is_not_taken_for_deleted(small_folder, store, encoder):
-    ingest(small_folder, store, encoder)
-    (small_folder / "sub").chmod(0)
-    try:
-        report = ingest(small_folder, store, encoder)
-    finally:
-        (small_folder / "sub").chmod(0o755)
-    assert [failure.uri for failure in report.failed] == ["sub"]
-    assert uris(store)["sub/cyan.jpg"] == 1
-
-
-def test_what_cannot_be_listed_is_not_taken_for_deleted_even_by_root(small_folder, store, encoder, monkeypatch):
+def test_what_cannot_be_listed_is_not_taken_for_deleted(small_folder, store, encoder, monkeypatch):
     ingest(small_folder, store, encoder)
     scandir = os.scandir
 
@@ -368,7 +356,9 @@ def test_an_emptied_folder_does_not_empty_the_store(small_folder, store, encoder
     assert store.count() == 9
 
 
-@pytest.mark.parametrize("settings", [{"window_s": 0}, {"window_s": float("nan")}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"window_s": 0}, {"window_s": 0.001}, {"window_s": float("nan")}, {"batch_size": 0}]
+)
 def test_settings_that_make_no_sense(small_folder, store, encoder, settings):
     with pytest.raises(InputError, match=next(iter(settings))):
         ingest(small_folder, store, encoder, **settings)

@@ -85,7 +85,8 @@ def _draw(rng: random.Random, split: Split) -> Clip:
     actor = rng.choice(start.things)
     others = [thing for thing in start.things if thing != actor]
     current: Thing | None = None if rng.random() < 0.15 else actor
-    states, events = [Scene.of([*others, *([current] if current else [])])], []
+    states = [Scene.of([*others, *([current] if current else [])])]
+    events: list[str] = []
     while len(events) < STATES - 1:
         drawn = _events(rng, current, actor, states[-1].free_places)
         if drawn is None:

@@ -24,7 +24,7 @@ def write_image(path: Path, pixels: np.ndarray) -> Path:
     """Write (H, W, 3) uint8 as PNG or JPEG, by the suffix of ``path``."""
     if path.suffix not in (".png", ".jpg", ".jpeg"):
         raise InputError(f"{path.name} is neither .png nor .jpg; give one of these suffixes")
-    Image.fromarray(pixels).save(path, **({} if path.suffix == ".png" else {"quality": 90}))
+    Image.fromarray(pixels).save(path, quality=90)  # PNG has no use for a quality and ignores it
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
@@ -76,9 +75,7 @@ def rngs(*key: object) -> tuple[random.Random, np.random.Generator]:
 
 
 def _fits_scene(mentions: tuple[Mention, ...], count: int | None, other: object) -> bool:
-    return (
-        isinstance(other, Scene) and mentioned_in(other, mentions) and (count is None or count == len(other.things))
-    )
+    return isinstance(other, Scene) and mentioned_in(other, mentions) and (count is None or count == len(other.things))
 
 
 def _fits_page(said: PageDescription, other: object) -> bool:
@@ -119,7 +116,9 @@ def _question(rng: random.Random, scene: Scene) -> tuple[str, str, str, str] | N
     """(kind, question, evidence, answer), or ``None`` where the drawn kind cannot be asked of this scene."""
     thing: Thing = rng.choice(scene.things)
     unique_shape = sum(other.shape == thing.shape for other in scene.things) == 1
-    kind = rng.choice(("color-of", "size-of", "place-of", "shape-at", "color-at", "count-color", "count-shape", "beside"))
+    kind = rng.choice(
+        ("color-of", "size-of", "place-of", "shape-at", "color-at", "count-color", "count-shape", "beside")
+    )
     if kind in ("color-of", "size-of", "place-of"):
         if not unique_shape:
             return None
@@ -134,7 +133,12 @@ def _question(rng: random.Random, scene: Scene) -> tuple[str, str, str, str] | N
         wanted = rng.choice([thing, *scene.things])
         same = [other for other in scene.things if getattr(other, field) == getattr(wanted, field)]
         noun = f"{wanted.color} things" if field == "color" else f"{wanted.shape} things"
-        return kind, f"how many {noun} are there ?", " ".join(f"{o.place} {o.look}" for o in same), NUMBERS[len(same) - 1]
+        return (
+            kind,
+            f"how many {noun} are there ?",
+            " ".join(f"{o.place} {o.look}" for o in same),
+            NUMBERS[len(same) - 1],
+        )
     row, column = divmod(PLACES.index(thing.place), 3)
     direction, (rows, columns) = rng.choice(list(DIRECTIONS.items()))
     row, column = row + rows, column + columns
@@ -309,5 +313,5 @@ def draw_pairs(family: Family, count: int, *, seed: int | str, split: Split) -> 
 
 
 def sample_times(frames: int) -> list[float]:
-    """Seconds of the frames of :func:`drawing.clip_states` at two frames a state: 0.5, 1.5, …"""
+    """Seconds of the frames of :func:`drawing.clip_states` at two frames a state, from half a second on."""
     return [STATE_S / 2 * (index + 0.5) for index in range(frames)]

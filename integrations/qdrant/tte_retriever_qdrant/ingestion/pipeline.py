@@ -13,7 +13,7 @@ from tte_retriever_qdrant.ingestion.discovery import check_source, discover, roo
 from tte_retriever_qdrant.ingestion.events import Event, EventKind, Failure, Report
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Ledger
 from tte_retriever_qdrant.ingestion.planning import make_plan
-from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S
+from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S
 from tte_retriever_qdrant.ingestion.writing import Outcome, Writer
 from tte_retriever_qdrant.records import CollectionSpec
 
@@ -58,8 +58,8 @@ def ingest(
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
     """
-    if not (math.isfinite(window_s) and window_s > 0):
-        raise InputError(f"window_s is {window_s!r}; give a number of seconds above 0")
+    if not (math.isfinite(window_s) and window_s >= SHORTEST_WINDOW_S):
+        raise InputError(f"window_s is {window_s!r}; give {SHORTEST_WINDOW_S} seconds or more")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size!r}; give 1 or more")
     source = check_source(source)

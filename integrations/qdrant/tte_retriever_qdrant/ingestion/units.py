@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 DEFAULT_WINDOW_S = 6.0
 """Length of the windows that a video is cut into, in seconds."""
 
+SHORTEST_WINDOW_S = 1.0
+"""No window is shorter, unless the whole video is."""
+
 MAX_TEXT_CHARACTERS = 2_000
 """How much of a text file is read."""
 
 TEXT_SUFFIXES = (".txt", ".md")
 """Names of text files that are indexed; of other text, such as source code, nobody asked for it."""
 
-_SHORTEST_WINDOW_S = 1.0
 _NAMESPACE = uuid.UUID("6c1f4a52-3a0c-5f0e-9d1b-0f6f2f6c7a11")  # part of every point's id: never change it
 
 
@@ -112,7 +114,7 @@ def windows(duration_s: float, window_s: float) -> list[tuple[float, float]]:
     that nothing is lost.
     """
     count = max(int((duration_s + 1e-6) // window_s), 1)
-    if duration_s - count * window_s >= _SHORTEST_WINDOW_S:
+    if duration_s - count * window_s >= SHORTEST_WINDOW_S:
         count += 1
     edges = [round(i * window_s, 3) for i in range(count)] + [round(duration_s, 3)]
     return list(itertools.pairwise(edges))
