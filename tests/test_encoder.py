@@ -14,11 +14,10 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 from tte_retriever import MediaError, TTEEncoder, TTEError, model_path
-from tte_retriever.errors import InputError
+from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.evaluation.small_world import draw_pairs
 from tte_retriever.evaluation.small_world.files import write_image, write_mp4
 from tte_retriever.evaluation.small_world.scoring import encoder_item
-from tte_retriever.media import VideoFrames
 
 K = 8
 
@@ -55,7 +54,7 @@ def test_stock_sentence_transformer_gives_the_same_vectors(encoder, items):
     mixed = [{"text": "a red circle"}, {"image": Image.fromarray(pairs[0].query["image"])}, items[5]]
     mixed[2] = {"image": Image.fromarray(items[5]["image"]), "text": items[5]["text"]}
     assert np.array_equal(stock.encode(mixed), encoder.encode(mixed))
-    video: VideoFrames = items[4]["video"]
+    video = items[4]["video"]
     array = np.stack([np.asarray(frame) for frame in video.frames])
     times = [round(1000 * (time - video.start_s)) for time in video.timestamps_s]
     metadata = {"fps": 1000.0, "total_num_frames": len(array), "frames_indices": times}
@@ -194,6 +193,33 @@ def test_fingerprint_is_of_the_weights(encoder, tmp_path):
     changed = TTEEncoder(str(tmp_path / "copy"), device="cpu")
     changed[0].model.get_input_embeddings().weight.data[0, 0] += 1
     assert changed.fingerprint != encoder.fingerprint
+
+
+def test_a_checkpoint_of_others_embeds_directly(encoder, tmp_path):
+    """Stock modules, a template without thought: the layout of Qwen3-VL-Embedding."""
+    stock = SentenceTransformer(model_path("tte-flash-tiny"), device="cpu")
+    template = stock.processor.chat_template.split("{%- if not add_generation_prompt %}")[0]
+    stock.processor.chat_template = stock.tokenizer.chat_template = template
+    stock.save_pretrained(str(tmp_path / "foreign"))
+    for file in (tmp_path / "foreign").glob("*token*.json"):
+        for name in ("embed", *(f"think_{i}" for i in range(K))):
+            file.write_text(file.read_text().replace(f"<|{name}|>", f"<|other_{name}|>"))
+    foreign = TTEEncoder(str(tmp_path / "foreign"), device="cpu")
+    text = "a red circle"
+    assert foreign.thought.max_budget == 0
+    assert np.array_equal(foreign.encode(text), foreign.encode(text, think_budget=0))
+    assert not np.allclose(foreign.encode(text), encoder.encode(text), atol=1e-3)
+    with pytest.raises(InputError, match="has 0 think tokens"):
+        foreign.encode(text, think_budget=2)
+
+
+def test_a_tokenizer_too_large_for_its_matrix_is_refused(encoder, tmp_path):
+    encoder.save_pretrained(str(tmp_path / "copy"))
+    tokenizer = TTEEncoder(str(tmp_path / "copy"), device="cpu").tokenizer
+    tokenizer.add_tokens([f"<|extra_{i}|>" for i in range(1000)])
+    tokenizer.save_pretrained(str(tmp_path / "copy"))
+    with pytest.raises(CheckpointError, match="embedding matrix"):
+        TTEEncoder(str(tmp_path / "copy"), device="cpu")
 
 
 def test_unknown_name_says_what_there_is():

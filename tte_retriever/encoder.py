@@ -43,8 +43,10 @@ class TTEEncoder(SentenceTransformer):
         media_limits: What may be opened.
         **kwargs: As for ``SentenceTransformer``.
 
+    A checkpoint without think tokens, such as ``Qwen/Qwen3-VL-Embedding-2B``, embeds directly: its K is 0.
+
     Raises:
-        CheckpointError: If the checkpoint carries no thought vocabulary.
+        CheckpointError: If tokenizer and embedding matrix do not belong together.
     """
 
     def __init__(
@@ -144,6 +146,8 @@ class TTEEncoder(SentenceTransformer):
 
     def _check_thoughts(self, input_ids: torch.Tensor, budgets: list[int]) -> None:
         """Raise where truncation has cut into the thought.  ``input_ids`` is (B, L)."""
+        if self.thought.embed_id is None:
+            return
         ids = torch.tensor([*self.thought.think_ids, self.thought.embed_id])
         found = torch.isin(input_ids.cpu(), ids).sum(1).tolist()  # (B,)
         for row, (has, budget) in enumerate(zip(found, budgets, strict=True)):

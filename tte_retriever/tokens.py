@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tte_retriever.errors import CheckpointError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -29,11 +27,11 @@ class ThoughtVocabulary:
 
     Attributes:
         think_ids: K ids, in the order in which they are appended; empty for ``direct``.
-        embed_id: Id of the embed token.
+        embed_id: Id of the embed token; ``None`` for a checkpoint that was not built here and embeds directly.
     """
 
     think_ids: tuple[int, ...]
-    embed_id: int
+    embed_id: int | None
 
     @property
     def max_budget(self) -> int:
@@ -48,21 +46,12 @@ def add_thought(tokenizer: PreTrainedTokenizerBase, think_tokens: int) -> Though
 
 
 def thought_vocabulary(tokenizer: PreTrainedTokenizerBase) -> ThoughtVocabulary:
-    """Read the thought's ids back from a tokenizer.
-
-    Raises:
-        CheckpointError: If the tokenizer has no embed token.
-    """
+    """Read the thought's ids back from a tokenizer."""
     added = tokenizer.get_added_vocab()
-    if EMBED_TOKEN not in added:
-        raise CheckpointError(
-            f"This tokenizer has no {EMBED_TOKEN} token, so the checkpoint is not one of this project. "
-            "Build one from a Qwen-VL backbone first, or load it with plain SentenceTransformer."
-        )
     think_ids: list[int] = []
     while (token := think_token(len(think_ids))) in added:
         think_ids.append(added[token])
-    return ThoughtVocabulary(tuple(think_ids), added[EMBED_TOKEN])
+    return ThoughtVocabulary(tuple(think_ids), added.get(EMBED_TOKEN))
 
 
 def extend_template(template: str, think_tokens: int) -> str:

@@ -11,10 +11,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from tte_retriever_qdrant import open_store
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import VideoSampling
+from tte_retriever_qdrant import open_store
 
 SIDE, WORDS = 4, 64
 

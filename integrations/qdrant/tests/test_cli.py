@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tte_retriever_qdrant import ingest, open_store
 
 import tte_retriever
 from tte_retriever.cli.main import main
+from tte_retriever_qdrant import ingest, open_store
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pypdfium2
 import pytest
 from PIL import Image
-from tte_retriever_qdrant.documents import MAX_PAGE_PIXELS, load_page, page_count
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import MediaLimits
+from tte_retriever_qdrant.documents import MAX_PAGE_PIXELS, load_page, page_count
 
 
 def pdf_of(objects: list[bytes], trailer: bytes = b"") -> bytes:

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from tte_retriever.errors import InputError
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import ModelMismatch
 from tte_retriever_qdrant.ingestion import discover, units
 from tte_retriever_qdrant.ingestion.units import MAX_TEXT_CHARACTERS, windows
-
-from tte_retriever.errors import InputError
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+
+from tte_retriever.errors import InputError
 from tte_retriever_qdrant import open_store
 from tte_retriever_qdrant.errors import ModelMismatch, StoreError, StoreLocked, StoreNotFound
 from tte_retriever_qdrant.records import CollectionSpec, Point
-
-from tte_retriever.errors import InputError
 
 SPEC = CollectionSpec(dim=4, fingerprint="aaaa", model="some-model")
 

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tte_retriever.errors import InputError
-
 from tte_retriever_qdrant.cli.search import where
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def demo(
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per question on stdout.")] = False,
 ) -> None:
     """Draw a folder of images, PDFs, videos and texts, index it, and ask questions whose answers are known."""
-    from tte_retriever import TTEEncoder
+    from tte_retriever.cli.loading import load_encoder
     from tte_retriever_qdrant.demo.asking import ask
     from tte_retriever_qdrant.demo.folder import draw_folder
     from tte_retriever_qdrant.demo.pictures import contact_sheet, page
@@ -41,7 +40,7 @@ def demo(
     if out.exists() and not files.is_dir() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and was not made by this demo; give a new folder with --out")
     questions = draw_folder(files, seed)
-    encoder = TTEEncoder(_MODEL)
+    encoder = load_encoder(_MODEL)
     with open_store(f"edge://{(out / 'store').resolve()}") as store:
         report = ingest(files, store, encoder, model_name=_MODEL)
         console.print(f"{report.files} files in {files}, {report.points} new points in {out / 'store'}")

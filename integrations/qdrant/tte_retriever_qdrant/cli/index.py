@@ -35,9 +35,9 @@ def index(
 
     check_source(source)  # before a model is loaded, and before a store is made for nothing
     with open_store(store) as opened:
-        from tte_retriever import TTEEncoder
+        from tte_retriever.cli.loading import load_encoder
 
-        encoder = TTEEncoder(model)
+        encoder = load_encoder(model)
         # A folder is remembered so that it is found from any working directory.
         name = str(Path(model).resolve()) if Path(model).is_dir() else model
         if json_lines:

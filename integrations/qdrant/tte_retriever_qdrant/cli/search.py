@@ -42,12 +42,12 @@ def search(
         raise InputError("the query has neither text nor media; give a text, --image FILE or --video FILE")
     wanted = parse_filters(filters or [])
     with open_store(store, create=False) as opened:
-        from tte_retriever import TTEEncoder
+        from tte_retriever.cli.loading import load_encoder
 
         name = model or (opened.spec.model if opened.spec else "")
         if not name:
             raise InputError(f"the store {store!r} does not say which model it was made with; name it with --model")
-        hits = run(opened, TTEEncoder(name), text=text, image=image, video=video, top_k=top_k, filter=wanted)
+        hits = run(opened, load_encoder(name), text=text, image=image, video=video, top_k=top_k, filter=wanted)
     if json_lines:
         for hit in hits:
             typer.echo(json.dumps(hit.as_dict(), ensure_ascii=False))
