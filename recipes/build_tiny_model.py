@@ -19,26 +19,30 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLModel, Qwen3VLProcessor
-from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
-from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from tte_retriever import TTEEncoder
-from tte_retriever.evaluation.small_world import ANSWERS, CLIP_S, FAMILIES, Family, Item, Pair, draw_pairs
+from tte_retriever.evaluation.small_world import ANSWERS, CLIP_S, Clip, Family, Item, Page, Pair, Scene, draw_pairs
 from tte_retriever.evaluation.small_world.drawing import worn
 from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, page_pair, rngs, sample_times
 from tte_retriever.media import VideoFrames
 from tte_retriever.methods import tte_flash
 from tte_retriever.training.losses import masked_info_nce, rationale_nll, visual_word_nll
+from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger("build_tiny_model")
+
+Shown: TypeAlias = Scene | Clip | Page
+"""What pixels show."""
 
 # ------------------------------------------------------------------------------------------------- configuration
 
@@ -48,12 +52,8 @@ class Config:
     """Every choice of the run."""
 
     seed: int = 0
+    shape: TinyShape = field(default_factory=TinyShape)
     think_tokens: int = 8
-    width: int = 128
-    layers: int = 3
-    vision_width: int = 96
-    vision_layers: int = 2
-    vocabulary: int = 1024
     batch: int = 48
     transcription_steps: int = 1200
     warm_up_steps: int = 700
@@ -76,125 +76,6 @@ class Config:
             "moment-question": 1.0,
         }
     )
-
-
-# ------------------------------------------------------------------------------------------------- the backbone
-
-SPECIAL_TOKENS = (
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
-)
-CHAT_TEMPLATE = """{%- for message in messages -%}
-{{- '<|im_start|>' + message.role + '\\n' -}}
-{%- if message.content is string -%}{{- message.content -}}{%- else -%}
-{%- for part in message.content -%}
-{%- if part.type == 'image' or 'image' in part -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
-{%- elif part.type == 'video' or 'video' in part -%}{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
-{%- elif 'text' in part -%}{{- part.text -}}{%- endif -%}
-{%- endfor -%}{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
-
-
-def corpus() -> list[str]:
-    """Everything that is ever written in the small world, and the words of the template."""
-    pairs = [pair for family in FAMILIES for pair in draw_pairs(family, 3000, seed="corpus", split="train")]
-    texts = [pair.query["text"] for pair in pairs if "text" in pair.query]
-    texts += [text for pair in pairs for text in (pair.query_rationale, pair.positive_rationale)]
-    answers = [answer for bank in ANSWERS.values() for answer in bank] * 50
-    return texts + answers + [f" {answer}" for answer in answers] + [" empty", "user\n", "assistant\n"] * 50
-
-
-def build_tokenizer(config: Config) -> Qwen2Tokenizer:
-    """A byte-level BPE in which every word of the world is one token."""
-    bpe = Tokenizer(models.BPE())
-    bpe.normalizer = normalizers.NFC()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocabulary - len(SPECIAL_TOKENS) - config.think_tokens - 1,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(corpus(), trainer)
-    model = json.loads(bpe.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
-        pad_token="<|endoftext|>",  # noqa: S106
-        model_max_length=1024,
-    )
-    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
-    return tokenizer
-
-
-def build_backbone(config: Config, folder: Path) -> None:
-    """Write an untrained Qwen3-VL checkpoint: model, tokenizer, processors, chat template."""
-    tokenizer = build_tokenizer(config)
-    grid = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
-    normalise = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    processor = Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(
-            size={"shortest_edge": 32 * 32, "longest_edge": 128 * 128}, **grid, **normalise
-        ),
-        tokenizer=tokenizer,
-        video_processor=Qwen3VLVideoProcessor(
-            size={"shortest_edge": 2 * 32 * 32, "longest_edge": 6 * 96 * 96},
-            cap_pixels_per_frame=False,
-            fps=1,
-            min_frames=6,
-            max_frames=6,
-            **grid,
-            **normalise,
-        ),
-        chat_template=CHAT_TEMPLATE,
-    )
-    ids = tokenizer.convert_tokens_to_ids
-    heads = config.width // 32
-    torch.manual_seed(config.seed)
-    model = Qwen3VLModel(
-        Qwen3VLConfig(
-            text_config={
-                "vocab_size": config.vocabulary,
-                "hidden_size": config.width,
-                "intermediate_size": 3 * config.width,
-                "num_hidden_layers": config.layers,
-                "num_attention_heads": heads,
-                "num_key_value_heads": heads,
-                "head_dim": 32,
-                "max_position_embeddings": 1024,
-                # A small theta: with so few frequencies the usual one leaves the width axis of mrope almost constant.
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 1000.0,
-                    "mrope_section": [6, 5, 5],
-                    "mrope_interleaved": True,
-                },
-                "tie_word_embeddings": True,
-            },
-            vision_config={
-                "depth": config.vision_layers,
-                "hidden_size": config.vision_width,
-                "intermediate_size": 3 * config.vision_width,
-                "num_heads": 4,
-                "out_hidden_size": config.width,
-                "num_position_embeddings": 64,
-                "deepstack_visual_indexes": [],
-            },
-            image_token_id=ids("<|image_pad|>"),
-            video_token_id=ids("<|video_pad|>"),
-            vision_start_token_id=ids("<|vision_start|>"),
-            vision_end_token_id=ids("<|vision_end|>"),
-            tie_word_embeddings=True,
-        )
-    )
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
 
 
 # ------------------------------------------------------------------------------------------------- batches
@@ -221,15 +102,19 @@ def draw_batch(config: Config, family: Family, step: int, detail: float) -> list
     return draw_pairs(family, config.batch, seed=seed, split="train")
 
 
+def shown_by(contents: Iterable[object]) -> list[Shown]:
+    """Those contents that are pixels."""
+    return [content for content in contents if isinstance(content, Scene | Clip | Page)]
+
+
 class Learner:
     """The model with everything that training needs besides: scales, visual hook, tokenised rationales."""
 
     def __init__(self, model: TTEEncoder, config: Config) -> None:
         self.model, self.config = model, config
-        transformer = model[0]
-        self.backbone = transformer.model
-        self.tokenizer = transformer.tokenizer
-        self.embed_tokens = self.backbone.language_model.embed_tokens
+        self.backbone = cast("Any", model.transformer.model)
+        self.tokenizer: Any = model.tokenizer
+        self.embed_tokens: nn.Embedding = self.backbone.language_model.embed_tokens
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self.visual_scale = nn.Parameter(torch.tensor(1.0))
         self.end_id = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -260,10 +145,10 @@ class Learner:
             self.backbone.language_model, self.embed_tokens, think_states, self.rationale_ids(rationales)
         )
 
-    def visual(self, shown: list[object]) -> Tensor:
+    def visual(self, shown: Sequence[Shown]) -> Tensor:
         """The dense loss on the visual tokens of the last forward passes, cells in the same order."""
         tokens = torch.cat(self.visual_tokens)
-        cells = [cell or ("empty",) for content in shown for cell in content.cells]  # type: ignore[attr-defined]
+        cells = [cell or ("empty",) for content in shown for cell in content.cells]
         ids = [[self.word_id(word) for word in cell] for cell in cells]
         words = torch.tensor([row + [-100] * (3 - len(row)) for row in ids])  # (N, 3)
         # Most cells are empty: keep one in five of them, so that they do not drown the words.
@@ -295,21 +180,18 @@ class Learner:
         answer = turn & (turn.cumsum(1) > 3) & ((ids == self.end_id) & turn).cumsum(1).roll(1, 1).eq(0)
         logits = states[:, :-1][answer[:, 1:]] @ self.embed_tokens.weight.T  # (tokens, V)
         listing = F.cross_entropy(logits.float(), ids[:, 1:][answer[:, 1:]])
-        return {"listing": listing, "visual": self.visual([pair.content for pair in pairs])}
+        return {"listing": listing, "visual": self.visual(shown_by(pair.content for pair in pairs))}
 
     def warm_up(self, pairs: list[Pair], rng: np.random.Generator) -> dict[str, Tensor]:
         """Stage 1: the rationale of whatever has pixels, from the think tokens alone."""
-        seen = [pair.shown is not None for pair in pairs]
-        items = [
-            wear(pair.query if has else pair.positive, rng, self.config.wear)
-            for pair, has in zip(pairs, seen, strict=True)
-        ]
-        texts = [
-            pair.query_rationale if has else pair.positive_rationale for pair, has in zip(pairs, seen, strict=True)
-        ]
-        contents = [pair.shown if has else pair.content for pair, has in zip(pairs, seen, strict=True)]
+        items, texts, contents = [], [], []
+        for pair in pairs:
+            in_query = pair.shown is not None
+            items.append(wear(pair.query if in_query else pair.positive, rng, self.config.wear))
+            texts.append(pair.query_rationale if in_query else pair.positive_rationale)
+            contents.append(pair.shown if in_query else pair.content)
         _, think = self.encode(items, self.config.think_tokens)
-        return {"generation": self.generation(think, texts), "visual": self.visual(contents)}
+        return {"generation": self.generation(think, texts), "visual": self.visual(shown_by(contents))}
 
     def joint(self, pairs: list[Pair], rng: np.random.Generator) -> dict[str, Tensor]:
         """Stage 2: retrieval, with rationales on both sides."""
@@ -317,7 +199,7 @@ class Learner:
         budget = int(rng.integers(0, full)) if rng.random() < config.short_budget else full
         family = pairs[0].family
         queries, query_think = self.encode([wear(pair.query, rng, config.wear) for pair in pairs], budget)
-        shown: list[object] = [pair.shown for pair in pairs if pair.shown is not None]
+        shown = shown_by(pair.shown for pair in pairs)
         think, texts = query_think, [pair.query_rationale for pair in pairs]
         if family in ANSWERS:
             contents: list[object] = list(ANSWERS[family])
@@ -331,13 +213,13 @@ class Learner:
                 # The picture as it was before the edit: the candidate that looks most like the query.
                 items.append({"image": pair.query["image"]})
                 contents.append(pair.shown)
-                listings.append(pair.shown.key)
+                listings.append(shown_by([pair.shown])[0].key)
             candidates, think_c = self.encode([wear(item, rng, config.wear) for item in items], budget)
             positives = torch.arange(len(pairs))
             # Every query decodes its thought, and every second candidate: decoding is the dearest part of a step.
             think = torch.cat([think, think_c[::2]])
             texts += listings[::2]
-            shown += contents
+            shown += shown_by(contents)
         accepted = torch.tensor([[pair.accepts(content) for content in contents] for pair in pairs])  # (B, N)
         accepted[torch.arange(len(pairs)), positives] = False
         scale = self.log_scale.exp().clamp(max=100)
@@ -374,7 +256,8 @@ def run_stage(learner: Learner, stage: str, out: Path) -> float:
     mixture = STAGE_FAMILIES.get(stage, config.mixture)
     optimizer = torch.optim.AdamW(learner.parameters(), betas=(0.9, 0.97), weight_decay=0.05, fused=True)
     order = random.Random(f"{config.seed}-{stage}")
-    started, means = time.process_time(), {}
+    started = time.process_time()
+    means: dict[str, float] = {}
     learner.model.train()
     for step in range(steps):
         family = order.choices(list(mixture), weights=list(mixture.values()))[0]
@@ -418,12 +301,12 @@ def main() -> None:
     out: Path = arguments.out
     if arguments.start_at == STAGES[0]:
         with tempfile.TemporaryDirectory() as backbone:
-            build_backbone(config, Path(backbone))
+            build_backbone(replace(config.shape, seed=config.seed), Path(backbone))
             TTEEncoder(modules=tte_flash.build(backbone, config.think_tokens), device="cpu").save_pretrained(str(out))
     cpu_seconds = {}
     for stage in STAGES[STAGES.index(arguments.start_at) :]:
         model = TTEEncoder(str(out), device="cpu")
-        model[0].model.set_attn_implementation("eager")  # bf16 SDPA backward is several times slower on a CPU
+        model.transformer.model.set_attn_implementation("eager")  # bf16 SDPA backward is several times slower on a CPU
         cpu_seconds[stage] = round(run_stage(Learner(model, config), stage, out))
         model.save_pretrained(str(out), create_model_card=False)
     hardware = f"{platform.machine()}, torch {torch.__version__}, one thread"

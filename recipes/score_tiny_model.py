@@ -12,14 +12,15 @@ import json
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import build_tiny_model
 import torch
 
 from tte_retriever import TTEEncoder
 from tte_retriever.evaluation.small_world import FAMILIES, Split
 from tte_retriever.evaluation.small_world.scoring import Score, score_family
 from tte_retriever.methods import tte_flash
+from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
 
 logger = logging.getLogger("score_tiny_model")
 
@@ -27,7 +28,7 @@ TEST_SEEDS = (101, 102, 103)
 BUDGETS = (0, 2, 4, 8)
 
 
-def pooled(encoder: TTEEncoder, split: Split, seeds: tuple[int, ...], **encode_kwargs: object) -> dict[str, Score]:
+def pooled(encoder: TTEEncoder, split: Split, seeds: tuple[int, ...], **encode_kwargs: Any) -> dict[str, Score]:
     """Scores per family and kind, summed over seeds."""
     total: dict[str, Score] = {}
     for family in FAMILIES:
@@ -47,11 +48,11 @@ def cell(score: Score) -> str:
     return f"{score.hit_rate:.2f} ({low:.2f} to {high:.2f})"
 
 
-def untrained_twin(config: build_tiny_model.Config) -> TTEEncoder:
+def untrained_twin(shape: TinyShape, think_tokens: int) -> TTEEncoder:
     """The same architecture with the weights it started from."""
-    folder = Path(tempfile.mkdtemp()) / "untrained"
-    build_tiny_model.build_backbone(config, folder)
-    return TTEEncoder(modules=tte_flash.build(folder, config.think_tokens), device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        build_backbone(shape, Path(folder))
+        return TTEEncoder(modules=tte_flash.build(folder, think_tokens), device="cpu")
 
 
 def main() -> None:
@@ -65,7 +66,9 @@ def main() -> None:
     encoder = TTEEncoder(str(folder), device="cpu")
     test = pooled(encoder, "test", TEST_SEEDS)
     held_out = pooled(encoder, "held-out", TEST_SEEDS)
-    untrained = pooled(untrained_twin(build_tiny_model.Config(**training["config"])), "test", TEST_SEEDS[:1])
+    config = training["config"]
+    twin = untrained_twin(TinyShape(**{**config["shape"], "seed": config["seed"]}), config["think_tokens"])
+    untrained = pooled(twin, "test", TEST_SEEDS[:1])
     budgets = {budget: pooled(encoder, "test", TEST_SEEDS[:1], think_budget=budget) for budget in BUDGETS}
 
     rows = [

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from tte_retriever.checkpoint import fingerprint, resolve_model
 from tte_retriever.errors import CheckpointError, InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoFrames, VideoSampling, typed_input
-from tte_retriever.tokens import ThoughtVocabulary, thought_vocabulary
+from tte_retriever.tokens import ThoughtVocabulary, neutralise, thought_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,7 @@ class TTEEncoder(SentenceTransformer):
       ``{"text": …, "image": …, "video": …}``, opened under ``media_limits``; chats are lists of messages.
     * ``encode(…, think_budget=n)`` thinks with the first ``n`` think tokens, 0…K; a chat message may carry its own
       ``think_budget``.
+    * Control tokens that a text spells out stay text.
     * A row whose thought was cut off by truncation raises instead of yielding a wrong vector.
 
     Args:
@@ -130,8 +131,14 @@ class TTEEncoder(SentenceTransformer):
         else:
             values = [(kind, each) for kind, value in item.items() for each in _listed(value)]
             chat = [{"role": "user", "content": [{"type": kind, kind: value} for kind, value in values]}]
+        for message in chat:
+            if isinstance(message["content"], str):
+                message["content"] = neutralise(message["content"], self.tokenizer)
         for part in _parts([chat]):
-            _check_shape(part)
+            if part["type"] == "text":
+                part["text"] = neutralise(part["text"], self.tokenizer)
+            else:
+                _check_shape(part)
         return chat
 
     def _checked_budget(self, budget: int | None) -> int:

@@ -6,6 +6,7 @@ Because they are ordinary tokens, a checkpoint that carries them is a stock ``Tr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,16 @@ def thought_vocabulary(tokenizer: PreTrainedTokenizerBase) -> ThoughtVocabulary:
     while (token := think_token(len(think_ids))) in added:
         think_ids.append(added[token])
     return ThoughtVocabulary(tuple(think_ids), added.get(EMBED_TOKEN))
+
+
+def neutralise(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Break every control token that a text spells out, by a space after its first character, so that it stays text.
+
+    Our own few lines, because ``sanitize_control_tokens`` of transformers, once saved in a checkpoint, breaks the batches
+    of every older release.
+    """
+    control = "|".join(map(re.escape, tokenizer.get_added_vocab()))
+    return re.sub(control, lambda match: f"{match[0][0]} {match[0][1:]}", text) if control else text
 
 
 def extend_template(template: str, think_tokens: int) -> str:

@@ -132,7 +132,7 @@ def test_a_file_swapped_for_a_pipe_does_not_hang(tmp_path, monkeypatch):
     (tmp_path / "was.png").write_bytes(b"x")
     os.mkfifo(tmp_path / "x.png")
     before = (tmp_path / "was.png").stat()
-    monkeypatch.setattr(Path, "stat", lambda path: before)
+    monkeypatch.setattr(Path, "stat", lambda path, **_: before)
     assert refused(load_image, tmp_path / "x.png") == "not-a-file"
 
 

@@ -24,9 +24,7 @@ def build(backbone: str | Path, think_tokens: int) -> list[nn.Module]:
         backbone: Folder or hub id of a Qwen-VL checkpoint whose embedding matrix has room for the new tokens.
         think_tokens: K, the number of think tokens; 0 is direct embedding.
     """
-    transformer = Transformer(
-        str(backbone), processing_kwargs={"chat_template": {"sanitize_control_tokens": True}}, unpad_inputs=False
-    )
+    transformer = Transformer(str(backbone), unpad_inputs=False)
     add_thought(transformer.tokenizer, think_tokens)
     processor = transformer.processor
     template = extend_template(processor.chat_template, think_tokens)

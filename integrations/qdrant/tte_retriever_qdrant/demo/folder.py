@@ -12,6 +12,7 @@ from tte_retriever.evaluation.small_world.files import write_gif, write_image, w
 from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _ASKED = 5
@@ -66,7 +67,7 @@ def _pixels(pair: Pair) -> np.ndarray:
     return pair.positive["image"] if "image" in pair.positive else pair.positive["video"]
 
 
-def _asked(pairs: list[Pair], contents: list[object]) -> list[int]:
+def _asked(pairs: list[Pair], contents: Sequence[object]) -> list[int]:
     """Indices of pairs, spread over all of them, whose query exactly one of ``contents`` answers."""
     alone = [i for i, pair in enumerate(pairs) if sum(map(pair.accepts, contents)) == 1]
     return alone[:: max(1, len(alone) // _ASKED)][:_ASKED]
@@ -88,7 +89,7 @@ def _images(folder: Path, seed: int) -> list[Question]:
     ]
 
 
-def _captions(folder: Path, pairs: list[Pair], contents: list[object]) -> list[Question]:
+def _captions(folder: Path, pairs: list[Pair], contents: Sequence[object]) -> list[Question]:
     files = [
         write_image(folder / "images" / f"scene-{i:02d}.{'jpg' if i % 2 else 'png'}", _pixels(pair))
         for i, pair in enumerate(pairs)
