@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, TTEError
 
 if TYPE_CHECKING:
     from tte_retriever.encoder import TTEEncoder
@@ -24,7 +24,9 @@ def load_encoder(name: str) -> TTEEncoder:
     transformers_logging.disable_progress_bar()
     try:
         return TTEEncoder(name)
-    except OSError as error:  # what transformers and the hub client raise for anything they cannot find
+    except TTEError:
+        raise
+    except (OSError, ValueError) as error:  # what transformers and the hub client raise for what is no model
         raise InputError(
             f"The model {name!r} cannot be loaded ({str(error).splitlines()[0]}); give a bundled name "
             f"({', '.join(bundled_models())}), a folder with a saved model, or the id of one on the hub."

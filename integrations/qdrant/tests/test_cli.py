@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import tte_retriever
+from tte_retriever.cli import loading
 from tte_retriever.cli.main import main
 from tte_retriever_qdrant import ingest, open_store
 
@@ -27,7 +27,7 @@ def run(monkeypatch, capsys, standin):
         loaded.append(name)
         return standin(fingerprint=f"fingerprint of {Path(name).name}")
 
-    monkeypatch.setattr(tte_retriever, "TTEEncoder", load, raising=False)
+    monkeypatch.setattr(loading, "load_encoder", load)
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments):
