@@ -44,6 +44,7 @@ install: $(STAMP)  ## make .venv with this checkout in it, editable
 
 tiny: $(STAMP)  ## retrain the bundled model (up to an hour on a CPU)
 	$(BIN)/python recipes/build_tiny_model.py --out tte_retriever/models/tte-flash-tiny $(ARGS)
+	$(BIN)/python recipes/score_tiny_model.py tte_retriever/models/tte-flash-tiny
 
 clean:  ## remove .venv, caches and build leftovers
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -303,15 +303,17 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as backbone:
             build_backbone(replace(config.shape, seed=config.seed), Path(backbone))
             TTEEncoder(modules=tte_flash.build(backbone, config.think_tokens), device="cpu").save_pretrained(str(out))
-    cpu_seconds = {}
+    record = out / "training.json"
+    resumed = arguments.start_at != STAGES[0] and record.exists()
+    cpu_seconds: dict[str, int] = json.loads(record.read_text())["cpu_seconds"] if resumed else {}
+    hardware = f"{platform.machine()}, torch {torch.__version__}, one thread"
     for stage in STAGES[STAGES.index(arguments.start_at) :]:
         model = TTEEncoder(str(out), device="cpu")
         model.transformer.model.set_attn_implementation("eager")  # bf16 SDPA backward is several times slower on a CPU
         cpu_seconds[stage] = round(run_stage(Learner(model, config), stage, out))
         model.save_pretrained(str(out), create_model_card=False)
-    hardware = f"{platform.machine()}, torch {torch.__version__}, one thread"
-    training = {"config": asdict(config), "cpu_seconds": cpu_seconds, "hardware": hardware}
-    (out / "training.json").write_text(json.dumps(training, indent=1) + "\n")
+        training = {"config": asdict(config), "cpu_seconds": cpu_seconds, "hardware": hardware}
+        record.write_text(json.dumps(training, indent=1) + "\n")
 
 
 if __name__ == "__main__":

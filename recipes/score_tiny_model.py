@@ -2,7 +2,7 @@
 
     python recipes/score_tiny_model.py tte_retriever/models/tte-flash-tiny
 
-Expects ``training.json`` in the folder, as ``build_tiny_model.py`` leaves it there, and the untrained twin beside it.
+Expects ``training.json`` in the folder, as ``build_tiny_model.py`` leaves it there.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ TEST_SEEDS = (101, 102, 103)
 BUDGETS = (0, 2, 4, 8)
 
 
-def pooled(encoder: TTEEncoder, split: Split, seeds: tuple[int, ...], **encode_kwargs: Any) -> dict[str, Score]:
+def pooled(
+    encoder: TTEEncoder, split: Split, seeds: tuple[int, ...], queries: int, **encode_kwargs: Any
+) -> dict[str, Score]:
     """Scores per family and kind, summed over seeds."""
     total: dict[str, Score] = {}
     for family in FAMILIES:
         for seed in seeds:
-            for score in score_family(encoder, family, split=split, seed=seed, **encode_kwargs):
+            for score in score_family(encoder, family, split=split, seed=seed, queries=queries, **encode_kwargs):
                 old = total.get(score.name)
                 right, asked = (old.right, old.asked) if old else (0, 0)
                 chance = ((old.chance * asked if old else 0.0) + score.chance * score.asked) / (asked + score.asked)
@@ -59,17 +61,20 @@ def main() -> None:
     """Score, then write ``scores.json`` and ``README.md`` into the model's folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    folder: Path = parser.parse_args().model
+    parser.add_argument("--queries", type=int, default=200, help="per family and seed")
+    arguments = parser.parse_args()
+    folder: Path = arguments.model
+    queries: int = arguments.queries
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     training = json.loads((folder / "training.json").read_text())
     encoder = TTEEncoder(str(folder), device="cpu")
-    test = pooled(encoder, "test", TEST_SEEDS)
-    held_out = pooled(encoder, "held-out", TEST_SEEDS)
+    test = pooled(encoder, "test", TEST_SEEDS, queries)
+    held_out = pooled(encoder, "held-out", TEST_SEEDS, queries)
     config = training["config"]
     twin = untrained_twin(TinyShape(**{**config["shape"], "seed": config["seed"]}), config["think_tokens"])
-    untrained = pooled(twin, "test", TEST_SEEDS[:1])
-    budgets = {budget: pooled(encoder, "test", TEST_SEEDS[:1], think_budget=budget) for budget in BUDGETS}
+    untrained = pooled(twin, "test", TEST_SEEDS[:1], queries)
+    budgets = {budget: pooled(encoder, "test", TEST_SEEDS[:1], queries, think_budget=budget) for budget in BUDGETS}
 
     rows = [
         f"| {name} | {cell(test[name])} | {cell(held_out[name]) if name in held_out else '–'} "
@@ -83,7 +88,7 @@ def main() -> None:
     ]
     scores = {name: [score.right, score.asked, score.chance] for name, score in test.items()}
     scores_held_out = {name: [score.right, score.asked, score.chance] for name, score in held_out.items()}
-    payload = {"seeds": TEST_SEEDS, "test": scores, "held-out": scores_held_out}
+    payload = {"seeds": TEST_SEEDS, "queries": queries, "test": scores, "held-out": scores_held_out}
     (folder / "scores.json").write_text(json.dumps(payload, indent=1) + "\n")
     minutes = {stage: seconds / 60 for stage, seconds in training["cpu_seconds"].items()}
     card = CARD.format(
@@ -92,6 +97,7 @@ def main() -> None:
         minutes=sum(minutes.values()),
         stages=", ".join(f"{stage.replace('_', ' ')} {value:.0f}" for stage, value in minutes.items()),
         hardware=training["hardware"],
+        queries=queries,
         seeds=", ".join(map(str, TEST_SEEDS)),
         rows="\n".join(rows),
         budgets=" | ".join(map(str, BUDGETS)),
@@ -139,9 +145,9 @@ retrieval over seven families with rationales. The page queries follow a curricu
 
 ## Scores
 Hit@1 on content that training cannot have drawn (a hash decides which split a scene, clip or page belongs to), seeds
-{seeds}, 200 queries per family and seed, with 95 % Wilson intervals over the pooled queries. Questions are ranked over every
-possible answer (28, 20 or 14), everything else over the 200 candidates of its seed, edits over 250: all results and all
-unedited pictures. "Held-out": every item shows a combination of shape and colour, or key and value, that training never shows.
+{seeds}, {queries} queries per family and seed, with 95 % Wilson intervals over the pooled queries. Questions are ranked over every
+possible answer (28, 20 or 14), everything else over the {queries} candidates of its seed, edits over a
+quarter more: all results and all unedited pictures. "Held-out": every item shows a combination of shape and colour, or key and value, that training never shows.
 
 | family / kind | test | held-out combinations | untrained | chance | queries |
 |---|---|---|---|---|---|

@@ -119,9 +119,12 @@ class TTEEncoder(SentenceTransformer):
         video = {**given.get("video", {}), "do_sample_frames": False}
         if metadata := [_take_metadata(part) for part in _parts(chats) if part["type"] == "video"]:
             video["video_metadata"] = metadata
-        features = self.transformer.preprocess(
-            chats, prompt=prompt, processing_kwargs={**given, "video": video}, **kwargs
-        )
+        try:
+            features = self.transformer.preprocess(
+                chats, prompt=prompt, processing_kwargs={**given, "video": video}, **kwargs
+            )
+        except ValueError as error:  # truncation inside an image, say: the processor's own words are the reason
+            raise InputError(f"The batch does not fit the model: {error}") from error
         self._check_thoughts(features["input_ids"], budgets)
         return features
 

@@ -172,9 +172,9 @@ def test_a_missing_source_leaves_no_store_behind(run, tmp_path, uri):
 
 SLOW = f"""
     import runpy, sys
-    import tte_retriever
+    from tte_retriever.cli import loading
     from tte_retriever.cli.main import main
-    tte_retriever.TTEEncoder = lambda name: runpy.run_path({str(CONFTEST)!r})["StandInEncoder"](
+    loading.load_encoder = lambda name: runpy.run_path({str(CONFTEST)!r})["StandInEncoder"](
         fingerprint="fingerprint of tte-flash-tiny", delay_s=60
     )
     main(["index", sys.argv[1], "--store", sys.argv[2], "--json"])
