@@ -24,6 +24,7 @@ _THUMB = 112
 _ROW = _THUMB + 34
 _COLUMN = _THUMB + 28
 _ASK = 330
+_HEAD = 46
 _INK, _PALE, _RIGHT, _WRONG = (25, 25, 30), (130, 130, 140), (22, 150, 70), (205, 45, 45)
 
 
@@ -45,27 +46,35 @@ def thumbnail(hit: SearchHit, folder: Path) -> Image.Image:
 
 
 def contact_sheet(answers: list[Answer], folder: Path) -> Image.Image:
-    """One row per question: what was asked, and the first three hits framed green (right) or red."""
-    sheet = Image.new("RGB", (_ASK + _COLUMN * (1 + SHOWN), 46 + _ROW * len(answers)), "white")
-    draw = ImageDraw.Draw(sheet)
+    """Two columns of questions: what was asked, and the first three hits framed green (right) or red."""
+    rows = -(-len(answers) // 2)
+    width = _ASK + _COLUMN * (1 + SHOWN)
+    sheet = Image.new("RGB", (2 * width, _HEAD + _ROW * rows), "white")
     right = sum(answer.correct for answer in answers)
-    draw.text((16, 14), f"{right} of {len(answers)} questions answered right", fill=_INK, font=_font(18))
-    for row, answer in enumerate(answers):
-        top = 46 + row * _ROW
-        question = answer.question
-        draw.line((16, top - 4, sheet.width - 16, top - 4), fill=(225, 225, 230))
-        draw.text((16, top + 4), question.kind.replace("→", ">"), fill=_PALE, font=_font(13))
-        draw.multiline_text((16, top + 24), "\n".join(textwrap.wrap(question.text, 40)), fill=_INK, font=_font(15))
-        if question.image is not None:
-            sheet.paste(ImageOps.contain(load_image(question.image), (_THUMB, _THUMB)), (_ASK, top))
-        for column, hit in enumerate(answer.hits, start=1):
-            left = _ASK + column * _COLUMN
-            picture = thumbnail(hit, folder)
-            color = _RIGHT if is_expected(hit, question.expected) else _WRONG if column == 1 else _PALE
-            draw.rectangle((left - 3, top - 1, left + picture.width + 2, top + picture.height + 2), fill=color)
-            sheet.paste(picture, (left, top + 1))
-            draw.text((left, top + _THUMB + 6), f"{hit.score:.3f} {_place(hit)}", fill=_INK, font=_font(12))
+    title = f"{right} of {len(answers)} questions answered right"
+    ImageDraw.Draw(sheet).text((16, 14), title, fill=_INK, font=_font(18))
+    for index, answer in enumerate(answers):
+        column, row = divmod(index, rows)
+        _draw_answer(sheet, answer, folder, column * width, _HEAD + row * _ROW)
     return sheet
+
+
+def _draw_answer(sheet: Image.Image, answer: Answer, folder: Path, left: int, top: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    question = answer.question
+    draw.line((left + 16, top - 4, left + _ASK + _COLUMN * (1 + SHOWN) - 16, top - 4), fill=(225, 225, 230))
+    draw.text((left + 16, top + 4), question.kind.replace("→", ">"), fill=_PALE, font=_font(13))
+    text = "\n".join(textwrap.wrap(question.text, 40))
+    draw.multiline_text((left + 16, top + 24), text, fill=_INK, font=_font(15))
+    if question.image is not None:
+        sheet.paste(ImageOps.contain(load_image(question.image), (_THUMB, _THUMB)), (left + _ASK, top + 1))
+    for column, hit in enumerate(answer.hits, start=1):
+        x = left + _ASK + column * _COLUMN
+        picture = thumbnail(hit, folder)
+        color = _RIGHT if is_expected(hit, question.expected) else _WRONG if column == 1 else _PALE
+        draw.rectangle((x - 3, top - 1, x + picture.width + 2, top + picture.height + 2), fill=color)
+        sheet.paste(picture, (x, top + 1))
+        draw.text((x, top + _THUMB + 6), f"{hit.score:.3f} {_place(hit)}", fill=_INK, font=_font(12))
 
 
 def page(answers: list[Answer], folder: Path) -> str:
