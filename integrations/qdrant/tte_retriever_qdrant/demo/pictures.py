@@ -106,7 +106,7 @@ def _embedded(picture: Image.Image) -> str:
 def _place(hit: SearchHit) -> str:
     if hit.page is not None:
         return f"page {hit.page}"
-    return "" if hit.start_s is None else f"{hit.start_s:.0f}–{hit.end_s:.0f} s"
+    return "" if hit.start_s is None else f"{hit.start_s:.0f} to {hit.end_s:.0f} s"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
