@@ -2,10 +2,11 @@
 
     python recipes/build_tiny_model.py --out tte_retriever/models/tte-flash-tiny
 
-A Qwen3-VL of about 1.5 million parameters with its own byte-level vocabulary goes through three stages:
+A Qwen3-VL of about 1.5 million parameters with its own byte-level vocabulary goes through four stages:
 0. transcription: pixels → words with full attention, and a dense loss that names the words in every visual token;
-1. think warm-up: the same words, decoded from the think tokens alone;
-2. joint: retrieval over seven families, with rationales decoded from the think tokens.
+1. warm-up: the same words, decoded from the think tokens alone;
+2. joint: retrieval over seven families, with rationales decoded from the think tokens;
+3. finish: the same, most of it on the families that are still hard.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, page_pai
 from tte_retriever.media import VideoFrames
 from tte_retriever.methods import tte_flash
 from tte_retriever.training.losses import masked_info_nce, rationale_nll, visual_word_nll
+from tte_retriever.training.stages import Stage
 from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
 
 if TYPE_CHECKING:
@@ -47,26 +49,21 @@ Shown: TypeAlias = Scene | Clip | Page
 # ------------------------------------------------------------------------------------------------- configuration
 
 
-@dataclass(frozen=True)
-class Config:
-    """Every choice of the run."""
-
-    seed: int = 0
-    shape: TinyShape = field(default_factory=TinyShape)
-    think_tokens: int = 8
-    batch: int = 48
-    transcription_steps: int = 1200
-    warm_up_steps: int = 700
-    joint_steps: int = 3200
-    transcription_lr: float = 2e-3
-    warm_up_lr: float = 1.5e-3
-    joint_lr: float = 1e-3
-    generation_weight: float = 1.0
-    visual_weight: float = 0.5
-    wear: float = 0.4  # share of images that take a JPEG or resizing round trip
-    short_budget: float = 0.15  # share of joint steps that think with fewer tokens, so that every budget works
-    mixture: dict[Family, float] = field(
-        default_factory=lambda: {
+STAGES = (
+    Stage("transcription", "transcription", 1200, 2e-3, {"caption": 1.0, "page": 1.0, "moment": 2.0}),
+    Stage(
+        "warm_up",
+        "warm_up",
+        700,
+        1.5e-3,
+        {"caption": 1.0, "question": 1.5, "edit": 1.0, "page": 1.0, "page-question": 0.5, "moment": 1.5},
+    ),
+    Stage(
+        "joint",
+        "joint",
+        2000,
+        1e-3,
+        {
             "caption": 1.0,
             "question": 2.0,
             "edit": 1.5,
@@ -74,8 +71,43 @@ class Config:
             "page-question": 1.0,
             "moment": 2.0,
             "moment-question": 1.0,
-        }
-    )
+        },
+        decay_over=3200,
+        curriculum=True,
+    ),
+    # What is learnt by now (moments, page questions) only needs to be kept; the rest gets the time.
+    Stage(
+        "finish",
+        "joint",
+        2150,
+        8e-4,
+        {
+            "caption": 2.0,
+            "question": 4.0,
+            "edit": 1.5,
+            "page": 3.0,
+            "page-question": 0.4,
+            "moment": 0.6,
+            "moment-question": 0.3,
+        },
+        decay_over=2150,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every other choice of the run."""
+
+    seed: int = 0
+    shape: TinyShape = field(default_factory=TinyShape)
+    think_tokens: int = 8
+    batch: int = 48
+    generation_weight: float = 1.0
+    visual_weight: float = 0.5
+    wear: float = 0.4  # share of images that take a JPEG or resizing round trip
+    short_budget: float = 0.15  # share of joint steps that think with fewer tokens, so that every budget works
+    stages: tuple[Stage, ...] = STAGES
 
 
 # ------------------------------------------------------------------------------------------------- batches
@@ -235,40 +267,24 @@ class Learner:
 
 # ------------------------------------------------------------------------------------------------- stages
 
-STAGES = ("transcription", "warm_up", "joint")
-STAGE_FAMILIES: dict[str, dict[Family, float]] = {
-    "transcription": {"caption": 1.0, "page": 1.0, "moment": 2.0},
-    "warm_up": {"caption": 1.0, "question": 1.5, "edit": 1.0, "page": 1.0, "page-question": 0.5, "moment": 1.5},
-}
 
-
-def learning_rate(step: int, steps: int, peak: float, decay: bool) -> float:
-    """Linear warm-up over 100 steps; then constant, or cosine to 5 % of the peak."""
-    if step < 100:
-        return peak * (step + 1) / 100
-    return peak * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * step / steps))) if decay else peak
-
-
-def run_stage(learner: Learner, stage: str, out: Path) -> float:
+def run_stage(learner: Learner, stage: Stage, out: Path) -> float:
     """Train one stage and return its CPU seconds; progress goes to the log as running means per family."""
-    config = learner.config
-    steps, peak = getattr(config, f"{stage}_steps"), getattr(config, f"{stage}_lr")
-    mixture = STAGE_FAMILIES.get(stage, config.mixture)
+    config, number = learner.config, [each.name for each in learner.config.stages].index(stage.name)
     optimizer = torch.optim.AdamW(learner.parameters(), betas=(0.9, 0.97), weight_decay=0.05, fused=True)
-    order = random.Random(f"{config.seed}-{stage}")
+    order = random.Random(f"{config.seed}-{stage.name}")
+    families, weights = list(stage.mixture), list(stage.mixture.values())
     started = time.process_time()
     means: dict[str, float] = {}
     learner.model.train()
-    for step in range(steps):
-        family = order.choices(list(mixture), weights=list(mixture.values()))[0]
-        # Curriculum: early page queries say several facts, later ones a single fact.
-        detail = max(0.15, 1 - 2 * step / steps) if stage == "joint" else 0.0
-        pairs = draw_batch(config, family, STAGES.index(stage) * 1_000_000 + step, detail)
+    for step in range(stage.steps):
+        family = order.choices(families, weights)[0]
+        pairs = draw_batch(config, family, number * 1_000_000 + step, stage.detail(step))
         learner.visual_tokens.clear()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak, decay=stage == "joint")
+            group["lr"] = stage.learning_rate(step)
         with torch.autocast("cpu", torch.bfloat16):
-            losses = getattr(learner, stage)(pairs, np.random.default_rng([config.seed, STAGES.index(stage), step]))
+            losses = getattr(learner, stage.objective)(pairs, np.random.default_rng([config.seed, number, step]))
         optimizer.zero_grad()
         sum(loss for name, loss in losses.items() if name != "hit@1").backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
@@ -278,8 +294,9 @@ def run_stage(learner: Learner, stage: str, out: Path) -> float:
             means[key] = 0.95 * means.get(key, loss.item()) + 0.05 * loss.item()
         if step % 100 == 99:
             line = "  ".join(f"{key} {value:.3f}" for key, value in sorted(means.items()))
-            logger.info("%s %d/%d %.0f CPU s  %s", stage, step + 1, steps, time.process_time() - started, line)
-        if step % 1000 == 999:
+            seconds = time.process_time() - started
+            logger.info("%s %d/%d %.0f CPU s  %s", stage.name, step + 1, stage.steps, seconds, line)
+        if step % 500 == 499:
             learner.model.save_pretrained(str(out), create_model_card=False)
     return time.process_time() - started
 
@@ -287,30 +304,31 @@ def run_stage(learner: Learner, stage: str, out: Path) -> float:
 def main() -> None:
     """Build, train, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [stage.name for stage in STAGES]
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished checkpoint")
     parser.add_argument("--max-steps", type=int, help="cap on every stage, to try the recipe in a minute")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start-at", choices=STAGES, default=STAGES[0], help="go on from what --out already holds")
+    parser.add_argument("--start-at", choices=names, default=names[0], help="go on from what --out already holds")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     config = Config(seed=arguments.seed)
     if arguments.max_steps is not None:
-        config = replace(config, **{f"{stage}_steps": arguments.max_steps for stage in STAGES})
+        config = replace(config, stages=tuple(replace(stage, steps=arguments.max_steps) for stage in STAGES))
     logger.info("%s", asdict(config))
     out: Path = arguments.out
-    if arguments.start_at == STAGES[0]:
+    if arguments.start_at == names[0]:
         with tempfile.TemporaryDirectory() as backbone:
             build_backbone(replace(config.shape, seed=config.seed), Path(backbone))
             TTEEncoder(modules=tte_flash.build(backbone, config.think_tokens), device="cpu").save_pretrained(str(out))
     record = out / "training.json"
-    resumed = arguments.start_at != STAGES[0] and record.exists()
+    resumed = arguments.start_at != names[0] and record.exists()
     cpu_seconds: dict[str, int] = json.loads(record.read_text())["cpu_seconds"] if resumed else {}
     hardware = f"{platform.machine()}, torch {torch.__version__}, one thread"
-    for stage in STAGES[STAGES.index(arguments.start_at) :]:
+    for stage in config.stages[names.index(arguments.start_at) :]:
         model = TTEEncoder(str(out), device="cpu")
         model.transformer.model.set_attn_implementation("eager")  # bf16 SDPA backward is several times slower on a CPU
-        cpu_seconds[stage] = round(run_stage(Learner(model, config), stage, out))
+        cpu_seconds[stage.name] = round(run_stage(Learner(model, config), stage, out))
         model.save_pretrained(str(out), create_model_card=False)
         training = {"config": asdict(config), "cpu_seconds": cpu_seconds, "hardware": hardware}
         record.write_text(json.dumps(training, indent=1) + "\n")

@@ -171,7 +171,7 @@ def test_an_item_that_the_model_refuses_does_not_cost_its_neighbours(small_folde
 def test_only_the_broken_page_is_missing(small_folder, store, encoder, pdf_bytes):
     kids = re.search(rb"/Kids\s*\[[^]]*\]", pdf_bytes).group()
     second = re.findall(rb"\d+ 0 R", kids)[1]
-    nowhere = re.sub(rb"^\d+", lambda number: b"9" * len(number.group()), second)
+    nowhere = re.sub(rb"^\d+", lambda number: b"0" * len(number.group()), second)
     (small_folder / "doc.pdf").write_bytes(pdf_bytes.replace(kids, kids.replace(second, nowhere)))
     report = ingest(small_folder, store, encoder)
     assert [(failure.uri, failure.reason) for failure in report.failed] == [("doc.pdf#page=2", "corrupt")]
