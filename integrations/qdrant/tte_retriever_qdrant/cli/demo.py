@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,11 +40,13 @@ def demo(
     files = out / "files"
     if out.exists() and not files.is_dir() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and was not made by this demo; give a new folder with --out")
+    store_folder = out / "store"
+    shutil.rmtree(store_folder, ignore_errors=True)  # of an earlier demo, perhaps with another model
     questions = draw_folder(files, seed)
     encoder = load_encoder(_MODEL)
-    with open_store(f"edge://{(out / 'store').resolve()}") as store:
+    with open_store(f"edge://{store_folder.resolve()}") as store:
         report = ingest(files, store, encoder, model_name=_MODEL)
-        console.print(f"{report.files} files in {files}, {report.points} new points in {out / 'store'}")
+        console.print(f"{report.files} files in {files}, {report.points} points in {store_folder}")
         answers = [ask(store, encoder, question) for question in questions]
     contact_sheet(answers, files).save(out / "contact-sheet.png")
     (out / "index.html").write_text(page(answers, files), encoding="utf-8")
