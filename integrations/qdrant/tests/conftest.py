@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -189,3 +190,24 @@ def _broken(folder: Path, clip_bytes: bytes, pdf_bytes: bytes) -> dict[str, str]
         "latin.txt": "unsupported",
         "installed/data/multipage_rgb.tif": "corrupt",  # a layout that Pillow does not know
     }
+
+
+def _contents(store):
+    """Every point of a store by id: its payload and its similarity to two fixed directions."""
+    dim = store.spec.dim
+    found = {}
+    for direction in (np.linspace(1, 2, dim), np.linspace(-1, 3, dim)):
+        for hit in store.search(direction, limit=10_000):
+            found.setdefault(hit.id, [hit.payload]).append(round(hit.score, 5))
+    return found
+
+
+@pytest.fixture
+def contents():
+    return _contents
+
+
+@pytest.fixture
+def uris():
+    """A function that counts the points of a store by uri."""
+    return lambda store: Counter(payload["uri"] for payload, *_ in _contents(store).values())

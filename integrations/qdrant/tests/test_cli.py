@@ -189,8 +189,8 @@ def test_ctrl_c_ends_cleanly_and_the_next_run_finishes(run, small_folder, uri):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            # A shell starts background jobs with interrupts ignored, and Python would inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A shell starts background jobs with interrupts ignored, and Python would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert json.loads(process.stdout.readline())["event"] == "planned"
         process.send_signal(signal.SIGINT)

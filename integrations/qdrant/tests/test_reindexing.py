@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tte_retriever_qdrant import ingest, open_store, search
+from tte_retriever_qdrant.ingestion import discover
+
+CONFTEST = Path(__file__).with_name("conftest.py")
+
+
+# later runs
+
+
+def test_a_second_run_does_nothing(small_folder, store, encoder, contents):
+    first = ingest(small_folder, store, encoder)
+    before, encoder.encoded = contents(store), []
+    second = ingest(small_folder, store, encoder)
+    assert encoder.encoded == []
+    assert (second.indexed, second.points, second.unchanged) == (0, 0, first.indexed)
+    assert contents(store) == before
+
+
+def test_touched_but_equal_files_are_not_embedded_again(small_folder, store, encoder):
+    ingest(small_folder, store, encoder)
+    encoder.encoded = []
+    for path in discover(small_folder):
+        os.utime(path, (1, 1))
+    assert ingest(small_folder, store, encoder).unchanged == 5
+    assert encoder.encoded == []
+
+
+def test_changed_added_renamed_and_deleted_files(small_folder, store, encoder, contents, uris):
+    ingest(small_folder, store, encoder)
+    before, encoder.encoded = contents(store), []
+    Image.new("RGB", (40, 30), (200, 0, 200)).save(small_folder / "yellow.png")
+    Image.new("RGB", (40, 30), (0, 0, 0)).save(small_folder / "black.png")
+    (small_folder / "notes.md").rename(small_folder / "zebra.md")
+    (small_folder / "doc.pdf").unlink()
+    report = ingest(small_folder, store, encoder)
+    assert (report.indexed, report.removed, report.unchanged) == (3, 2, 2)
+    assert len(encoder.encoded) == 3
+    assert dict(uris(store)) == {"yellow.png": 1, "black.png": 1, "zebra.md": 1, "clip.mp4": 3, "sub/cyan.jpg": 1}
+    after = contents(store)
+    untouched = {key for key, (payload, *_) in before.items() if payload["uri"] in ("clip.mp4", "sub/cyan.jpg")}
+    assert {key: before[key] for key in untouched} == {key: after[key] for key in untouched}
+    assert search(store, encoder, image=Image.new("RGB", (9, 9), (200, 0, 200)), top_k=1)[0].uri == "yellow.png"
+
+
+def test_one_content_under_two_names(small_folder, store, encoder, uris):
+    shutil.copy(small_folder / "yellow.png", small_folder / "sub" / "again.png")
+    report = ingest(small_folder, store, encoder)
+    assert (report.duplicates, report.points) == (1, 9)
+    assert ingest(small_folder, store, encoder).duplicates == 1
+    (small_folder / "yellow.png").unlink()
+    ingest(small_folder, store, encoder)
+    assert uris(store)["sub/again.png"] == 1
+    assert store.count() == 9
+    (small_folder / "sub" / "again.png").unlink()
+    ingest(small_folder, store, encoder)
+    assert store.count() == 8
+
+
+def test_a_duplicate_outlives_the_change_of_its_original(small_folder, store, encoder, uris):
+    shutil.copy(small_folder / "yellow.png", small_folder / "zz.png")
+    ingest(small_folder, store, encoder)
+    Image.new("RGB", (40, 30), "black").save(small_folder / "yellow.png")
+    ingest(small_folder, store, encoder)
+    assert uris(store)["zz.png"] == uris(store)["yellow.png"] == 1
+
+
+def test_two_files_swap_their_contents(small_folder, store, encoder):
+    ingest(small_folder, store, encoder)
+    a, b = small_folder / "yellow.png", small_folder / "sub" / "cyan.jpg"
+    a_bytes, b_bytes = a.read_bytes(), b.read_bytes()
+    a.write_bytes(b_bytes)
+    b.write_bytes(a_bytes)
+    ingest(small_folder, store, encoder)
+    assert store.count() == 9
+    cyan = Image.new("RGB", (9, 9), (10, 240, 250))
+    assert search(store, encoder, image=cyan, top_k=1)[0].uri == "yellow.png"
+
+
+def test_a_bad_name_does_not_hide_a_good_one(tmp_path, store, encoder, uris):
+    folder = tmp_path / "src"
+    folder.mkdir()
+    for name in ("a.csv", "b.jpg", "c.txt"):
+        (folder / name).write_text("same words everywhere")
+    report = ingest(folder, store, encoder)
+    assert dict(uris(store)) == {"c.txt": 1}
+    assert report.skipped == 1
+    assert [failure.uri for failure in report.failed] == ["b.jpg"]
+
+
+def test_two_sources_in_one_store(small_folder, tmp_path, store, encoder):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(small_folder / "yellow.png", other / "copy.png")
+    Image.new("RGB", (40, 30), "black").save(other / "yellow.png")
+    ingest(small_folder, store, encoder)
+    assert ingest(other, store, encoder).duplicates == 1
+    assert store.count() == 10
+    (small_folder / "yellow.png").unlink()
+    ingest(small_folder, store, encoder)
+    assert store.count() == 10  # the other folder still has that content
+    ingest(other, store, encoder)
+    assert store.count({"uri": "copy.png"}) == 1
+    assert store.count() == 10
+
+
+def test_other_windows_replace_the_old_ones(small_folder, store, encoder, contents):
+    ingest(small_folder, store, encoder, window_s=6)
+    encoder.encoded = []
+    ingest(small_folder, store, encoder, window_s=3)
+    assert [list(item) for item in encoder.encoded] == [["video"]] * 5
+    assert sorted(p["start_s"] for p, *_ in contents(store).values() if "start_s" in p) == [0, 3, 6, 9, 12]
+
+
+def test_a_file_that_broke_is_gone_and_comes_back_when_repaired(small_folder, store, encoder):
+    good = (small_folder / "yellow.png").read_bytes()
+    ingest(small_folder, store, encoder)
+    (small_folder / "yellow.png").write_bytes(good[:60])
+    for _ in range(2):  # it is tried again each time
+        report = ingest(small_folder, store, encoder)
+        assert [failure.uri for failure in report.failed] == ["yellow.png"]
+        assert store.count() == 8
+    (small_folder / "yellow.png").write_bytes(good)
+    assert ingest(small_folder, store, encoder).failed == ()
+    assert store.count() == 9
+
+
+def test_a_file_that_changes_under_the_reader_is_not_stored(small_folder, store, standin):
+    class Meddler(standin):
+        @property
+        def video_sampling(self):
+            Image.new("RGB", (40, 30), "black").save(small_folder / "yellow.png")  # after it was hashed
+            return standin.video_sampling
+
+    report = ingest(small_folder, store, Meddler())
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("yellow.png", "unreadable")]
+    assert store.count({"uri": "yellow.png"}) == 0
+    ingest(small_folder, store, standin())
+    assert store.count({"uri": "yellow.png"}) == 1
+
+
+def test_what_cannot_be_listed_is_not_taken_for_deleted(small_folder, store, encoder, monkeypatch, uris):
+    ingest(small_folder, store, encoder)
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    report = ingest(small_folder, store, encoder)
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("sub", "unreadable")]
+    assert uris(store)["sub/cyan.jpg"] == 1
+
+
+# crashes
+
+INGEST = f"""
+    import runpy, sys
+    from pathlib import Path
+    from tte_retriever_qdrant import ingest, open_store
+    encoder = runpy.run_path({str(CONFTEST)!r})["StandInEncoder"](delay_s=0.02)
+    with open_store(sys.argv[2]) as store:
+        ingest(Path(sys.argv[1]), store, encoder, batch_size=4, on_event=lambda event: print(event.kind, flush=True))
+"""
+
+
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(real_files, tmp_path, encoder, contents):
+    folder, _ = real_files
+    with open_store(f"edge://{tmp_path}/reference") as store:
+        ingest(folder, store, encoder)
+        expected = contents(store)
+    total, encoder.encoded = len(encoder.encoded), []
+
+    uri = f"edge://{tmp_path}/killed"
+    for lines in (1, 2, 15):
+        with subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(INGEST), str(folder), uri], stdout=subprocess.PIPE, text=True
+        ) as process:
+            for _ in range(lines):
+                assert process.stdout.readline()
+            process.kill()
+        assert process.returncode == -9
+    with open_store(uri) as store:
+        report = ingest(folder, store, encoder)
+        assert contents(store) == expected
+        assert 0 < len(encoder.encoded) < total  # what was done was not done again
+        assert report.unchanged > 0
+        ledger = sqlite3.connect(store.home / "ledger.sqlite")
+        states = Counter(state for (state,) in ledger.execute("SELECT state FROM files"))
+        ledger.close()
+    assert states["NEW"] == 0
+    assert states["WRITTEN"] == len({payload["uri"] for payload, *_ in expected.values()})
+
+
+def test_a_file_that_is_deleted_after_a_crash_leaves_nothing_behind(small_folder, store, standin, uris):
+    class Dying(standin):
+        def encode_document(self, inputs, **settings):
+            if len(self.encoded) >= 4:
+                raise RuntimeError("out of memory")
+            return super().encode_document(inputs, **settings)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        ingest(small_folder, store, Dying(), batch_size=2)
+    assert store.count() == 4  # the clip and the first page
+    (small_folder / "doc.pdf").unlink()
+    (small_folder / "clip.mp4").unlink()
+    ingest(small_folder, store, standin())
+    assert dict(uris(store)) == {"notes.md": 1, "yellow.png": 1, "sub/cyan.jpg": 1}
