@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -193,6 +194,16 @@ def test_fingerprint_is_of_the_weights(encoder, tmp_path):
     changed = TTEEncoder(str(tmp_path / "copy"), device="cpu")
     changed[0].model.get_input_embeddings().weight.data[0, 0] += 1
     assert changed.fingerprint != encoder.fingerprint
+
+
+def test_fingerprint_follows_training(tmp_path):
+    model = TTEEncoder("tte-flash-tiny", device="cpu")
+    before = model.fingerprint
+    assert model.fingerprint == before
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(model.preprocess(["a red circle"]))["sentence_embedding"].sum().backward()
+    optimizer.step()
+    assert model.fingerprint != before
 
 
 def test_a_checkpoint_of_others_embeds_directly(encoder, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -39,12 +38,12 @@ class TTEEncoder(SentenceTransformer):
     * Control tokens that a text spells out stay text.
     * A row whose thought was cut off by truncation raises instead of yielding a wrong vector.
 
+    A checkpoint without think tokens, such as ``Qwen/Qwen3-VL-Embedding-2B``, embeds directly: its K is 0.
+
     Args:
         model_name_or_path: A bundled name (``tte-flash-tiny``), a folder, or a hub id.
         media_limits: What may be opened.
         **kwargs: As for ``SentenceTransformer``.
-
-    A checkpoint without think tokens, such as ``Qwen/Qwen3-VL-Embedding-2B``, embeds directly: its K is 0.
 
     Raises:
         CheckpointError: If tokenizer and embedding matrix do not belong together.
@@ -64,11 +63,18 @@ class TTEEncoder(SentenceTransformer):
                 "rows; the two are not of one checkpoint."
             )
         self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer)
+        self._hashed: tuple[tuple[tuple[int, int], ...], str] | None = None
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Identifies the embedding space; see :func:`tte_retriever.checkpoint.fingerprint`."""
-        return fingerprint(self)
+        """Identifies the embedding space; see :func:`tte_retriever.checkpoint.fingerprint`.
+
+        Hashing takes seconds for a large model, so it is done once, and again after the weights were changed.
+        """
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values())
+        if self._hashed is None or self._hashed[0] != state:
+            self._hashed = (state, fingerprint(self))
+        return self._hashed[1]
 
     @property
     def transformer(self) -> Transformer:

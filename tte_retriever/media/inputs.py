@@ -148,6 +148,8 @@ class _Decoder:
                 f"a content part with type {kind!r} ({given}) was given; a part is {{'type': 'text', 'text': str}}, "
                 "{'type': 'image', 'image': …} or {'type': 'video', 'video': …}"
             )
+        if kind == "image" and isinstance(part[kind], (list, tuple)):
+            raise InputError("a content part with several images was given; give each image a part of its own")
         return {"type": kind, kind: self.value(kind, part[kind])}
 
 
