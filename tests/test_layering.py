@@ -22,7 +22,7 @@ LAYERS = (
     ("tokens",),
     ("methods",),
     ("checkpoint",),
-    ("encoder",),
+    ("encoder", "building"),
     ("inference",),
     ("explain", "evaluation"),
     ("training",),

@@ -9,9 +9,9 @@ import pytest
 
 import tte_retriever
 
-# The contract of names, as far as it is due: `build` and LlamaIndex's retriever and reader come with their features.
+# The contract of names, as far as it is due: LlamaIndex's retriever and reader come with their features.
 PROMISED = {
-    "tte_retriever": ["TTEEncoder", "model_path", "MediaLimits", "MediaError", "TTEError"],
+    "tte_retriever": ["TTEEncoder", "build", "model_path", "MediaLimits", "MediaError", "TTEError"],
     "tte_retriever_qdrant": ["open_store", "ingest", "search"],
     "llama_index.embeddings.tte": ["TTEEmbedding"],
 }

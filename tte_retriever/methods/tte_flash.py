@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-
-from tte_retriever.tokens import add_thought, extend_template
+from tte_retriever.backbones import Backbone, Init, add_rows, load_backbone
+from tte_retriever.errors import CheckpointError
+from tte_retriever.tokens import add_thought, extend_template, thought_vocabulary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,18 +14,31 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def build(backbone: str | Path, think_tokens: int) -> list[nn.Module]:
+def build(
+    backbone: str | Path | Backbone, think_tokens: int, *, init: Init = "keep", seed: int = 0
+) -> list[nn.Module]:
     """Turn a Qwen-VL checkpoint into the modules of a think-token encoder.
 
-    The rows of the new tokens stay as the backbone initialised them: training decides what they mean.
-
     Args:
-        backbone: Folder or hub id of a Qwen-VL checkpoint whose embedding matrix has room for the new tokens.
+        backbone: Folder or hub id of a Qwen-VL checkpoint, or one that is loaded; it is changed in place.
         think_tokens: K, the number of think tokens; 0 is direct embedding.
+        init: How the rows of the new tokens start; ``keep`` leaves them as the backbone initialised them.
+        seed: Of the rows.
+
+    Raises:
+        CheckpointError: If the backbone has think tokens or an embed token already.
     """
-    transformer = Transformer(str(backbone), unpad_inputs=False)
-    add_thought(transformer.tokenizer, think_tokens)
-    processor = transformer.processor
+    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+    transformer, processor = loaded.transformer, loaded.transformer.processor
+    present = thought_vocabulary(transformer.tokenizer)
+    if present.embed_id is not None or present.think_ids:
+        raise CheckpointError(
+            f"The backbone already has {present.max_budget} think tokens and an embed token; load it as it is, or build "
+            "from the backbone that it came from."
+        )
+    thought = add_thought(transformer.tokenizer, think_tokens)
+    new_ids = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
+    add_rows(transformer.model, new_ids, init=init, seed=seed)
     template = extend_template(processor.chat_template, think_tokens)
     processor.chat_template = processor.tokenizer.chat_template = template
-    return [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken"), Normalize()]
+    return [transformer, *loaded.head]

@@ -1,0 +1,124 @@
+"""Tiny random checkpoints of all three families, built from their config classes with official-style templates."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from tokenizers import pre_tokenizers
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+TOKENS = 263  # 256 bytes and the control tokens
+
+CONTENT = """{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}\
+{% if part.type == 'image' or 'image' in part %}<|vision_start|><|image_pad|><|vision_end|>\
+{% elif part.type == 'video' or 'video' in part %}<|vision_start|><|video_pad|><|vision_end|>\
+{% elif 'text' in part %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"""
+# As Qwen2-VL and Qwen2.5-VL have it: a system turn of their own where none is given.
+TEMPLATE_2 = (
+    "{% for message in messages %}{% if loop.first and message.role != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message.role }}\n"
+    + CONTENT
+    + "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# As Qwen3-VL has it: a tools branch, and the system turn outside the loop.
+TEMPLATE_3 = (
+    "{%- if tools %}\n    {{- '<|im_start|>system\\n# Tools\\n' }}\n    {%- for tool in tools %}{{- tool | tojson }}"
+    "{%- endfor %}\n    {{- '<|im_end|>\\n' }}\n{%- endif %}\n"
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' }}"
+    + CONTENT
+    + "{{- '<|im_end|>\\n' }}{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n"
+)
+
+
+def _tokenizer():
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(
+        vocab={byte: index for index, byte in enumerate(alphabet)},
+        merges=[],
+        pad_token="<|endoftext|>",
+        model_max_length=512,
+    )
+    names = ["endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad"]
+    tokenizer.add_tokens([f"<|{name}|>" for name in names], special_tokens=True)
+    assert len(tokenizer) == TOKENS
+    return tokenizer
+
+
+def _model(family, rows, tied, ids):
+    text = {
+        "vocab_size": rows,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
+        "tie_word_embeddings": tied,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    if family == "qwen2_vl":
+        kind, config = Qwen2VLForConditionalGeneration, Qwen2VLConfig
+        vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
+    else:
+        vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32}
+        if family == "qwen2_5_vl":
+            kind, config = Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig
+            vision |= {"fullatt_block_indexes": [1], "window_size": 56}
+        else:
+            kind, config = Qwen3VLForConditionalGeneration, Qwen3VLConfig
+            text["rope_parameters"]["mrope_interleaved"] = True
+            vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    torch.manual_seed(0)
+    return kind(config(text_config=text, vision_config=vision, tie_word_embeddings=tied, **ids)).eval()
+
+
+def _processor(family, tokenizer):
+    side = 32 if family == "qwen3_vl" else 28
+    grid = {"patch_size": side // 2, "merge_size": 2, "temporal_patch_size": 2}
+    images = Qwen2VLImageProcessor(size={"shortest_edge": side**2, "longest_edge": 16 * side**2}, **grid)
+    sizes = {"size": {"shortest_edge": 2 * side**2, "longest_edge": 16 * side**2}}
+    if family == "qwen3_vl":
+        video = Qwen3VLVideoProcessor(cap_pixels_per_frame=False, **sizes, **grid)
+        return Qwen3VLProcessor(images, tokenizer, video, chat_template=TEMPLATE_3)
+    kind = Qwen2VLProcessor if family == "qwen2_vl" else Qwen2_5_VLProcessor
+    return kind(images, tokenizer, Qwen2VLVideoProcessor(**sizes, **grid), chat_template=TEMPLATE_2)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """``checkpoint(family, rows=320, tied=True)`` is the folder of a raw transformers checkpoint."""
+    counter = itertools.count()
+
+    def make(family, rows=320, tied=True):
+        folder = tmp_path_factory.mktemp("backbones") / f"{family}-{next(counter)}"
+        tokenizer = _tokenizer()
+        added = tokenizer.get_added_vocab()
+        names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
+        names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
+        ids = {key: added[f"<|{name}|>"] for key, name in names.items()}
+        _model(family, rows, tied, ids).save_pretrained(folder)
+        _processor(family, tokenizer).save_pretrained(folder)
+        return folder
+
+    return make

@@ -1,0 +1,90 @@
+"""A backbone from a folder or the hub: a raw checkpoint, or one that sentence-transformers saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util import is_sentence_transformer_model
+from transformers import AutoConfig
+
+from tte_retriever.backbones.specs import BackboneSpec, backbone_spec
+from tte_retriever.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded backbone.
+
+    Attributes:
+        spec: Its family.
+        transformer: Model, processor and chat template.
+        head: The modules after it; they pool the last token and end in unit vectors.
+        prompts: Instructions by name, as the checkpoint came with them.
+        default_prompt_name: The one that is used when none is named.
+        similarity_fn_name: How its vectors are compared.
+    """
+
+    spec: BackboneSpec
+    transformer: Transformer
+    head: list[nn.Module]
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity_fn_name: str = "cosine"
+
+
+def load_backbone(name_or_path: str | Path) -> Backbone:
+    """Load a Qwen-VL checkpoint.
+
+    Args:
+        name_or_path: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
+
+    Raises:
+        InputError: If there is no such checkpoint, or it cannot be reached.
+        CheckpointError: If it is of another family, has no chat template or does not pool the last token.
+    """
+    name = str(name_or_path)
+    try:
+        spec = backbone_spec(AutoConfig.from_pretrained(name).model_type)
+        loaded = _load_stock(spec, name) if is_sentence_transformer_model(name) else _load_raw(spec, name)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The backbone {name!r} cannot be loaded ({(str(error).splitlines() or [type(error).__name__])[0]}); give the "
+            "folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, or the id of one on the hub."
+        ) from error
+    if not loaded.transformer.processor.chat_template:
+        raise CheckpointError(
+            f"The backbone {name!r} has no chat template to hold the thought; give an Instruct model."
+        )
+    return loaded
+
+
+def _load_raw(spec: BackboneSpec, name: str) -> Backbone:
+    transformer = Transformer(name, unpad_inputs=False)
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
+    return Backbone(spec, transformer, [pooling, Normalize()])
+
+
+def _load_stock(spec: BackboneSpec, name: str) -> Backbone:
+    stock = SentenceTransformer(name, device="cpu")
+    transformer, *head = cast("list[nn.Module]", list(stock))
+    pooling = next((module for module in head if isinstance(module, Pooling)), None)
+    if pooling is None or pooling.pooling_mode not in ("lasttoken", ("lasttoken",)):
+        raise CheckpointError(
+            f"The backbone {name!r} does not pool the last token, where the embed token stands; "
+            "give a last-token model or a raw checkpoint."
+        )
+    transformer = cast("Transformer", transformer)
+    transformer.unpad_inputs = False
+    if not isinstance(head[-1], Normalize):
+        head.append(Normalize())
+    similarity = str(stock.similarity_fn_name or "cosine")
+    return Backbone(spec, transformer, head, dict(stock.prompts), stock.default_prompt_name, similarity)

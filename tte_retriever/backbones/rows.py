@@ -1,0 +1,44 @@
+"""Rows of the embedding matrix for new tokens: made only where they lack, initialised the same way every time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+Init = Literal["mean", "keep"]
+"""``mean``: the mean of all used rows plus half their standard deviation as noise. ``keep``: as the backbone left them."""
+
+INITS: tuple[str, ...] = get_args(Init)
+
+_MULTIPLE = 64  # matrix sizes that kernels like
+
+
+def add_rows(model: nn.Module, new_ids: Sequence[int], *, init: Init, seed: int) -> None:
+    """Give new token ids their rows, in place.
+
+    Args:
+        model: The backbone; its (V, D) input embedding grows to a multiple of 64 only if ``new_ids`` do not fit.
+        new_ids: Ids of the added tokens, above all older ones.
+        init: How their rows start.
+        seed: Of whatever is random.
+    """
+    if not new_ids:
+        return
+    backbone = cast("Any", model)
+    matrix: nn.Embedding = backbone.get_input_embeddings()
+    if max(new_ids) >= matrix.num_embeddings:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            matrix = backbone.resize_token_embeddings(max(new_ids) + 1, pad_to_multiple_of=_MULTIPLE)
+    if init == "mean":
+        weight = matrix.weight.data
+        used = weight[: min(new_ids)].float()  # (tokens before the new ones, D)
+        noise = torch.randn(len(new_ids), weight.shape[1], generator=torch.Generator().manual_seed(seed))
+        rows = used.mean(0) + 0.5 * used.std(0) * noise.to(used.device)
+        weight[list(new_ids)] = rows.to(weight.dtype)
