@@ -188,6 +188,17 @@ def test_a_sentence_transformer_keeps_its_prompts_and_modules(checkpoint, tmp_pa
     assert "`query`, `document`" in (out / "README.md").read_text()
 
 
+def test_a_sentence_transformer_that_pools_otherwise_is_refused(checkpoint, tmp_path):
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    from tte_retriever.backbones import load_backbone
+
+    modules = [load_backbone(checkpoint("qwen3_vl")).transformer, Pooling(32, pooling_mode="mean")]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "stock"))
+    with pytest.raises(CheckpointError, match="last token"):
+        build(tmp_path / "out", backbone=tmp_path / "stock")
+
+
 def test_direct_has_an_embed_token_and_no_thought(checkpoint, tmp_path):
     out = build(tmp_path / "out", backbone=checkpoint("qwen3_vl"), method="direct")
     encoder = TTEEncoder(str(out), device="cpu")

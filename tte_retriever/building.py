@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from sentence_transformers import SentenceTransformer
 
@@ -72,7 +72,7 @@ def build(
         modules=METHODS[method].modules(loaded, count, init=init, seed=seed),
         prompts=loaded.prompts,
         default_prompt_name=loaded.default_prompt_name,
-        similarity_fn_name=cast("str", loaded.similarity_fn_name),
+        similarity_fn_name=loaded.similarity_fn_name,
         device="cpu",
     )
     model.save_pretrained(str(out), create_model_card=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+
+SimilarityName: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
+"""What sentence-transformers can compare vectors by."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Backbone:
     head: list[nn.Module]
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
-    similarity_fn_name: str = "cosine"
+    similarity_fn_name: SimilarityName = "cosine"
 
 
 def load_backbone(name_or_path: str | Path) -> Backbone:
@@ -86,5 +89,6 @@ def _load_stock(spec: BackboneSpec, name: str) -> Backbone:
     transformer.unpad_inputs = False
     if not isinstance(head[-1], Normalize):
         head.append(Normalize())
-    similarity = str(stock.similarity_fn_name or "cosine")
-    return Backbone(spec, transformer, head, dict(stock.prompts), stock.default_prompt_name, similarity)
+    similarity: SimilarityName = stock.similarity_fn_name or "cosine"
+    prompts = {key: prompt for key, prompt in stock.prompts.items() if prompt}
+    return Backbone(spec, transformer, head, prompts, stock.default_prompt_name, similarity)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tte_retriever.backbones import Backbone, Init, add_rows, load_backbone
 from tte_retriever.errors import CheckpointError
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 
 def build(
@@ -30,13 +31,14 @@ def build(
     """
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     transformer, processor = loaded.transformer, loaded.transformer.processor
-    present = thought_vocabulary(transformer.tokenizer)
+    tokenizer = cast("PreTrainedTokenizerBase", transformer.tokenizer)
+    present = thought_vocabulary(tokenizer)
     if present.embed_id is not None or present.think_ids:
         raise CheckpointError(
             f"The backbone already has {present.max_budget} think tokens and an embed token; load it as it is, or build "
             "from the backbone that it came from."
         )
-    thought = add_thought(transformer.tokenizer, think_tokens)
+    thought = add_thought(tokenizer, think_tokens)
     new_ids = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
     add_rows(transformer.model, new_ids, init=init, seed=seed)
     template = extend_template(processor.chat_template, think_tokens)
