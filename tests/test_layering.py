@@ -20,10 +20,9 @@ LAYERS = (
     ("errors", "models"),
     ("media", "backbones"),
     ("tokens",),
-    ("methods",),
+    ("methods", "inference"),  # inference knows no encoder: TTEEncoder.embed hands it its functions
     ("checkpoint",),
     ("encoder", "building"),
-    ("inference",),
     ("explain", "evaluation"),
     ("training",),
     ("cli",),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Mapping, Sized
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device, truncate_embeddings
+from tqdm.autonotebook import tqdm  # type: ignore[import-untyped]
 
 from tte_retriever.checkpoint import fingerprint, resolve_model
 from tte_retriever.errors import CheckpointError, InputError, MediaError
+from tte_retriever.inference import collate, stream
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoFrames, VideoSampling, typed_input
 from tte_retriever.tokens import ThoughtVocabulary, neutralise, thought_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from PIL import Image
     from sentence_transformers.base.modules import Transformer
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
 
 _MAX_ASPECT_RATIO = 200
 """The Qwen-VL processors refuse anything longer and thinner."""
+
+_PROCESSING = Lock()
+"""Tokenizers keep padding and truncation as state, so one thread at a time may use a processor."""
 
 
 class TTEEncoder(SentenceTransformer):
@@ -126,13 +134,91 @@ class TTEEncoder(SentenceTransformer):
         if metadata := [_take_metadata(part) for part in _parts(chats) if part["type"] == "video"]:
             video["video_metadata"] = metadata
         try:
-            features = self.transformer.preprocess(
-                chats, prompt=prompt, processing_kwargs={**given, "video": video}, **kwargs
-            )
+            with _PROCESSING:
+                features = self.transformer.preprocess(
+                    chats, prompt=prompt, processing_kwargs={**given, "video": video}, **kwargs
+                )
         except ValueError as error:  # truncation inside an image, say: the processor's own words are the reason
             raise InputError(f"The batch does not fit the model: {error}") from error
         self._check_thoughts(features["input_ids"], budgets)
         return features
+
+    def embed(
+        self,
+        inputs: Iterable[Any],
+        *,
+        batch_tokens: int = 8192,
+        look_ahead: int = 256,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        think_budget: int | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        show_progress_bar: bool = False,
+        on_error: Literal["raise", "yield"] = "raise",
+    ) -> Iterator[Any]:
+        """Encode a stream: any iterable, in bounded memory, in batches of bounded size.
+
+        The vectors are those of ``encode``. ``np.stack(list(encoder.embed(items)))`` is the array that it returns.
+
+        Args:
+            inputs: Items, as for ``encode``; taken one by one as they are needed, so that it may be endless.
+            batch_tokens: Most tokens in a batch, padding and media included; an item that is longer goes alone.
+            look_ahead: Most items taken from ``inputs`` and not yet yielded: more sort better, fewer wait less.
+            prompt_name: As for ``encode``.
+            prompt: As for ``encode``.
+            think_budget: As for ``encode``.
+            normalize_embeddings: As for ``encode``.
+            truncate_dim: As for ``encode``.
+            show_progress_bar: Whether to count vectors on stderr.
+            on_error: What becomes of an item that cannot be encoded: ``raise`` ends the stream when its turn comes,
+                ``yield`` gives the error in its place.
+
+        Returns:
+            An iterator of vectors (E,), float32, in the order of ``inputs``.
+
+        Raises:
+            InputError: If ``inputs`` is a single item, an argument is out of range, or an item is unusable.
+            MediaError: Unusable media in an item. Messages name the item's index.
+        """
+        if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+            raise InputError(
+                f"embed takes an iterable of items, but one {type(inputs).__name__} was given; use [item]."
+            )
+        for name, value in (("batch_tokens", batch_tokens), ("look_ahead", look_ahead)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; give a positive number.")
+        if on_error not in ("raise", "yield"):
+            raise InputError(f"on_error is {on_error!r}; give 'raise' or 'yield'.")
+        self._checked_budget(think_budget)
+        prompt = self._resolve_prompt(prompt, prompt_name)
+        dimension = self.truncate_dim if truncate_dim is None else truncate_dim
+
+        def prepare(item: Any) -> dict[str, Any]:
+            return self.preprocess([item], prompt=prompt, think_budget=think_budget)
+
+        def encode(items: list[dict[str, Any]]) -> list[np.ndarray]:
+            tokenizer = self.tokenizer
+            batch = collate(items, pad_id=tokenizer.pad_token_id or 0, padding_side=tokenizer.padding_side)
+            with torch.inference_mode():
+                vectors = self(batch_to_device(batch, self.device))["sentence_embedding"]
+                if dimension is not None:
+                    vectors = truncate_embeddings(vectors, dimension)
+                if normalize_embeddings:
+                    vectors = torch.nn.functional.normalize(vectors, dim=1)
+            return [vector.copy() for vector in vectors.float().cpu().numpy()]  # a kept row must not keep its batch
+
+        def vectors() -> Iterator[Any]:
+            self.eval()
+            total = len(inputs) if isinstance(inputs, Sized) else None
+            with tqdm(total=total, desc="Vectors", disable=not show_progress_bar) as progress:
+                for vector in stream(inputs, prepare, encode, batch_tokens=batch_tokens, look_ahead=look_ahead):
+                    if isinstance(vector, Exception) and on_error == "raise":
+                        raise vector
+                    progress.update()
+                    yield vector
+
+        return vectors()
 
     def _as_chat(self, item: Any) -> list[dict[str, Any]]:
         if "message" in item:

@@ -1,0 +1,9 @@
+"""Streaming inference: token-budgeted batches of items prepared in the background; knows no encoder."""
+
+from __future__ import annotations
+
+from tte_retriever.inference.batches import pack
+from tte_retriever.inference.collate import collate, token_count
+from tte_retriever.inference.stream import stream
+
+__all__ = ["collate", "pack", "stream", "token_count"]
