@@ -151,6 +151,7 @@ class Learner:
         self.visual_scale = nn.Parameter(torch.tensor(1.0))
         self.end_id = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
         self.visual_tokens: list[Tensor] = []
+        self.word_ids: dict[str, int] = {}
         self.backbone.visual.merger.register_forward_hook(lambda _m, _i, out: self.visual_tokens.append(out))
 
     def parameters(self) -> list[nn.Parameter]:
@@ -188,11 +189,13 @@ class Learner:
         return visual_word_nll(tokens[keep], words[keep], self.embed_tokens, self.visual_scale)
 
     def word_id(self, word: str) -> int:
-        """The one token of a word inside a sentence."""
-        ids = self.tokenizer(f" {word}").input_ids
-        if len(ids) != 1:
-            raise ValueError(f"{word!r} is {len(ids)} tokens, but every word of the world must be one")
-        return ids[0]
+        """The one token of a word inside a sentence; every cell of every picture asks for it."""
+        if word not in self.word_ids:
+            ids = self.tokenizer(f" {word}").input_ids
+            if len(ids) != 1:
+                raise ValueError(f"{word!r} is {len(ids)} tokens, but every word of the world must be one")
+            self.word_ids[word] = ids[0]
+        return self.word_ids[word]
 
     def transcription(self, pairs: list[Pair], rng: np.random.Generator) -> dict[str, Tensor]:
         """Stage 0: the listing as an ordinary answer, read with full attention."""

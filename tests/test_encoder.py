@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from tte_retriever import MediaError, TTEEncoder, TTEError, model_path
 from tte_retriever.errors import CheckpointError, InputError
@@ -194,6 +195,11 @@ def test_fingerprint_is_of_the_weights(encoder, tmp_path):
     changed = TTEEncoder(str(tmp_path / "copy"), device="cpu")
     changed[0].model.get_input_embeddings().weight.data[0, 0] += 1
     assert changed.fingerprint != encoder.fingerprint
+
+
+def test_fingerprint_knows_how_the_tokens_are_pooled(encoder):
+    modules = [encoder[0], Pooling(encoder.get_embedding_dimension(), pooling_mode="mean"), encoder[2]]
+    assert TTEEncoder(modules=modules, device="cpu").fingerprint != encoder.fingerprint
 
 
 def test_fingerprint_follows_training(tmp_path):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Module
 
 _MODELS = Path(__file__).parent / "models"
 
@@ -41,15 +42,17 @@ def resolve_model(name_or_path: str) -> str:
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """A short hash of everything that decides the vectors: weights by value, chat template, modules, dimension.
+    """A short hash of weights by value, chat template, prompts, modules after the first with settings, dimension.
 
-    The same checkpoint has the same fingerprint wherever it is loaded, also after a lossless change of dtype.
+    The same checkpoint has the same fingerprint wherever it is loaded, also after a lossless change of dtype. Settings of
+    the image and video processors are not in it.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     template = getattr(model.processor, "chat_template", None)
-    digest.update(repr((template, [type(module).__name__ for module in model], model.prompts)).encode())
+    head = [(type(module).__name__, cast("Module", module).get_config_dict()) for module in list(model)[1:]]
+    digest.update(repr((template, head, model.prompts)).encode())
     digest.update(str(model.truncate_dim or model.get_embedding_dimension()).encode())
     return digest.hexdigest()[:16]

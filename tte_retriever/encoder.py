@@ -68,7 +68,7 @@ class TTEEncoder(SentenceTransformer):
         if tokens > rows:
             raise CheckpointError(
                 f"The tokenizer of {model_name_or_path!r} has {tokens} tokens but its embedding matrix only {rows} "
-                "rows; the two are not of one checkpoint."
+                "rows; the two are not of one checkpoint. Load a folder in which they were saved together."
             )
         self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer)
         self._hashed: tuple[tuple[tuple[int, int], ...], str] | None = None

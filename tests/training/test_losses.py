@@ -31,6 +31,16 @@ def test_masked_candidates_are_no_negatives():
     assert masked == pytest.approx(by_hand.item(), abs=1e-6)
 
 
+def test_queries_that_share_a_candidate_are_scored_in_one_direction():
+    """As many answers as questions, but two questions have the same answer."""
+    queries = torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
+    candidates = torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
+    positives = torch.tensor([2, 0, 2])
+    loss = masked_info_nce(queries, candidates, positives, torch.zeros(3, 3, dtype=torch.bool), torch.tensor(10.0))
+    by_hand = torch.nn.functional.cross_entropy(queries @ candidates.T * 10, positives)
+    assert loss == pytest.approx(by_hand.item(), abs=1e-6)
+
+
 def test_a_perfect_match_has_no_loss_left():
     vectors = torch.eye(4)
     loss = masked_info_nce(vectors, vectors, torch.arange(4), torch.zeros(4, 4, dtype=torch.bool), torch.tensor(100.0))

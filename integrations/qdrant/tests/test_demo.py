@@ -70,13 +70,16 @@ def test_another_seed_draws_another_folder_into_the_same_place(demo, tmp_path):
     assert {question.kind for question in questions} == set(KINDS)
 
 
-def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
+@pytest.mark.parametrize("letter", ["letter.txt", "files/letter.txt", "store/letter.txt"])
+def test_a_folder_of_somebody_else_is_not_touched(tmp_path, letter):
+    (tmp_path / "mine" / letter).parent.mkdir(parents=True)
+    (tmp_path / "mine" / "files").mkdir(exist_ok=True)  # names that the demo uses, too
+    (tmp_path / "mine" / letter).write_text("dear")
     result = run("--out", "mine", cwd=tmp_path)
     assert result.returncode == 2
     assert "--out" in result.stderr
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    assert (tmp_path / "mine" / letter).read_text() == "dear"
+    assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == [tmp_path / "mine" / letter]
 
 
 @pytest.mark.parametrize("seed", [0, 3, 11])

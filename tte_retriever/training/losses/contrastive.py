@@ -23,7 +23,7 @@ def masked_info_nce(queries: Tensor, candidates: Tensor, positives: Tensor, excl
     """
     scores = (queries.float() @ candidates.float().T * scale).masked_fill(excluded, -torch.inf)  # (B, N)
     loss = F.cross_entropy(scores, positives)
-    if len(candidates) != len(queries):
+    if not len(queries) == len(candidates) == len(positives.unique()):
         return loss
-    # One candidate per query: the other direction is a task of its own (image → caption).
+    # Every candidate belongs to one query: the other direction is a task of its own (image → caption).
     return (loss + F.cross_entropy(scores.T, positives.argsort())) / 2

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.demo.asking import Answer
 
 _MODEL = "tte-flash-tiny"
+_MARKER = ".tte-retriever-demo"
+"""Stands in a folder that the demo made and may therefore overwrite."""
 _FLOOR = 0.75
 """Share of right answers below which the demo counts as failed."""
 
@@ -37,10 +39,8 @@ def demo(
     from tte_retriever_qdrant.stores import open_store
 
     console = Console(stderr=json_lines)
-    files = out / "files"
-    if out.exists() and not files.is_dir() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and was not made by this demo; give a new folder with --out")
-    store_folder = out / "store"
+    _claim(out)
+    files, store_folder = out / "files", out / "store"
     shutil.rmtree(store_folder, ignore_errors=True)  # of an earlier demo, perhaps with another model
     questions = draw_folder(files, seed)
     encoder = load_encoder(_MODEL)
@@ -59,6 +59,15 @@ def demo(
     console.print(f"{right} of {len(answers)} right. Look at {out / 'contact-sheet.png'} or {out / 'index.html'}.")
     if right < _FLOOR * len(answers):
         raise typer.Exit(1)
+
+
+def _claim(out: Path) -> None:
+    """Make the folder, or make sure that an earlier demo did: whatever else is in it would be overwritten."""
+    marker = out / _MARKER
+    if out.exists() and not marker.is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and was not made by this demo; give a new folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 def _print_answers(console: Console, answers: list[Answer]) -> None:
