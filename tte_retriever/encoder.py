@@ -13,8 +13,8 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from tqdm.autonotebook import tqdm  # type: ignore[import-untyped]
 
 from tte_retriever.checkpoint import fingerprint, resolve_model
-from tte_retriever.errors import CheckpointError, InputError, MediaError
-from tte_retriever.inference import collate, stream
+from tte_retriever.errors import CheckpointError, InputError, MediaError, TTEError
+from tte_retriever.inference import collate, split, stream
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoFrames, VideoSampling, typed_input
 from tte_retriever.tokens import ThoughtVocabulary, neutralise, thought_vocabulary
 
@@ -194,8 +194,8 @@ class TTEEncoder(SentenceTransformer):
         prompt = self._resolve_prompt(prompt, prompt_name)
         dimension = self.truncate_dim if truncate_dim is None else truncate_dim
 
-        def prepare(item: Any) -> dict[str, Any]:
-            return self.preprocess([item], prompt=prompt, think_budget=think_budget)
+        def prepare(items: Sequence[Any]) -> list[dict[str, Any]]:
+            return split(self.preprocess(items, prompt=prompt, think_budget=think_budget))
 
         def encode(items: list[dict[str, Any]]) -> list[np.ndarray]:
             tokenizer = self.tokenizer
@@ -213,7 +213,7 @@ class TTEEncoder(SentenceTransformer):
             total = len(inputs) if isinstance(inputs, Sized) else None
             with tqdm(total=total, desc="Vectors", disable=not show_progress_bar) as progress:
                 for vector in stream(inputs, prepare, encode, batch_tokens=batch_tokens, look_ahead=look_ahead):
-                    if isinstance(vector, Exception) and on_error == "raise":
+                    if isinstance(vector, Exception) and not (isinstance(vector, TTEError) and on_error == "yield"):
                         raise vector
                     progress.update()
                     yield vector

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tte_retriever.inference.batches import pack
-from tte_retriever.inference.collate import collate, token_count
+from tte_retriever.inference.collate import collate, split
 from tte_retriever.inference.stream import stream
 
-__all__ = ["collate", "pack", "stream", "token_count"]
+__all__ = ["collate", "pack", "split", "stream"]

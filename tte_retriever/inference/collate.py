@@ -1,56 +1,99 @@
-"""Features of single items to the features of a padded batch, as the Qwen-VL processors would have made them."""
+"""Features of a processor's batch to those of its rows and back, so that rows can be batched anew by their length."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tte_retriever.errors import CheckpointError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_TOKEN_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-"""Features of shape (1, L), padded to the longest; every other tensor is concatenated in the order of the rows."""
+Features = dict[str, Any]
 
-_COUNT_KEYS = ("num_images_per_sample", "num_videos_per_sample")
-"""Features of shape (1,) that an item without media leaves out."""
-
-
-def token_count(features: dict[str, Any]) -> int:
-    """Number of tokens of one item, media included."""
-    return int(features["attention_mask"].sum())
+_TOKEN_KEYS = frozenset({"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"})
+"""Features of shape (B, L), padded to the longest row."""
 
 
-def collate(items: Sequence[dict[str, Any]], *, pad_id: int, padding_side: str) -> dict[str, Any]:
-    """Join the features of single items.
+@dataclass(frozen=True)
+class _Medium:
+    """Names under which the Qwen-VL processors put one kind of media, all in the order of the rows."""
+
+    count: str  # (B,): how many each row has
+    grid: str  # (media, 3): patches in time, height and width
+    pixels: str  # (patches, values)
+    seconds: str = ""  # (media,)
+
+
+_MEDIA = (
+    _Medium("num_images_per_sample", "image_grid_thw", "pixel_values"),
+    _Medium("num_videos_per_sample", "video_grid_thw", "pixel_values_videos", "second_per_grid_ts"),
+)
+_KNOWN = _TOKEN_KEYS | {"modality"} | {name for each in _MEDIA for name in vars(each).values()}
+
+
+def token_count(features: Features) -> int:
+    """Number of tokens of one row, media included."""
+    return features["input_ids"].shape[1]
+
+
+def split(batch: Features) -> list[Features]:
+    """Take a processor's batch apart into rows without padding, which :func:`collate` joins again.
+
+    Raises:
+        CheckpointError: If the processor makes features that no Qwen-VL processor does.
+    """
+    if unknown := batch.keys() - _KNOWN:
+        raise CheckpointError(
+            f"The processor of this checkpoint makes {', '.join(sorted(unknown))}, and which rows that belongs to is "
+            "not known. Stream with a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, or use encode."
+        )
+    masks = batch["attention_mask"].bool()  # (B, L)
+    rows = [
+        {key: batch[key][i : i + 1, mask] for key in batch.keys() & _TOKEN_KEYS}  # (1, L) each
+        for i, mask in enumerate(masks)
+    ]
+    for medium in _MEDIA:
+        if medium.count not in batch:
+            continue
+        counts = batch[medium.count]  # (B,)
+        grids = batch[medium.grid].split(counts.tolist())
+        patches = [int(grid.prod(-1).sum()) for grid in grids]
+        parts = {medium.count: counts.split(1), medium.grid: grids, medium.pixels: batch[medium.pixels].split(patches)}
+        if medium.seconds in batch:
+            parts[medium.seconds] = batch[medium.seconds].split(counts.tolist())
+        for i, row in enumerate(rows):
+            if counts[i]:
+                row.update((key, values[i]) for key, values in parts.items())
+    return [{**row, "modality": batch["modality"]} for row in rows] if "modality" in batch else rows
+
+
+def collate(rows: Sequence[Features], *, pad_id: int, padding_side: str) -> Features:
+    """Join rows into the batch that the processor would have made of them.
 
     Args:
-        items: Features of one item each: token features (1, L), pixels (patches, values), grids (media, 3).
+        rows: As :func:`split` gives them.
         pad_id: Token that fills ``input_ids``; everything else is filled with 0.
         padding_side: ``left`` or ``right``.
-
-    Returns:
-        Features of the batch, row after row in the order of ``items``.
     """
-    longest = max(item["input_ids"].shape[1] for item in items)
-    batch: dict[str, Any] = {}
-    for key in dict.fromkeys(chain.from_iterable(items)):
-        values = [item[key] for item in items if key in item]
+    longest = max(map(token_count, rows))
+    batch: Features = {}
+    for key in dict.fromkeys(chain.from_iterable(rows)):
+        values = [row[key] for row in rows if key in row]
         if key in _TOKEN_KEYS:
             fill = pad_id if key == "input_ids" else 0
-            batch[key] = torch.cat([_padded(value, longest, fill, padding_side) for value in values])
-        elif key in _COUNT_KEYS:
-            batch[key] = torch.cat([item.get(key, torch.zeros(1, dtype=torch.long)) for item in items])
-        elif isinstance(values[0], torch.Tensor):
-            batch[key] = torch.cat(values)
-        elif isinstance(values[0], list):
-            batch[key] = list(chain.from_iterable(values))
-        else:  # a word about the whole batch, such as its modality
-            batch[key] = values[0]
+            batch[key] = torch.cat([_padded(value, longest, fill, padding_side) for value in values])  # (B, L)
+        elif any(key == medium.count for medium in _MEDIA):
+            batch[key] = torch.cat([row.get(key, torch.zeros(1, dtype=torch.long)) for row in rows])  # (B,)
+        else:
+            batch[key] = torch.cat(values) if isinstance(values[0], torch.Tensor) else values[0]
     return batch
 
 
 def _padded(tokens: torch.Tensor, length: int, fill: int, side: str) -> torch.Tensor:
     missing = length - tokens.shape[1]
-    return torch.nn.functional.pad(tokens, (missing, 0) if side == "left" else (0, missing), value=fill)
+    return torch.nn.functional.pad(tokens, (missing, 0) if side == "left" else (0, missing), value=fill)  # (1, length)

@@ -14,78 +14,97 @@ from tte_retriever.inference.collate import token_count
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-Features = dict[str, Any]
+    from tte_retriever.inference.collate import Features
+
 Result = TypeVar("Result")
 
 _WORKERS = 2
+_GROUP = 16
+"""Items that are prepared together: most of what a processor does for one text, it does once a call."""
 _WINDOW_BATCHES = 8
-"""A window closes at this many full batches, so that large pictures do not fill the memory."""
+"""Neither a window nor what is prepared beyond it goes over this many full batches, so that large pictures do not fill
+the memory."""
 
 
 def stream(
     items: Iterable[Any],
-    prepare: Callable[[Any], Features],
+    prepare: Callable[[Sequence[Any]], list[Features]],
     encode: Callable[[list[Features]], Sequence[Result]],
     *,
     batch_tokens: int,
     look_ahead: int,
-) -> Iterator[Result | TTEError]:
+) -> Iterator[Result | Exception]:
     """Encode items as they come.
 
     Items are taken from the iterable in the caller's thread, prepared in background threads while the model computes,
-    and sorted by true length inside a window.
+    and sorted by true length inside a window. While one window is encoded, the next is prepared.
 
     Args:
         items: Any iterable, endless ones included.
-        prepare: One item to its features; called in background threads.
+        prepare: Items to the features of each; called in background threads.
         encode: Features of a batch to one result each; called in the caller's thread.
         batch_tokens: Most padded tokens in a batch; an item that is longer goes alone.
         look_ahead: Most items taken from the iterable and not yet yielded.
 
     Yields:
-        For each item its result, or the error that ``prepare`` raised for it, which names the item's index.
+        For each item its result, or the error that ``prepare`` raised for it; a ``TTEError`` names the item's index.
     """
-    source = enumerate(items)
-    in_flight = max(1, look_ahead // 4)
-    window_size = max(1, look_ahead - in_flight)
-    pending: deque[tuple[int, Future[Features]]] = deque()
+    source = iter(items)
+    most_tokens = _WINDOW_BATCHES * batch_tokens
+    pending: deque[tuple[int, Future[list[Features | Exception]]]] = deque()  # groups, and how many items each has
+    window: list[Any] = []  # features, which become results; or errors
+    yielded = 0
     pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="tte-prepare")
 
-    def top_up(room: int) -> None:
-        for index, item in islice(source, max(0, min(in_flight, room) - len(pending))):
-            pending.append((index, pool.submit(prepare, item)))
+    def top_up() -> None:
+        held = len(window) + sum(size for size, _ in pending)
+        while sum(_tokens(future.result()) for _, future in pending if future.done()) < most_tokens and (
+            group := list(islice(source, min(_GROUP, look_ahead - held)))
+        ):
+            pending.append((len(group), pool.submit(_prepared, prepare, group)))
+            held += len(group)
 
     try:
         while True:
-            window: list[Features | TTEError] = []
-            tokens = 0
-            while len(window) < window_size and tokens < _WINDOW_BATCHES * batch_tokens:
-                top_up(look_ahead - len(window))
+            while len(window) < max(1, look_ahead // 2) and _tokens(window) < most_tokens:
+                top_up()
                 if not pending:
                     break
-                index, future = pending.popleft()
-                try:
-                    features: Features | TTEError = future.result()
-                    tokens += token_count(features)  # type: ignore[arg-type]
-                except TTEError as error:
-                    features = _named(error, index)
-                window.append(features)
+                window += pending.popleft()[1].result()
             if not window:
                 return
-            rows = [row for row, features in enumerate(window) if not isinstance(features, TTEError)]
-            results: list[Any] = list(window)
-            for batch in pack([token_count(results[row]) for row in rows], batch_tokens):
-                top_up(look_ahead - len(window))
+            window[:] = [_named(row, yielded + index) for index, row in enumerate(window)]
+            rows = [index for index, row in enumerate(window) if not isinstance(row, Exception)]
+            for batch in pack([token_count(window[row]) for row in rows], batch_tokens):
+                top_up()
                 chosen = [rows[index] for index in batch]
-                for row, result in zip(chosen, encode([results[row] for row in chosen]), strict=True):
-                    results[row] = window[row] = result  # type: ignore[call-overload]  # frees the features
-            yield from results
+                for row, result in zip(chosen, encode([window[row] for row in chosen]), strict=True):
+                    window[row] = result  # the features are freed
+            yield from window
+            yielded += len(window)
+            window.clear()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _named(error: TTEError, index: int) -> TTEError:
-    message = f"Item {index} cannot be encoded: {error}"
-    named = MediaError(message, error.reason) if isinstance(error, MediaError) else InputError(message)
-    named.__cause__ = error
+def _prepared(
+    prepare: Callable[[Sequence[Any]], list[Features]], group: Sequence[Any]
+) -> list[Features | Exception]:
+    """Features of each item; one that cannot be prepared does not take the others with it."""
+    try:
+        return [*prepare(group)]
+    except Exception as error:  # whatever it is, it is raised in its turn, after the results before it
+        return [error] if len(group) == 1 else [row for item in group for row in _prepared(prepare, [item])]
+
+
+def _tokens(rows: Sequence[Features | Exception]) -> int:
+    return sum(token_count(row) for row in rows if not isinstance(row, Exception))
+
+
+def _named(row: Features | Exception, index: int) -> Features | Exception:
+    if not isinstance(row, TTEError):
+        return row
+    message = f"Item {index} cannot be encoded: {row}"
+    named = MediaError(message, row.reason) if isinstance(row, MediaError) else InputError(message)
+    named.__cause__ = row
     return named
