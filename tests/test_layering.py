@@ -25,6 +25,7 @@ LAYERS = (
     ("encoder", "building"),
     ("explain", "evaluation"),
     ("training",),
+    ("bench",),
     ("cli",),
     ("__main__",),
 )

@@ -87,9 +87,7 @@ def stream(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepared(
-    prepare: Callable[[Sequence[Any]], list[Features]], group: Sequence[Any]
-) -> list[Features | Exception]:
+def _prepared(prepare: Callable[[Sequence[Any]], list[Features]], group: Sequence[Any]) -> list[Features | Exception]:
     """Features of each item; one that cannot be prepared does not take the others with it."""
     try:
         return [*prepare(group)]

@@ -1,0 +1,47 @@
+"""Memory of a stream: it must not grow with the number of items."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tte_retriever.bench.measurement import Measurement
+from tte_retriever.bench.models import described, load, settle
+from tte_retriever.bench.workloads import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def growth(model: str, few: int, many: int) -> Iterator[Measurement]:
+    """Peak memory of a process that streams ``many`` mixed items over that of one that streams ``few``, less 1.
+
+    Only where the kernel keeps the peak in ``/proc``, as Linux does; elsewhere nothing is measured.
+    """
+    if not Path("/proc/self/status").exists():
+        return
+    peaks = []
+    for count in (few, many):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            peaks.append(process.submit(_peak_memory, model, count).result())
+    value = 100 * (peaks[1] / peaks[0] - 1)
+    yield Measurement(
+        "memory",
+        described(model, load(model)),
+        f"mixed, {few} → {many} items, {peaks[0] / 2**10:.0f} MiB at {few}",
+        "growth of peak memory, %",
+        *(value, value, value),
+        "≤ 5",
+    )
+
+
+def _peak_memory(model: str, count: int) -> int:
+    """Most resident KiB of this process after streaming; the vectors are dropped."""
+    settle()
+    for _ in load(model).embed(draw("mixed", count)):
+        pass
+    # Not getrusage: on Linux its peak is inherited from the process that started this one.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0])

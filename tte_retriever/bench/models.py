@@ -1,0 +1,46 @@
+"""The models that are timed: speed does not depend on what weights have learnt, so that most are random."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers.utils import logging
+
+from tte_retriever.encoder import TTEEncoder
+from tte_retriever.methods import tte_flash
+from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
+
+BUNDLED = "tte-flash-tiny"
+MOST_THINK_TOKENS = 32
+_SHAPES = {
+    "random-1m": TinyShape(),
+    "random-40m": TinyShape(width=512, layers=10, vision_width=256, vision_layers=6),
+}
+
+
+def load(name: str) -> TTEEncoder:
+    """The bundled model, or a random Qwen3-VL with 32 think tokens that sees pictures of up to 448 x 448 pixels."""
+    if name not in _SHAPES:
+        return TTEEncoder(name, device="cpu")
+    with TemporaryDirectory() as folder:
+        build_backbone(replace(_SHAPES[name], reserved_tokens=MOST_THINK_TOKENS + 1), Path(folder))
+        encoder = TTEEncoder(modules=tte_flash.build(folder, MOST_THINK_TOKENS), device="cpu")
+    encoder.processor.image_processor.size = {"shortest_edge": 32 * 32, "longest_edge": 448 * 448}
+    return encoder
+
+
+def described(name: str, encoder: TTEEncoder) -> str:
+    """Name, millions of parameters and number format."""
+    parameters = list(encoder.parameters())
+    millions = sum(parameter.numel() for parameter in parameters) / 1e6
+    return f"{name} ({millions:.1f} M, {str(parameters[0].dtype).removeprefix('torch.')})"
+
+
+def settle() -> None:
+    """One thread, whose time says most about the work and least about the neighbours; and no bars between the lines."""
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

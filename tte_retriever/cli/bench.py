@@ -1,0 +1,56 @@
+"""``tte-retriever bench``: ratios on this machine, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path  # noqa: TC003  (typer reads the annotations)
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from tte_retriever.errors import InputError
+
+if TYPE_CHECKING:
+    from tte_retriever.bench import Measurement
+
+
+def bench(
+    to_json: Annotated[
+        Path | None, typer.Option("--json", help="Also write one JSON object per figure to this new file.")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="In a minute, to see that it works; not to be quoted.")] = False,
+) -> None:
+    """Measure inference here: streaming against encode, padding, memory, and what thinking costs."""
+    from tte_retriever.bench import run
+
+    file = _new_file(to_json) if to_json is not None else None
+    try:
+        part = ""
+        for measurement in run(quick=quick):
+            if measurement.part != part:
+                part = measurement.part
+                typer.echo(f"\n{part}")
+            typer.echo(_line(measurement))
+            if file is not None:
+                file.write(json.dumps(asdict(measurement), ensure_ascii=False) + "\n")
+                file.flush()
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _new_file(path: Path) -> TextIO:
+    try:
+        return path.open("x", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}. Give --json a file that does not exist yet."
+        ) from error
+
+
+def _line(measurement: Measurement) -> str:
+    value, low, high = (f"{number:.6g}" for number in (measurement.value, measurement.low, measurement.high))
+    spread = f" ({low} to {high})" if low != high else ""
+    wanted = f"  wanted {measurement.wanted}" if measurement.wanted else ""
+    return f"  {measurement.model} · {measurement.shape} · {measurement.quantity}: {value}{spread}{wanted}"
