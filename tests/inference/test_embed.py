@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tte_retriever import MediaError, TTEEncoder
-from tte_retriever.errors import InputError
-from tte_retriever.inference import pack
+from tte_retriever import MediaError, TTEEncoder, build
+from tte_retriever.errors import CheckpointError, InputError
+from tte_retriever.inference import collate, pack, split
 
 K = 8
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,54 @@ def test_an_error_names_its_item_and_what_comes_before_is_kept(encoder):
         next(vectors)
 
 
+def test_a_failure_that_is_no_bad_input_is_raised_in_its_turn(encoder, monkeypatch):
+    """A bug or a full disk is not hidden by ``on_error="yield"``, and takes no vector before it along."""
+    whole = TTEEncoder.preprocess
+
+    def broken(self, inputs, *args, **kwargs):
+        if any("boom" in str(item) for item in inputs):
+            raise RuntimeError("boom")
+        return whole(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(TTEEncoder, "preprocess", broken)
+    vectors = encoder.embed(["a red circle", "boom", "two"], on_error="yield")
+    assert np.allclose(next(vectors), encoder.encode("a red circle"), atol=1e-5)
+    with pytest.raises(RuntimeError, match="boom"):
+        next(vectors)
+
+
+def test_encode_may_be_called_between_two_vectors(encoder):
+    expected = encoder.encode(ITEMS)
+    for index, vector in enumerate(encoder.embed(ITEMS * 4, look_ahead=8)):
+        assert np.abs(vector - expected[index % len(ITEMS)]).max() < 1e-5
+        if index % 5 == 0:
+            assert np.abs(encoder.encode(ITEMS[index % len(ITEMS)]) - vector).max() < 1e-5
+
+
+def test_progress_counts_the_vectors(encoder, capsys):
+    list(encoder.embed(["a red circle", "two"], show_progress_bar=True))
+    assert "2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_taken_apart_and_joined_are_the_processors_batch(checkpoint, tmp_path, family, side):
+    encoder = TTEEncoder(str(build(tmp_path / "built", backbone=checkpoint(family), think_tokens=3)), device="cpu")
+    encoder.tokenizer.padding_side = side
+    items = [*ITEMS[:6], {"video": np.stack([np.asarray(picture(64, 96))] * 6), "text": "what moves ?"}, ITEMS[6]]
+    batch = encoder.preprocess(items)
+    joined = collate(split(batch), pad_id=encoder.tokenizer.pad_token_id, padding_side=side)
+    assert joined.keys() == batch.keys()
+    for key, value in batch.items():
+        assert torch.equal(joined[key], value) if isinstance(value, torch.Tensor) else joined[key] == value
+
+
+def test_features_of_unknown_rows_are_refused(encoder):
+    batch = encoder.preprocess(["two", "three"])
+    with pytest.raises(CheckpointError, match="audio_values"):
+        split({**batch, "audio_values": torch.zeros(5)})
+
+
 def test_an_error_may_be_yielded_in_its_place(encoder):
     items = ["a red circle", "", "three"]
     first, error, last = encoder.embed(items, on_error="yield")
@@ -144,6 +193,6 @@ def test_little_padding_at_a_thousand_mixed_items():
     texts = random.lognormal(3.6, 0.8, 512).astype(int) + 19
     pictures = random.choice([49, 140, 196, 441, 784, 1024], 512) + random.integers(19, 60, 512)
     lengths = random.permutation(np.concatenate([texts, pictures])).tolist()
-    windows = [lengths[start : start + 192] for start in range(0, 1024, 192)]
+    windows = [lengths[start : start + 128] for start in range(0, 1024, 128)]
     padded = sum(len(b) * max(w[i] for i in b) for w in windows for b in pack(w, 8192))
     assert padded / sum(lengths) <= 1.05
