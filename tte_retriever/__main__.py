@@ -1,0 +1,8 @@
+"""``python -m tte_retriever`` is the command line."""
+
+from __future__ import annotations
+
+from tte_retriever.cli.main import main
+
+if __name__ == "__main__":
+    main()
