@@ -188,6 +188,23 @@ def test_a_sentence_transformer_keeps_its_prompts_and_modules(checkpoint, tmp_pa
     assert "`query`, `document`" in (out / "README.md").read_text()
 
 
+def test_an_empty_prompt_may_be_the_default(checkpoint, tmp_path):
+    from tte_retriever.backbones import load_backbone
+
+    raw = load_backbone(checkpoint("qwen3_vl"))
+    prompts = {"query": "Find what is asked for.", "plain": ""}
+    stock = SentenceTransformer(
+        modules=[raw.transformer, *raw.head], prompts=prompts, default_prompt_name="plain", device="cpu"
+    )
+    stock.save_pretrained(str(tmp_path / "stock"))
+    out = build(tmp_path / "out", backbone=tmp_path / "stock", think_tokens=K)
+    encoder = TTEEncoder(str(out), device="cpu")
+    assert encoder.default_prompt_name == "plain"
+    assert np.array_equal(encoder.encode("circle"), encoder.encode("circle", prompt=""))
+    assert not np.allclose(encoder.encode("circle"), encoder.encode_query("circle"), atol=1e-4)
+    assert "| prompts kept | `query` |" in (out / "README.md").read_text()
+
+
 def test_a_sentence_transformer_that_pools_otherwise_is_refused(checkpoint, tmp_path):
     from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -249,6 +266,58 @@ def test_a_backbone_of_another_family_is_refused(tmp_path):
 def test_a_checkpoint_that_thinks_already_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="already has 8 think tokens"):
         build(tmp_path / "out", backbone=model_path("tte-flash-tiny"))
+
+
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+def test_a_template_that_opens_think_itself_ends_in_the_thought(checkpoint, tmp_path, add_generation_prompt):
+    """The layout of Qwen3-VL-Thinking: its generation prompt opens a rationale."""
+    backbone = checkpoint("qwen3_vl")
+    template = backbone / "chat_template.jinja"
+    opened = template.read_text().replace("'<|im_start|>assistant\\n' }}", "'<|im_start|>assistant\\n<think>\\n' }}")
+    assert "<think>" in opened
+    template.write_text(opened)
+    out = build(tmp_path / "out", backbone=backbone, think_tokens=2)
+    rendered = AutoTokenizer.from_pretrained(out).apply_chat_template(
+        [{"role": "user", "content": "hello"}], tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+    assert rendered.endswith("hello<|im_end|>\n<|im_start|>assistant\n<|think_0|><|think_1|><|embed|>")
+    encoder = TTEEncoder(str(out), device="cpu")
+    ids = [*encoder.thought.think_ids, encoder.thought.embed_id]
+    for text in ("hello", "hello " * 300):
+        assert encoder.preprocess([text])["input_ids"][0, -3:].tolist() == ids
+        assert "<think>" not in encoder.tokenizer.decode(encoder.preprocess([text])["input_ids"][0])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_build_that_fails_leaves_nothing(checkpoint, tmp_path, monkeypatch, there):
+    out = tmp_path / "models" / "out"
+    (out if there else out.parent).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+
+    def full(self, path, **_):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        (Path(path) / "model.safetensors").write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SentenceTransformer, "save_pretrained", full)
+        with pytest.raises(OSError, match="No space left"):
+            build(out, backbone=checkpoint("qwen3_vl"), think_tokens=2)
+    assert sorted(tmp_path.rglob("*")) == before
+    build(out, backbone=checkpoint("qwen3_vl"), think_tokens=2)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert SentenceTransformer(str(out), device="cpu").encode("hello").shape == (32,)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_card_says_what_became_of_the_output_head(checkpoint, tmp_path, tied):
+    out = build(tmp_path / "out", backbone=checkpoint("qwen3_vl", tied=tied), think_tokens=2)
+    card = (out / "README.md").read_text()
+    assert ("the embedding matrix (tied)" in card, "is not kept" in card) == (tied, not tied)
+    from safetensors import safe_open
+
+    with safe_open(out / "model.safetensors", "pt") as weights:
+        assert not [name for name in weights.keys() if "lm_head" in name]  # noqa: SIM118  (no mapping)
 
 
 def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):

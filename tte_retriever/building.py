@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sentence_transformers import SentenceTransformer
@@ -41,6 +42,11 @@ def build(
 ) -> Path:
     """Turn a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into a think-token checkpoint, not trained yet.
 
+    Only the embedding model is kept. A language-model head that is tied to the embedding matrix is that matrix; an
+    untied one is dropped, and what decodes from the result decodes by the embedding matrix.
+
+    The folder appears when it is complete: a build that fails leaves none.
+
     Args:
         out: The new folder; it must not exist, or be empty.
         backbone: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
@@ -75,9 +81,15 @@ def build(
         similarity_fn_name=loaded.similarity_fn_name,
         device="cpu",
     )
-    model.save_pretrained(str(out), create_model_card=False)
     card = _card(loaded, _public_name(backbone), method, count, init, seed)
-    (out / "README.md").write_text(card, encoding="utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        folder = Path(scratch) / out.name
+        model.save_pretrained(str(folder), create_model_card=False)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if out.exists():
+            out.rmdir()  # empty, as was checked; a folder that was filled since makes this fail
+        folder.rename(out)
     return out
 
 
@@ -87,6 +99,7 @@ def _public_name(backbone: str | Path) -> str:
 
 
 def _card(loaded: Backbone, name: str, method: str, think_tokens: int, init: str, seed: int) -> str:
+    tied = loaded.transformer.model.config.tie_word_embeddings
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -105,7 +118,8 @@ the starting point of training. **It has not been trained: its vectors are well-
 | rows of the new tokens | `{init}`, seed {seed} |
 | one visual token | {loaded.spec.token_px} x {loaded.spec.token_px} pixels |
 | time of a video | {loaded.spec.video_times} |
-| prompts kept | {", ".join(f"`{prompt}`" for prompt in loaded.prompts) or "none"} |
+| prompts kept | {", ".join(f"`{name}`" for name, prompt in loaded.prompts.items() if prompt) or "none"} |
+| output head | {"the embedding matrix (tied)" if tied else "none: the backbone's own, untied, is not kept"} |
 
 Built by `tte-retriever build`. Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed
 inputs and `think_budget`, 0 to {think_tokens}. The licence is that of the backbone.

@@ -69,12 +69,14 @@ def extend_template(template: str, think_tokens: int) -> str:
     """Make a chat template end in an assistant turn that holds the thought.
 
     The budget is taken from the last message's own ``think_budget``, else from the template variable
-    ``think_budget``, else it is ``think_tokens``.
+    ``think_budget``, else it is ``think_tokens``. The template's own generation prompt is switched off: that of a
+    Thinking model opens ``<think>``, which nothing here would close.
     """
     budget = f"messages[-1].think_budget | default(think_budget) | default({think_tokens})"
     return (
-        template.rstrip("\n")
-        + "{%- if not add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+        "{%- set add_generation_prompt = false %}"
+        + template.rstrip("\n")
+        + "{{- '<|im_start|>assistant\\n' }}"
         + f"{{%- for i in range({budget}) %}}{{{{- '<|think_' ~ i ~ '|>' }}}}{{%- endfor %}}"
         + f"{{{{- '{EMBED_TOKEN}' }}}}"
     )

@@ -90,5 +90,5 @@ def _load_stock(spec: BackboneSpec, name: str) -> Backbone:
     if not isinstance(head[-1], Normalize):
         head.append(Normalize())
     similarity: SimilarityName = stock.similarity_fn_name or "cosine"
-    prompts = {key: prompt for key, prompt in stock.prompts.items() if prompt}
+    prompts = {key: prompt for key, prompt in stock.prompts.items() if prompt is not None}
     return Backbone(spec, transformer, head, prompts, stock.default_prompt_name, similarity)
