@@ -143,6 +143,21 @@ class TTEEncoder(SentenceTransformer):
         self._check_thoughts(features["input_ids"], budgets)
         return features
 
+    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Features to vectors, as ``SentenceTransformer`` does, and never to a vector that is none.
+
+        Raises:
+            TTEError: If a vector holds NaN or infinity; training goes on, for its scaler to handle that.
+        """
+        output: dict[str, Any] = super().forward(input, **kwargs)
+        vectors = output.get("sentence_embedding")  # (B, E)
+        if not self.training and vectors is not None and not (finite := vectors.isfinite().all(1)).all():
+            raise TTEError(
+                f"{int((~finite).sum())} of {len(finite)} vectors hold NaN or infinity, so none is given. Load the model in "
+                'float32 or bfloat16 (model_kwargs={"dtype": "float32"}); if that does not help, its weights are broken.'
+            )
+        return output
+
     def embed(
         self,
         inputs: Iterable[Any],

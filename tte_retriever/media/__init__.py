@@ -1,6 +1,6 @@
 """Media from strangers: opened under explicit limits, decoded to PIL images and frames with their times.
 
-Strings are text, never paths or URLs; nothing here ever opens the network.
+Strings are text, never paths; the network is opened only for the hosts that ``MediaLimits.url_hosts`` names.
 """
 
 from __future__ import annotations

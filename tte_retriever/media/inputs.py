@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from tte_retriever.errors import InputError, MediaError
+from tte_retriever.media.arrays import as_array, as_frames
 from tte_retriever.media.images import load_image
 from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
 from tte_retriever.media.sampling import DEFAULT_SAMPLING, VideoSampling
 from tte_retriever.media.sniff import media_kind
 from tte_retriever.media.sources import Source, describe
+from tte_retriever.media.urls import fetch, is_url
 from tte_retriever.media.video import VideoFrames, load_video
 
 
@@ -47,9 +49,11 @@ def typed_input(
     Args:
         item: A ``str``, which is always text. A dict with keys among ``text``, ``image`` (one or a list) and ``video``.
             A bare ``Path`` or ``bytes``, whose content decides between image and video (an animated image counts as an
-            image here). A bare PIL image or image array; a bare array (T, H, W, 3) or ``VideoFrames`` for a video. A
-            chat: one message or a list of ``{"role": …, "content": …}``, whose other keys are kept. What this function
-            returned is returned as it is.
+            image here). A bare PIL image or image array; a bare array (T, H, W, 3) or ``VideoFrames`` for a video; torch
+            tensors, channels first. Under ``video`` also ``{"array": …, "video_metadata": {"fps", "frames_indices"}}``.
+            A chat: one message or a list of ``{"role": …, "content": …}``, whose other keys are kept. Under ``image`` and
+            ``video``, and as ``{"type": "image_url", "image_url": {"url": …}}``, a URL on one of
+            ``MediaLimits.url_hosts``. What this function returned is returned as it is.
         limits: What may be opened.
         video: How many frames to take from a video.
 
@@ -65,6 +69,7 @@ def typed_input(
         return {"text": _text(item)}
     if isinstance(item, Mapping):
         return decoder.mapping(item)
+    item = as_array(item)
     if isinstance(item, (Path, bytes)):
         return decoder.file(item)
     if isinstance(item, VideoFrames) or (isinstance(item, np.ndarray) and item.ndim == 4):
@@ -102,13 +107,22 @@ class _Decoder:
             raise InputError(f'"{key}" is None; leave the key out instead')
         if key == "text":
             return _text(value)
+        if key == "image" and isinstance(value, (list, tuple)):
+            if not value:
+                raise InputError('"image" is an empty list; give one image or more, or leave the key out')
+            return [self.medium(key, image) for image in value]
+        return self.medium(key, value)
+
+    def medium(self, key: str, value: Any) -> Any:
+        if self._limits.url_hosts and is_url(value):
+            source = fetch(value, self._limits)
+            try:
+                return self.medium(key, source)
+            except MediaError as error:
+                raise MediaError(f"{value!r} was fetched, but {error}", error.reason) from error
         if key == "video":
-            return load_video(value, self._limits, sampling=self._sampling)
-        if not isinstance(value, (list, tuple)):
-            return load_image(value, self._limits)
-        if not value:
-            raise InputError('"image" is an empty list; give one image or more, or leave the key out')
-        return [load_image(image, self._limits) for image in value]
+            return load_video(as_frames(value), self._limits, sampling=self._sampling)
+        return load_image(as_array(value), self._limits)
 
     def file(self, source: Source) -> TypedInput:
         kind = media_kind(source, self._limits)
@@ -139,6 +153,8 @@ class _Decoder:
         return {**message, "content": _text(content)}
 
     def part(self, part: Any) -> dict[str, Any]:
+        if self._limits.url_hosts:
+            part = _without_url_type(part)
         kind = part.get("type") if isinstance(part, Mapping) else None
         if isinstance(part, Mapping):
             _refuse_fetching(part)
@@ -168,12 +184,22 @@ def _text(text: Any) -> str:
     return text
 
 
+def _without_url_type(part: Any) -> Any:
+    """OpenAI's way to give media by URL as a part that names the URL under its kind."""
+    for kind in ("image", "video"):
+        key = f"{kind}_url"
+        if isinstance(part, Mapping) and part.get("type") == key and set(part) == {"type", key}:
+            url = part[key]
+            return {"type": kind, kind: url.get("url") if isinstance(url, Mapping) else url}
+    return part
+
+
 def _refuse_fetching(mapping: Mapping[str, Any]) -> None:
     found = [key for key in mapping if key in _FETCHING_KEYS]
     if found:
         message = (
-            f"the key {found[0]!r} is not followed: nothing is fetched and no string is a path; give the media itself as a "
-            "pathlib.Path, bytes or decoded pixels under 'image' or 'video'"
+            f"the key {found[0]!r} is not followed: no string is a path; give the media itself as a pathlib.Path, bytes or "
+            "decoded pixels under 'image' or 'video', or a URL there whose host MediaLimits.url_hosts names"
         )
         raise MediaError(message, "not-allowed")
 

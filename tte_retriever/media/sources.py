@@ -32,8 +32,8 @@ def describe(source: object) -> str:
 def refuse_string(kind: str) -> MediaError:
     """The error for a ``str`` where an image or a video belongs."""
     message = (
-        f"a str was given as {kind}, and a str is never taken as a path or URL; "
-        "give a pathlib.Path, bytes or decoded pixels (download a URL yourself)"
+        f"a str was given as {kind}, and a str is never taken as a path, and as a URL only from allowed hosts; give a "
+        "pathlib.Path, bytes or decoded pixels, or name the host of a URL in MediaLimits.url_hosts"
     )
     return MediaError(message, "not-allowed")
 

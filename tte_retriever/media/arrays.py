@@ -1,0 +1,62 @@
+"""Decoded media as other libraries hand it over: torch tensors, and frames with ``video_metadata``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tte_retriever.errors import InputError
+from tte_retriever.media.video import VideoFrames
+
+
+def as_array(value: Any) -> Any:
+    """A torch tensor, channels first (…, C, H, W), as an array, channels last; anything else as it is."""
+    if not (hasattr(value, "detach") and hasattr(value, "is_floating_point")):  # told without importing torch
+        return value
+    tensor = value.detach().cpu()
+    array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy knows no bfloat16
+    return np.moveaxis(array, -3, -1) if array.ndim > 2 else array
+
+
+def as_frames(video: Any) -> Any:
+    """Whatever :func:`load_video` takes, from that, from tensors, or from frames with their times.
+
+    Args:
+        video: A tensor (T, C, H, W), a list of tensors (C, H, W), or ``{"array": frames, "video_metadata": {"fps": …,
+            "frames_indices": […]}}`` as sentence-transformers knows it; without ``fps``, frames have no times of their
+            own. Anything else comes back as it is.
+
+    Raises:
+        InputError: If the metadata does not fit the frames.
+    """
+    if isinstance(video, list):
+        return [as_array(frame) for frame in video]
+    if not isinstance(video, Mapping):
+        return as_array(video)
+    metadata = video.get("video_metadata") or {}
+    if "array" not in video or set(video) - {"array", "video_metadata"} or not isinstance(metadata, Mapping):
+        raise InputError(
+            f'a dict with the keys {sorted(map(str, video))} was given as a video; the keys are "array" and '
+            '"video_metadata", which is a dict'
+        )
+    frames = as_frames(video["array"])
+    if metadata.get("fps") is None or not isinstance(frames, (list, np.ndarray)) or not len(frames):
+        return frames
+    fps, indices = _checked(metadata["fps"], metadata.get("frames_indices"), len(frames))
+    return VideoFrames(tuple(frames), tuple(index / fps for index in indices), 0.0, (indices[-1] + 1) / fps)
+
+
+def _checked(fps: Any, indices: Any, count: int) -> tuple[float, list[int]]:
+    try:
+        rate, numbers = float(fps), list(range(count)) if indices is None else [int(index) for index in indices]
+    except (TypeError, ValueError, OverflowError):
+        rate, numbers = math.nan, []
+    if not 0 < rate < math.inf or len(numbers) != count or numbers[0] < 0 or numbers != sorted(numbers):
+        raise InputError(
+            f"the video_metadata has fps {fps!r} and frames_indices {indices!r} for {count} frames; give a positive fps and "
+            "one ascending index per frame"
+        )
+    return rate, numbers
