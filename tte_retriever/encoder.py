@@ -40,11 +40,13 @@ class TTEEncoder(SentenceTransformer):
     ``similarity``, saving, training), and a checkpoint gives the same vectors in both. On top:
 
     * A ``str`` is text, always. Media are ``pathlib.Path``, ``bytes``, PIL images, arrays or frame lists, alone or in
-      ``{"text": …, "image": …, "video": …}``, opened under ``media_limits``; chats are lists of messages.
+      ``{"text": …, "image": …, "video": …}``, opened under ``media_limits``, which may allow URLs of named hosts, too;
+      chats are lists of messages.
     * ``encode(…, think_budget=n)`` thinks with the first ``n`` think tokens, 0…K; a chat message may carry its own
       ``think_budget``.
     * Control tokens that a text spells out stay text.
-    * A row whose thought was cut off by truncation raises instead of yielding a wrong vector.
+    * A row whose thought was cut off by truncation raises instead of yielding a wrong vector, and so does a vector that
+      holds NaN or infinity.
 
     A checkpoint without think tokens, such as ``Qwen/Qwen3-VL-Embedding-2B``, embeds directly: its K is 0.
 

@@ -179,6 +179,7 @@ def test_max_seq_length_is_obeyed_and_the_thought_is_kept_or_missed(built, famil
 # Several processes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # every worker imports everything anew
 def test_a_pool_gives_what_one_process_gives_and_its_errors(encoder):
     pool = encoder.start_multi_process_pool(["cpu", "cpu"])
     try:
