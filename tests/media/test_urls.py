@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,12 +69,15 @@ class _Handler(BaseHTTPRequestHandler):
     def serve_slow(self):
         self.drip(lambda: b"x", pause_s=SLOW_S)
 
+    def serve_dripping(self):  # a header that goes on
+        self.drip(lambda: b"x", pause_s=SLOW_S, headers=False)
+
     def serve_silent(self):
         self.server.ended.wait(60)
 
-    def drip(self, piece, pause_s):
+    def drip(self, piece, pause_s, headers=True):
         self.send_response(200)
-        self.end_headers()
+        self.end_headers() if headers else self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
         try:
             while not self.server.ended.wait(pause_s):
                 self.wfile.write(piece())
@@ -84,13 +92,17 @@ class _Handler(BaseHTTPRequestHandler):
 def serve(media):
     servers = []
 
-    def start():
+    def start(certificate=None):
         server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         server.daemon_threads = True
         server.seen, server.ended, server.hung_up = [], threading.Event(), threading.Event()
         server.picture = media.image(Image.new("RGB", (6, 4), (200, 10, 10)))
         server.clip = media.video(10)
-        server.at = f"http://127.0.0.1:{server.server_port}"
+        server.at = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
         return server
@@ -123,6 +135,22 @@ def test_media_is_fetched_from_an_allowed_host_in_every_shape(serve):
     assert len(typed_input({"video": f"{server.at}/clip"}, limits)["video"].frames) >= 1
     part = {"type": "video_url", "video_url": {"url": f"{server.at}/clip"}}
     assert typed_input(chat(part), limits)["message"][0]["content"][0]["type"] == "video"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_https_needs_a_certificate_that_is_trusted(serve, tmp_path, monkeypatch):
+    pem = str(tmp_path / "server.pem")
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*make.split(), "-keyout", pem, "-out", f"{pem}.crt"], check=True, capture_output=True)
+    Path(pem).write_text(Path(pem).read_text() + Path(f"{pem}.crt").read_text())
+    server = serve(certificate=pem)
+    limits = MediaLimits(url_hosts=frozenset({server.at}))
+    error = refused(f"{server.at}/picture", limits)
+    assert (error.reason, "certificate" in str(error)) == ("unreadable", True)
+    assert server.seen == []
+    monkeypatch.setenv("SSL_CERT_FILE", f"{pem}.crt")
+    assert typed_input({"image": f"{server.at}/picture"}, limits)["image"].size == (6, 4)
+    assert "max_url_seconds" in str(refused(f"{server.at}/slow", replace(limits, max_url_seconds=10 * SLOW_S)))
 
 
 def test_a_bare_string_stays_text_even_from_an_allowed_host(serve):
@@ -193,7 +221,7 @@ def test_too_large_a_body_is_not_read_to_its_end(serve, path):
     assert path == "/picture" or server.hung_up.wait(10)
 
 
-@pytest.mark.parametrize("path", ["/slow", "/silent"])
+@pytest.mark.parametrize("path", ["/slow", "/silent", "/dripping"])
 def test_waiting_has_an_end(serve, path):
     server = serve()
     limits = MediaLimits(max_url_seconds=10 * SLOW_S, url_hosts=frozenset({server.at}))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+import threading
 import time
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -11,14 +14,14 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from tte_retriever.errors import InputError, MediaError
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Iterator
 
     from tte_retriever.errors import MediaReason
     from tte_retriever.media.limits import MediaLimits
 
 _MAX_REDIRECTS = 5
+_CHUNK = 1 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
-_CHUNK = 1 << 16
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "tte-retriever"}
 _PORTS = {"https": 443, "http": 80}
 _Origin = tuple[str, str, int]
@@ -56,28 +59,65 @@ def fetch(url: str, limits: MediaLimits) -> bytes:
     Raises:
         MediaError: ``not-allowed``, ``missing`` (404, 410), ``unreadable`` (any other failure) or ``too-large``.
     """
-    allowed = {_origin(urlsplit(_spelt_out(host))): host for host in limits.url_hosts}
+    allowed = {_origin(urlsplit(_spelt_out(host))) for host in limits.url_hosts}
     deadline = time.monotonic() + limits.max_url_seconds
     at = url
     for _ in range(_MAX_REDIRECTS + 1):
-        parts = _allowed_parts(at, allowed, limits)
-        connection = _connection(parts, deadline)
-        try:
-            _connect(connection, parts, at)
+        answer = _ask(at, _allowed_parts(at, allowed, limits), limits, deadline)
+        if isinstance(answer, bytes):
+            return answer
+        at = answer
+    raise MediaError(f"{url!r} redirects more than {_MAX_REDIRECTS} times; give the final address", "unreadable")
+
+
+def _ask(url: str, parts: SplitResult, limits: MediaLimits, deadline: float) -> bytes | str:
+    """What is at a URL, or the URL that it redirects to."""
+    _, host, port = _origin(parts)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(host, port, timeout=max(deadline - time.monotonic(), 0.001))
+    late = threading.Event()
+    try:
+        connection.connect()
+        _check_peer(connection.sock, host, url)
+        with _hung_up(connection.sock, deadline, late):
             connection.request("GET", _target(parts), headers=_HEADERS)
             with connection.getresponse() as response:  # it keeps the socket open unless closed itself
-                if response.status not in _REDIRECTS:
-                    return _body(connection, response, at, limits, deadline)
-                at = urljoin(at, response.headers.get("Location", ""))
-        except MediaError:
+                redirected = response.status in _REDIRECTS
+                answer = (
+                    urljoin(url, response.headers.get("Location", "")) if redirected else _body(response, url, limits)
+                )
+        if late.is_set():  # what was cut off looks like an end
+            raise TimeoutError
+        return answer
+    except Exception as error:
+        if late.is_set() or isinstance(error, TimeoutError):
+            message = f"{url!r} was not there after {limits.max_url_seconds} s"
+            raise MediaError(
+                f"{message}, the most that is waited (MediaLimits.max_url_seconds)", "unreadable"
+            ) from error
+        if isinstance(error, MediaError) or not isinstance(error, (OSError, HTTPException, ValueError)):
             raise
-        except TimeoutError as error:
-            raise _too_slow(at, limits) from error
-        except (OSError, HTTPException, ValueError) as error:  # ValueError: what is no address, in a redirect
-            raise MediaError(f"{at!r} cannot be fetched: {error or type(error).__name__}", "unreadable") from error
-        finally:
-            connection.close()
-    raise MediaError(f"{url!r} redirects more than {_MAX_REDIRECTS} times; give the final address", "unreadable")
+        raise MediaError(f"{url!r} cannot be fetched: {error or type(error).__name__}", "unreadable") from error
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _hung_up(sock: socket.socket, deadline: float, late: threading.Event) -> Iterator[None]:
+    """Hang up at the deadline: a timeout of the socket begins anew with every byte that drips in."""
+
+    def hang_up() -> None:
+        late.set()
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(deadline - time.monotonic(), hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _spelt_out(host: str) -> str:
@@ -88,7 +128,7 @@ def _origin(parts: SplitResult) -> _Origin:
     return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
 
 
-def _allowed_parts(url: str, allowed: dict[_Origin, str], limits: MediaLimits) -> SplitResult:
+def _allowed_parts(url: str, allowed: set[_Origin], limits: MediaLimits) -> SplitResult:
     try:
         parts = urlsplit(url)
         origin = _origin(parts)
@@ -106,21 +146,11 @@ def _target(parts: SplitResult) -> str:
     return f"{path}?{quote(parts.query, safe=safe)}" if parts.query else path
 
 
-def _connection(parts: SplitResult, deadline: float) -> HTTPConnection:
-    _, host, port = _origin(parts)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return kind(host, port, timeout=max(deadline - time.monotonic(), 0.001))
-
-
-def _connect(connection: HTTPConnection, parts: SplitResult, url: str) -> None:
-    """Connect, and look at who answers: names may lead anywhere, and elsewhere the next time they are looked up."""
-    host = _origin(parts)[1]
-    connection.connect()
-    address = ipaddress.ip_address(connection.sock.getpeername()[0].partition("%")[0])
+def _check_peer(sock: socket.socket, host: str, url: str) -> None:
+    """Look at who answers: a name may lead anywhere, and elsewhere the next time it is looked up."""
+    address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
     if not address.is_global and host != "localhost" and not _is_address(host):
-        raise MediaError(
-            f"{url!r} leads to {address}, which is not a public address; allow that itself", "not-allowed"
-        )
+        raise MediaError(f"{url!r} leads to {address}, which is no public address; allow that itself", "not-allowed")
 
 
 def _is_address(host: str) -> bool:
@@ -131,32 +161,16 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _body(connection: HTTPConnection, response: HTTPResponse, url: str, limits: MediaLimits, deadline: float) -> bytes:
+def _body(response: HTTPResponse, url: str, limits: MediaLimits) -> bytes:
     if response.status != 200:
         reason: MediaReason = "missing" if response.status in (404, 410) else "unreadable"
         raise MediaError(f"{url!r} answers {response.status} {response.reason}; check the address", reason)
-    too_large = MediaError(
-        f"{url!r} has more than {limits.max_bytes} bytes, the most that are opened (MediaLimits.max_bytes)",
-        "too-large",
-    )
-    if (response.length or 0) > limits.max_bytes:
-        raise too_large
-    sock: socket.socket | None = connection.sock  # gone when the server closes; what it sent is in the response
     body = bytearray()
-    while chunk := response.read1(_CHUNK):  # read1 comes back with what there is, so that the clock is looked at
+    while len(body) + (response.length or 0) <= limits.max_bytes and (chunk := response.read(_CHUNK)):
         body += chunk
-        left = deadline - time.monotonic()
-        if len(body) > limits.max_bytes:
-            raise too_large
-        if left <= 0:
-            raise _too_slow(url, limits)
-        if sock is not None and sock.fileno() != -1:
-            sock.settimeout(left)
+    if len(body) + (response.length or 0) > limits.max_bytes:
+        message = f"{url!r} has more than {limits.max_bytes} bytes, the most that are opened (MediaLimits.max_bytes)"
+        raise MediaError(message, "too-large")
     if response.length:
         raise MediaError(f"{url!r} ended {response.length} bytes early; try again", "unreadable")
     return bytes(body)
-
-
-def _too_slow(url: str, limits: MediaLimits) -> MediaError:
-    message = f"{url!r} was not there after {limits.max_url_seconds} s, the most that is waited (MediaLimits.max_url_seconds)"
-    return MediaError(message, "unreadable")
