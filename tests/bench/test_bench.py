@@ -26,8 +26,8 @@ def test_the_command_measures_every_part(tmp_path):
         assert each["shape"]
         if each["quantity"] == "least cosine":
             assert each["value"] >= 0.99999
-        if each["wanted"] == "≤ 8192":
-            assert each["value"] <= 8192
+        if each["wanted"] == "≤ 1024":
+            assert each["value"] <= 1024
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "does not exist yet" in again.stderr

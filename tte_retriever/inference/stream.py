@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _WORKERS = 2
-_GROUP = 16
+_GROUP = 32
 """Items that are prepared together: most of what a processor does for one text, it does once a call."""
 _WINDOW_BATCHES = 8
 """Neither a window nor what is prepared beyond it goes over this many full batches, so that large pictures do not fill
