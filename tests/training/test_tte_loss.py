@@ -604,7 +604,7 @@ def test_two_processes_end_a_step_with_the_weights_of_one(folders, tmp_path):
             },
             {
                 **encoder.preprocess(answers[rows]),
-                "cot_ids": rationales(0, 0, 0, 5)[rows],
+                "cot_ids": rationales(0, 3, 0, 5)[rows],
                 "content_id": torch.tensor([0, 1, 0, 3])[rows],
             },
         ]
