@@ -437,6 +437,8 @@ def test_the_temperature_is_trained_and_its_state_is_the_losses_only_one(encoder
     fresh = TTELoss(encoder, temperature=0.05, mini_batch_size=size)
     (torch.stack(list(fresh(cells).values())).sum() / 4).backward()  # as gradient accumulation divides it
     assert fresh.log_scale.grad.item() == pytest.approx(log_scale.grad.item(), rel=1e-3)
+    assert loss.scale == pytest.approx(1 / loss.temperature)
+    assert loss.get_config_dict()["temperature"] == loss.temperature
     state = loss.state_dict()
     assert list(state) == ["log_scale"]
     other = TTELoss(encoder, mini_batch_size=size)
