@@ -1,35 +1,102 @@
-"""Generation loss: a rationale has to be decoded from the thought alone."""
+"""Generation loss: a rationale has to be decoded by the backbone from what the thought alone holds."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Prefill:
+    """What a pass through the decoder left behind.
+
+    Attributes:
+        keys_values: Of every layer, keys rotated already.  (B, heads, L, head size) each
+        positions: Text position of every token.  (B, L) int64
+    """
+
+    keys_values: list[tuple[Tensor, Tensor]]
+    positions: Tensor
+
+    def of_rows(self, rows: Tensor) -> Prefill:
+        """As if only some rows had been in the batch."""
+        return Prefill([(keys[rows], values[rows]) for keys, values in self.keys_values], self.positions[rows])
+
+    def cache(self, columns: Tensor) -> DynamicCache:
+        """As if only some tokens, ``columns`` (B, K), had been there."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self.keys_values):
+            at = columns[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[-1])
+            cache.update(keys.gather(2, at), values.gather(2, at), layer)
+        return cache
+
+
 def rationale_nll(
-    language_model: nn.Module, embed_tokens: nn.Embedding, think_states: Tensor, rationale_ids: Tensor
+    backbone: nn.Module,
+    states: Tensor,
+    rationale_ids: Tensor,
+    visible: Tensor | None = None,
+    prefill: Prefill | None = None,
 ) -> Tensor:
-    """Mean next-token NLL of rationales decoded by the backbone from the think states *alone*, as a soft prompt.
+    """Next-token NLL of rationales, decoded by the backbone from the visible tokens alone; the mean of each row.
+
+    Without ``prefill`` the last hidden states of the visible tokens are a soft prompt in front of the rationale. With it,
+    the rationale attends to their keys and values in every layer, and its positions go on from the last of them.
+
+    The logits come from the backbone's output head; a model without one, such as every ``AutoModel``, is decoded with its
+    input embedding.
 
     Args:
-        language_model: The decoder of the backbone, which takes ``inputs_embeds``.
-        embed_tokens: Its input embedding, tied to the output.
-        think_states: Last hidden states of the think tokens.  (B, K, D)
-        rationale_ids: Token ids, padded on the right with -100.  (B, L) int64
+        backbone: A Qwen-VL model; its ``language_model`` is the decoder.
+        states: Its last hidden states.  (B, L, D)
+        rationale_ids: Token ids, padded on the right with -100, at least one in every row.  (B, R) int64
+        visible: True at the tokens that may be seen, at least one in every row; ``None`` is all.  (B, L) bool
+        prefill: Of the pass that gave ``states``.
+
+    Returns:
+        (B,) float32.
     """
-    batch, thoughts, _ = think_states.shape
-    inputs = embed_tokens(rationale_ids[:, :-1].clamp(min=0))  # (B, L - 1, D)
-    inputs = torch.cat([think_states.to(inputs.dtype), inputs], dim=1)  # (B, K + L - 1, D)
-    length = inputs.shape[1]
-    # Text positions on all three axes: the top model would derive them from its last image batch.
-    positions = torch.arange(length, device=inputs.device).expand(3, batch, length)  # (3, B, K + L - 1)
-    states = language_model(inputs_embeds=inputs, position_ids=positions, use_cache=False).last_hidden_state
-    predicting = states[:, thoughts - 1 :]  # (B, L, D)
-    wanted = rationale_ids >= 0  # (B, L)
-    logits = predicting[wanted] @ embed_tokens.weight.T  # (tokens, V)
-    return F.cross_entropy(logits.float(), rationale_ids[wanted])
+    model = cast("Any", backbone)
+    embed_tokens = model.get_input_embeddings()
+    if visible is None:
+        visible = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    # The visible tokens of every row, moved to the right end: the rationale then starts in the same column everywhere.
+    columns = visible.long().argsort(dim=1, stable=True)[:, visible.shape[1] - int(visible.sum(1).max()) :]  # (B, K)
+    prompt = states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))  # (B, K, D)
+    inputs = embed_tokens(rationale_ids.clamp(min=0))  # (B, R, D)
+    mask = F.pad(visible.gather(1, columns), (0, rationale_ids.shape[1]), value=True)  # (B, K + R)
+    positions = mask.cumsum(1) - 1  # (B, K + R)
+    cache = None
+    if prefill is None:
+        inputs = torch.cat([prompt.to(inputs.dtype), inputs], dim=1)  # (B, K + R, D)
+        positions = positions.clamp(min=0)
+    else:
+        cache = prefill.cache(columns)
+        after = prefill.positions.gather(1, columns[:, -1:]) + 1  # (B, 1)
+        positions = after + torch.arange(inputs.shape[1], device=inputs.device)  # (B, R)
+    hidden = model.language_model(
+        inputs_embeds=inputs,
+        attention_mask=mask,
+        # Text positions on all three axes: the top model would derive them from its last image batch.
+        position_ids=positions.expand(3, *positions.shape),
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+    # What the last visible token predicts is the first token of the rationale.
+    if cache is None:
+        predicting = hidden[:, prompt.shape[1] - 1 :]  # (B, R + 1, D)
+    else:
+        predicting = torch.cat([prompt[:, -1:].to(hidden.dtype), hidden], dim=1)
+    wanted = rationale_ids >= 0  # (B, R)
+    head = model.get_output_embeddings() or embed_tokens
+    logits = F.linear(predicting[:, :-1][wanted], head.weight)  # (tokens, V)
+    nll = torch.zeros(wanted.shape, device=hidden.device)  # (B, R)
+    nll[wanted] = F.cross_entropy(logits.float(), rationale_ids[wanted], reduction="none")
+    return nll.sum(1) / wanted.sum(1)
