@@ -97,6 +97,7 @@ class LossConfig:
     rationale_from: Literal["thought", "query+thought"] = "thought"
     decoder: Literal["soft-prompt", "kv"] = "soft-prompt"
     stop_gradient: bool = False
+    symmetric: bool = False
     matryoshka_dims: tuple[int, ...] | None = None
     mini_batch_size: int = 32
     gather_across_devices: bool = False

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 LOSS_STATE = "loss.safetensors"
 """What a finished stage leaves of its loss: the temperature."""
 
+RECORD = "log.json"
+"""What a finished stage leaves of its log: the trainer's state."""
+
 
 def stage_folder(config: TrainConfig, stage: StageConfig) -> Path:
     """Trainer checkpoints, and, once the stage is finished, its ``model``."""
@@ -50,7 +53,7 @@ def stage_arguments(config: TrainConfig, stage: StageConfig) -> SentenceTransfor
     """
     given = {
         "use_cpu": not torch.accelerator.is_available(),
-        "logging_first_step": True,
+        "save_total_limit": 2,
         "remove_unused_columns": False,
         **config.trainer,
         "output_dir": str(stage_folder(config, stage)),
@@ -110,7 +113,10 @@ def run_stage(
         merge_lora(adapted)
     model.requires_grad_(True)
     if trainer.is_world_process_zero():
-        _keep(model, loss, stage_folder(config, stage))
+        folder = stage_folder(config, stage)
+        save_file(own_state(loss), folder / LOSS_STATE)
+        trainer.state.save_to_json(str(folder / RECORD))
+        save_whole(model, folder / RESULT)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -123,11 +129,6 @@ def count_steps(trainer: StageTrainer, stage: StageConfig, most: int | None) -> 
             raise InputError(f"Stage {stage.name!r} has no full batch of data; use a smaller batch or more rows.")
         steps = math.ceil(cast("float", stage.epochs) * batches / trainer.args.gradient_accumulation_steps)
     return steps if most is None else min(steps, most)
-
-
-def _keep(model: TTEEncoder, loss: TTELoss, folder: Path) -> None:
-    save_file(own_state(loss), folder / LOSS_STATE)
-    save_whole(model, folder / RESULT)
 
 
 def save_whole(model: TTEEncoder, folder: Path, card: str | None = None) -> None:

@@ -46,13 +46,12 @@ class StageTrainer(SentenceTransformerTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the stock one; remembers which data set the batch is of."""
         self._source = inputs["dataset_name"]
-        self._has_rationale = any(bool((inputs[key] >= 0).any()) for key in inputs if key.endswith("_cot_ids"))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def track_loss_components(self, loss: dict[str, Tensor]) -> None:
         """Add the parts of one batch to their running sums of value and count."""
         for part, value in loss.items():
-            if part != "rationale" or self._has_rationale:
+            if value != 0 or part != "rationale":  # exactly 0 means that no row had one
                 one = torch.stack([value.detach().double(), value.new_ones((), dtype=torch.float64)])  # (2,)
                 key = (self._source, part)
                 self._sums[key] = self._sums.get(key, torch.zeros_like(one)) + one
