@@ -208,10 +208,10 @@ class Learner:
         return out["sentence_embedding"], states[thinking].view(len(items), budget, states.shape[-1])
 
     def generation(self, think_states: Tensor, rationales: list[str]) -> Tensor:
-        """NLL of rationales decoded from think states (B, K, D) alone."""
-        return rationale_nll(
-            self.backbone.language_model, self.embed_tokens, think_states, self.rationale_ids(rationales)
-        )
+        """NLL of rationales decoded from think states (B, K, D) alone, per token."""
+        ids = self.rationale_ids(rationales)
+        tokens = (ids >= 0).sum(1)  # (B,)
+        return (rationale_nll(self.backbone, think_states, ids) * tokens).sum() / tokens.sum()
 
     def visual(self, shown: Sequence[Shown]) -> Tensor:
         """The dense loss on the visual tokens of the last forward passes, cells in the same order."""
@@ -293,7 +293,10 @@ class Learner:
         accepted = torch.tensor([[pair.accepts(content) for content in contents] for pair in pairs])  # (B, N)
         accepted[torch.arange(len(pairs)), positives] = False
         scale = self.log_scale.exp().clamp(max=100)
-        losses = {"contrastive": masked_info_nce(queries, candidates, positives, accepted, scale)}
+        # Every candidate belongs to one query: the other direction is a task of its own (image → caption).
+        paired = len(queries) == len(candidates) == len(positives.unique())
+        contrastive = masked_info_nce(queries, candidates, positives, accepted, scale, symmetric=paired)
+        losses = {"contrastive": contrastive}
         if budget:
             losses["generation"] = config.generation_weight * self.generation(think, texts)
         losses["visual"] = config.visual_weight * self.visual(shown)

@@ -49,7 +49,6 @@ def test_a_perfect_match_has_no_loss_left():
 
 def test_the_rationale_depends_on_the_think_states_and_on_nothing_else(encoder):
     backbone = encoder[0].model
-    embed = backbone.language_model.embed_tokens
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, -100, -100]])
     features = encoder.preprocess(["a red circle", "a page with dose oak"])
     with torch.no_grad():
@@ -57,7 +56,7 @@ def test_the_rationale_depends_on_the_think_states_and_on_nothing_else(encoder):
         thinking = torch.isin(features["input_ids"], torch.tensor(encoder.thought.think_ids))
 
         def loss(hidden):
-            return rationale_nll(backbone.language_model, embed, hidden[thinking].view(2, 8, -1), ids).item()
+            return rationale_nll(backbone, hidden, ids, thinking).tolist()
 
         noise = torch.where(thinking[..., None], states, torch.randn_like(states))
         assert loss(noise) == loss(states)
@@ -66,11 +65,10 @@ def test_the_rationale_depends_on_the_think_states_and_on_nothing_else(encoder):
 
 def test_padding_a_rationale_changes_nothing(encoder):
     backbone = encoder[0].model
-    embed = backbone.language_model.embed_tokens
     think = torch.randn(1, 8, 128)
     with torch.no_grad():
-        short = rationale_nll(backbone.language_model, embed, think, torch.tensor([[5, 6]]))
-        padded = rationale_nll(backbone.language_model, embed, think, torch.tensor([[5, 6, -100, -100]]))
+        short = rationale_nll(backbone, think, torch.tensor([[5, 6]]))
+        padded = rationale_nll(backbone, think, torch.tensor([[5, 6, -100, -100]]))
     assert short.item() == pytest.approx(padded.item(), abs=1e-5)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .contrastive import masked_info_nce
+from .contrastive import distinct_candidates, masked_info_nce
 from .rationale import rationale_nll
+from .tte import TTELoss
 from .visual_words import visual_word_nll
 
-__all__ = ["masked_info_nce", "rationale_nll", "visual_word_nll"]
+__all__ = ["TTELoss", "distinct_candidates", "masked_info_nce", "rationale_nll", "visual_word_nll"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,50 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def masked_info_nce(queries: Tensor, candidates: Tensor, positives: Tensor, excluded: Tensor, scale: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Candidates:
+    """Which cells of a batch are candidates, and which of them are no negatives of a query.
+
+    Attributes:
+        distinct: The first cell of every distinct candidate.  (N,) int64
+        positives: Index of each query's candidate among the distinct ones.  (B,) int64
+        excluded: True where a candidate other than the positive answers the query too.  (B, N) bool
+    """
+
+    distinct: Tensor
+    positives: Tensor
+    excluded: Tensor
+
+
+def distinct_candidates(anchors: Tensor, cells: Tensor, answers: Tensor | None = None) -> Candidates:
+    """Tell candidates apart by what they are.
+
+    A candidate answers a query if it is the positive of any row with the same anchor, or one of the row's ``answers``.
+
+    Args:
+        anchors: Identity of each anchor.  (B,) int64
+        cells: Identity of each cell of the other columns: all positives, then all negatives.  (C,) int64, C >= B
+        answers: Identities of everything known to answer each anchor, padded with -1.  (B, M) int64
+    """
+    distinct, index = cells.unique(return_inverse=True)  # (N,), (C,)
+    order = torch.arange(len(cells), device=cells.device)
+    first = torch.full_like(distinct, len(cells)).scatter_reduce(0, index, order, "amin")
+    positives = index[: len(anchors)]
+    questions = anchors.unique(return_inverse=True)[1]  # (B,)
+    answered = torch.zeros(len(anchors), len(distinct), dtype=torch.bool, device=cells.device)
+    answered[questions, positives] = True
+    excluded = answered[questions]  # (B, N)
+    if answers is not None:
+        place = torch.searchsorted(distinct, answers).clamp(max=len(distinct) - 1)  # (B, M)
+        row, column = ((distinct[place] == answers) & (answers != -1)).nonzero(as_tuple=True)
+        excluded[row, place[row, column]] = True
+    excluded[order[: len(anchors)], positives] = False
+    return Candidates(first, positives, excluded)
+
+
+def masked_info_nce(
+    queries: Tensor, candidates: Tensor, positives: Tensor, excluded: Tensor, scale: Tensor, *, symmetric: bool = False
+) -> Tensor:
     """InfoNCE in which candidates that also answer the query are no negatives.
 
     Args:
@@ -20,10 +64,15 @@ def masked_info_nce(queries: Tensor, candidates: Tensor, positives: Tensor, excl
         positives: Index of each query's candidate.  (B,) int64
         excluded: True where a candidate other than the positive answers the query too.  (B, N) bool
         scale: Inverse temperature, a scalar.
+        symmetric: Whether every positive has to find its query as well, among the queries that it does not answer.
     """
-    scores = (queries.float() @ candidates.float().T * scale).masked_fill(excluded, -torch.inf)  # (B, N)
-    loss = F.cross_entropy(scores, positives)
-    if not len(queries) == len(candidates) == len(positives.unique()):
+    scores = queries.float() @ candidates.float().T * scale  # (B, N)
+    loss = F.cross_entropy(scores.masked_fill(excluded, -torch.inf), positives)
+    if not symmetric:
         return loss
-    # Every candidate belongs to one query: the other direction is a task of its own (image → caption).
-    return (loss + F.cross_entropy(scores.T, positives.argsort())) / 2
+    rows = torch.arange(len(queries), device=queries.device)
+    answers = excluded.clone()
+    answers[rows, positives] = True
+    shared = answers[:, positives].T  # (B, B): row i is the positive of query i, column k says whether it answers query k
+    shared[rows, rows] = False
+    return (loss + F.cross_entropy(scores[:, positives].T.masked_fill(shared, -torch.inf), rows)) / 2

@@ -1,35 +1,158 @@
-"""Generation loss: a rationale has to be decoded from the thought alone."""
+"""Generation loss: a rationale has to be decoded by the backbone from what the thought alone holds."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor, nn
 
 
-def rationale_nll(
-    language_model: nn.Module, embed_tokens: nn.Embedding, think_states: Tensor, rationale_ids: Tensor
-) -> Tensor:
-    """Mean next-token NLL of rationales decoded by the backbone from the think states *alone*, as a soft prompt.
+@dataclass(frozen=True)
+class Prefill:
+    """What a pass through the decoder left behind.
+
+    Attributes:
+        keys_values: Of every layer, keys rotated already.  (B, heads, L, head size) each
+        positions: Text position of every token.  (B, L) int64
+    """
+
+    keys_values: list[tuple[Tensor, Tensor]]
+    positions: Tensor
+
+    def of_rows(self, rows: Tensor) -> Prefill:
+        """As if only some rows had been in the batch."""
+        return Prefill([(keys[rows], values[rows]) for keys, values in self.keys_values], self.positions[rows])
+
+    def cache(self, columns: Tensor) -> DynamicCache:
+        """As if only some tokens, ``columns`` (B, K), had been there."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self.keys_values):
+            at = columns[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[-1])
+            cache.update(keys.gather(2, at), values.gather(2, at), layer)
+        return cache
+
+
+@contextmanager
+def kept_prefill(backbone: nn.Module) -> Iterator[list[Prefill]]:
+    """Have the backbone's next pass keep its keys and values; they are the first entry of the list that is given."""
+    decoder = cast("Any", backbone).language_model
+    kept: list[Prefill] = []
+
+    def ask(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, kwargs if kept else {**kwargs, "use_cache": True}
+
+    def keep(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if kept:
+            return
+        positions = kwargs.get("position_ids")
+        if positions is None:  # a batch without media: the decoder counts from zero
+            batch, length, _ = kwargs["inputs_embeds"].shape
+            positions = torch.arange(length, device=output.last_hidden_state.device).expand(1, batch, length)
+        layers = output.past_key_values.layers
+        kept.append(Prefill([(layer.keys, layer.values) for layer in layers], positions[-1]))
+
+    handles = [
+        decoder.register_forward_pre_hook(ask, with_kwargs=True),
+        decoder.register_forward_hook(keep, with_kwargs=True),
+    ]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def read_only(backbone: nn.Module, frozen: Tensor) -> Iterator[None]:
+    """Let every layer read the hidden states of some tokens without passing gradients back into them.
 
     Args:
-        language_model: The decoder of the backbone, which takes ``inputs_embeds``.
-        embed_tokens: Its input embedding, tied to the output.
-        think_states: Last hidden states of the think tokens.  (B, K, D)
-        rationale_ids: Token ids, padded on the right with -100.  (B, L) int64
+        backbone: Whose decoder layers are meant.
+        frozen: True at those tokens.  (B, L) bool
     """
-    batch, thoughts, _ = think_states.shape
-    inputs = embed_tokens(rationale_ids[:, :-1].clamp(min=0))  # (B, L - 1, D)
-    inputs = torch.cat([think_states.to(inputs.dtype), inputs], dim=1)  # (B, K + L - 1, D)
-    length = inputs.shape[1]
-    # Text positions on all three axes: the top model would derive them from its last image batch.
-    positions = torch.arange(length, device=inputs.device).expand(3, batch, length)  # (3, B, K + L - 1)
-    states = language_model(inputs_embeds=inputs, position_ids=positions, use_cache=False).last_hidden_state
-    predicting = states[:, thoughts - 1 :]  # (B, L, D)
-    wanted = rationale_ids >= 0  # (B, L)
-    logits = predicting[wanted] @ embed_tokens.weight.T  # (tokens, V)
-    return F.cross_entropy(logits.float(), rationale_ids[wanted])
+    decoder = cast("Any", backbone).language_model
+
+    def detach(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, *rest = args  # (B, L, D)
+        return torch.where(frozen[..., None], hidden.detach(), hidden), *rest
+
+    handles = [layer.register_forward_pre_hook(detach) for layer in decoder.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def rationale_nll(
+    backbone: nn.Module,
+    states: Tensor,
+    rationale_ids: Tensor,
+    visible: Tensor | None = None,
+    prefill: Prefill | None = None,
+) -> Tensor:
+    """Next-token NLL of rationales, decoded by the backbone from the visible tokens alone; the mean of each row.
+
+    Without ``prefill`` the last hidden states of the visible tokens are a soft prompt in front of the rationale. With it,
+    the rationale attends to their keys and values in every layer, and its positions go on from the last of them.
+
+    The logits come from the backbone's output head; a model without one, such as every ``AutoModel``, is decoded with its
+    input embedding.
+
+    Args:
+        backbone: A Qwen-VL model; its ``language_model`` is the decoder.
+        states: Its last hidden states.  (B, L, D)
+        rationale_ids: Token ids, padded on the right with -100, at least one in every row.  (B, R) int64
+        visible: True at the tokens that may be seen, at least one in every row; ``None`` is all.  (B, L) bool
+        prefill: Of the pass that gave ``states``.
+
+    Returns:
+        (B,) float32.
+    """
+    model = cast("Any", backbone)
+    embed_tokens = model.get_input_embeddings()
+    if visible is None:
+        visible = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    # The visible tokens of every row, moved to the right end: the rationale then starts in the same column everywhere.
+    columns = visible.long().argsort(dim=1, stable=True)[:, visible.shape[1] - int(visible.sum(1).max()) :]  # (B, K)
+    prompt = states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))  # (B, K, D)
+    inputs = embed_tokens(rationale_ids.clamp(min=0))  # (B, R, D)
+    mask = F.pad(visible.gather(1, columns), (0, rationale_ids.shape[1]), value=True)  # (B, K + R)
+    positions = mask.cumsum(1) - 1  # (B, K + R)
+    cache = None
+    if prefill is None:
+        inputs = torch.cat([prompt.to(inputs.dtype), inputs], dim=1)  # (B, K + R, D)
+        positions = positions.clamp(min=0)
+    else:
+        cache = prefill.cache(columns)
+        after = prefill.positions.gather(1, columns[:, -1:]) + 1  # (B, 1)
+        positions = after + torch.arange(inputs.shape[1], device=inputs.device)  # (B, R)
+    hidden = model.language_model(
+        inputs_embeds=inputs,
+        attention_mask=mask,
+        # Text positions on all three axes: the top model would derive them from its last image batch.
+        position_ids=positions.expand(3, *positions.shape),
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+    # What the last visible token predicts is the first token of the rationale.
+    if cache is None:
+        predicting = hidden[:, prompt.shape[1] - 1 :]  # (B, R + 1, D)
+    else:
+        predicting = torch.cat([prompt[:, -1:].to(hidden.dtype), hidden], dim=1)
+    wanted = rationale_ids >= 0  # (B, R)
+    head = model.get_output_embeddings() or embed_tokens
+    logits = F.linear(predicting[:, :-1][wanted], head.weight)  # (tokens, V)
+    nll = torch.zeros(wanted.shape, device=hidden.device)  # (B, R)
+    nll[wanted] = F.cross_entropy(logits.float(), rationale_ids[wanted], reduction="none")
+    return nll.sum(1) / wanted.sum(1)
+

@@ -1,0 +1,186 @@
+"""Files of training pairs become a map-style dataset; rows that are broken are set aside and named."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
+
+from tte_retriever.errors import InputError
+
+from .cells import encode_cell
+from .formats import FORMATS, Pair
+from .quarantine import Broken, quarantine_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 10_000  # rows that are held as Python objects before they become Arrow
+
+
+def read_pairs(
+    path: str | Path,
+    *,
+    format: str,
+    media_root: str | Path,
+    quarantine: str | Path | None = None,
+    negatives: int | None = None,
+    max_failures: int | None = None,
+    max_rationale_chars: int = 16_000,
+) -> Dataset:
+    """Read training pairs.
+
+    Args:
+        path: A ``.jsonl`` or ``.parquet`` file.
+        format: ``pairs``, ``mmeb`` or ``ume``; see :data:`~tte_retriever.training.data.FORMATS`.
+        media_root: The folder that media paths are relative to.
+        quarantine: A JSONL file to which broken rows are appended, as file, line and reason.
+        negatives: Negatives per row: a row with fewer is broken, of more the first are taken. ``None`` asks for as
+            many as the first sound row has.
+        max_failures: Most broken rows to put up with; ``None`` is any number short of all.
+        max_rationale_chars: Longest rationale, in characters.
+
+    Returns:
+        A dataset in memory, one row per sound row of the file and in its order, with the columns ``anchor``,
+        ``positive``, ``negative_1``… (cells, see :mod:`~tte_retriever.training.data.cells`), ``anchor_cot`` and
+        ``positive_cot`` (``""`` for none), ``<item>_id`` (``""`` for none), ``answers`` (a list of str), ``source`` and
+        ``origin`` (``file:line``). Only the collator opens media.
+
+    Raises:
+        InputError: No such file, folder or format, no sound row, or more broken rows than allowed.
+    """
+    path, root = Path(path), Path(media_root)
+    if format not in FORMATS:
+        raise InputError(f"format is {format!r}; give one of {', '.join(FORMATS)}")
+    if not root.is_dir():
+        raise InputError(f"media_root {str(root)!r} is no folder; give the one that media paths are relative to")
+    tables: list[pa.Table] = []
+    rows: list[dict[str, Any]] = []
+    broken: list[Broken] = []
+    for line, raw in _raw_rows(path):
+        try:
+            pair = FORMATS[format](_parsed(raw))
+            negatives = len(pair.negatives) if negatives is None else negatives
+            rows.append(_row(pair, root, negatives, max_rationale_chars) | {"origin": f"{path}:{line}"})
+        except InputError as error:
+            broken.append(Broken(str(path), line, str(error)))
+            if max_failures is not None and len(broken) > max_failures:
+                break
+        if len(rows) == _CHUNK:
+            tables.append(_table(rows))
+            rows = []
+    if rows:
+        tables.append(_table(rows))
+    _report(path, broken, sound=sum(map(len, tables)), quarantine=quarantine, max_failures=max_failures)
+    return Dataset(pa.concat_tables(tables))
+
+
+def split_by_source(dataset: Dataset) -> DatasetDict:
+    """One dataset per ``source``, in order of first appearance, for trainers that draw every batch from one of them."""
+    places: dict[str, list[int]] = {}
+    for index, source in enumerate(dataset["source"]):
+        places.setdefault(source or "unnamed", []).append(index)
+    return DatasetDict({source: dataset.select(indices) for source, indices in places.items()})
+
+
+def _raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Lines of JSONL as bytes, rows of Parquet as dicts, with their numbers from 1; blank lines are no rows."""
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise InputError(f"{str(path)!r} is neither .jsonl (one JSON object per line) nor .parquet; convert it first")
+    if not path.is_file():
+        raise InputError(f"{str(path)!r} is no file; check the path")
+    if path.suffix == ".jsonl":
+        with path.open("rb") as file:
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+        return
+    try:
+        number = 0
+        for batch in pq.ParquetFile(path).iter_batches(1000):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{str(path)!r} is no sound Parquet file: {error}; fetch it again") from error
+
+
+def _parsed(raw: Any) -> dict[str, Any]:
+    if isinstance(raw, bytes):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested without end
+            raise InputError(f"not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"a JSON {type(raw).__name__} instead of an object; one row is one {{…}}")
+    return raw
+
+
+def _row(pair: Pair, root: Path, negatives: int, max_rationale_chars: int) -> dict[str, Any]:
+    if len(pair.negatives) < negatives:
+        raise InputError(f"{len(pair.negatives)} negatives instead of {negatives}; give every row of a file as many")
+    items = {"anchor": pair.anchor, "positive": pair.positive}
+    items |= {f"negative_{i + 1}": item for i, item in enumerate(pair.negatives[:negatives])}
+    row: dict[str, Any] = {column: {"json": _named(column, item, root)} for column, item in items.items()}
+    row |= {
+        "anchor_cot": _rationale("anchor_cot", pair.anchor_cot, max_rationale_chars),
+        "positive_cot": _rationale("positive_cot", pair.positive_cot, max_rationale_chars),
+    }
+    row |= {f"{column}_id": _text("an id", pair.ids.get(column, "")) for column in items}
+    return row | {
+        "answers": [_text("an answer", each) for each in pair.answers],
+        "source": _text("source", pair.source),
+    }
+
+
+def _named(column: str, item: Any, root: Path) -> str:
+    try:
+        return encode_cell(item, root)
+    except (InputError, RecursionError) as error:
+        raise InputError(f"{column}: {error}") from error
+
+
+def _rationale(column: str, text: Any, max_chars: int) -> str:
+    if len(_text(column, text)) > max_chars:
+        raise InputError(f"{column} has {len(text)} characters; at most {max_chars} are taken (max_rationale_chars)")
+    return text.strip()
+
+
+def _text(name: str, text: Any) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{name} is {text!r}; give a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} holds a lone surrogate at {error.start}, which is no character") from error
+    return text
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    kinds: dict[str, pa.DataType] = {"json": pa.struct({"json": pa.string()}), "answers": pa.list_(pa.string())}
+    schema = {
+        name: kinds["json"] if isinstance(rows[0][name], dict) else kinds.get(name, pa.string()) for name in rows[0]
+    }
+    return pa.Table.from_pylist(rows, pa.schema(schema))
+
+
+def _report(
+    path: Path, broken: list[Broken], *, sound: int, quarantine: str | Path | None, max_failures: int | None
+) -> None:
+    if quarantine is not None and broken:
+        quarantine_rows(Path(quarantine), broken)
+    where = f"see {str(quarantine)!r}" if quarantine is not None else "give quarantine=FILE to list them"
+    first = f"the first is line {broken[0].line}: {broken[0].reason}" if broken else "it has no rows"
+    if max_failures is not None and len(broken) > max_failures:
+        raise InputError(f"{str(path)!r} has more than {max_failures} broken rows (max_failures); {first}; {where}")
+    if not sound:
+        raise InputError(f"{str(path)!r} has no usable row ({len(broken)} broken); {first}; {where}")
+    if broken:
+        logger.warning("%s: %d rows read, %d broken; %s; %s", path, sound, len(broken), first, where)
+    else:
+        logger.info("%s: %d rows read", path, sound)
