@@ -128,7 +128,9 @@ def test_the_result_is_plain_and_loads_anywhere(configured, tmp_path, monkeypatc
 
 def test_epochs_are_counted_and_capped(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = configured("stages.0.steps=null", "stages.0.epochs=1.5", "stages.1.steps=100", "max_steps=5", "data.0.rows=9")
+    config = configured(
+        "stages.0.steps=null", "stages.0.epochs=1.5", "stages.1.steps=100", "max_steps=5", "data.0.rows=9"
+    )
     train(config)
     # nine rows in batches of four are three batches
     assert [json.loads(Path(f"out/{s}/log.json").read_text())["global_step"] for s in ("warm-up", "joint")] == [5, 5]
@@ -176,7 +178,7 @@ def test_another_config_does_not_go_on_with_this_run(configured, tmp_path, monke
     result = train(configured("max_steps=1"))
     kept = weights(result)
     assert train(configured("max_steps=1")) == result  # nothing left to do
-    with pytest.raises(InputError, match="another config.*max_steps"):
+    with pytest.raises(InputError, match=r"another config.*max_steps"):
         train(configured("max_steps=2"))
     assert same(kept, weights(result))
 

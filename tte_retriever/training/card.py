@@ -22,7 +22,9 @@ def training_card(model: TTEEncoder, config: TrainConfig) -> str:
     """
     name = config.model.backbone
     base = Path(name).resolve().name if Path(name).exists() else name
-    weights = f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha}, merged" if config.lora else "full fine-tuning"
+    weights = (
+        f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha}, merged" if config.lora else "full fine-tuning"
+    )
     stages = "\n".join(_row(config, stage) for stage in config.stages)
     data = "\n".join(f"| `{each.name}` | {each.format} | {each.rows or 'all'} |" for each in config.data)
     budgets = "random in each batch" if config.collator.nested_budgets else "all think tokens"
@@ -65,4 +67,6 @@ def _row(config: TrainConfig, stage: StageConfig) -> str:
     record = json.loads((stage_folder(config, stage) / RECORD).read_text(encoding="utf-8"))
     losses = [f"{entry['loss']:.3f}" for entry in record["log_history"] if "loss" in entry]
     weights = f"{stage.contrastive_weight:g} | {stage.rationale_weight:g}"
-    return f"| {stage.name} | {record['global_step']} | {stage.learning_rate:g} | {weights} | {(losses or ['?'])[-1]} |"
+    return (
+        f"| {stage.name} | {record['global_step']} | {stage.learning_rate:g} | {weights} | {(losses or ['?'])[-1]} |"
+    )

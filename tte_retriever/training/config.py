@@ -173,7 +173,9 @@ RESULT = "model"
 
 _OWNED = {
     **dict.fromkeys(("output_dir", "seed", "max_steps"), "the key of the same name at the top"),
-    **dict.fromkeys(("learning_rate", "num_train_epochs", "warmup_steps", "warmup_ratio", "lr_scheduler_type"), "stages"),
+    **dict.fromkeys(
+        ("learning_rate", "num_train_epochs", "warmup_steps", "warmup_ratio", "lr_scheduler_type"), "stages"
+    ),
     **dict.fromkeys(("prompts",), "collator.prompts"),
     **dict.fromkeys(("save_only_model",), "nothing: a run must be resumable"),
     **dict.fromkeys(("eval_strategy", "load_best_model_at_end"), "nothing: there is no evaluation inside a stage"),
@@ -219,7 +221,8 @@ def require_extras() -> None:
 
 
 def _check(config: TrainConfig) -> None:
-    positive = {"max_steps": config.max_steps, "collator.max_rationale_tokens": config.collator.max_rationale_tokens}
+    positive: dict[str, float | None] = {"max_steps": config.max_steps}
+    positive |= {"collator.max_rationale_tokens": config.collator.max_rationale_tokens}
     positive |= {"loss.mini_batch_size": config.loss.mini_batch_size, "loss.temperature": config.loss.temperature}
     for index, data in enumerate(config.data):
         positive[f"data.{index}.rows"] = data.rows
@@ -229,7 +232,9 @@ def _check(config: TrainConfig) -> None:
         where = f"stages.{index}"
         positive |= {f"{where}.{name}": getattr(stage, name) for name in ("learning_rate", "steps", "epochs")}
         if (stage.steps is None) == (stage.epochs is None):
-            raise InputError(f"{where} ({stage.name}) has steps {stage.steps} and epochs {stage.epochs}; give one of them.")
+            raise InputError(
+                f"{where} ({stage.name}) has steps {stage.steps} and epochs {stage.epochs}; give one of them."
+            )
         if not re.fullmatch(r"[\w-]+", stage.name) or stage.name == RESULT:
             raise InputError(f"{where}.name is {stage.name!r}; give letters, digits, - and _, but not {RESULT!r}.")
         if min(stage.contrastive_weight, stage.rationale_weight) < 0 or not _learns(config, stage):
@@ -240,7 +245,10 @@ def _check(config: TrainConfig) -> None:
     for name, number in positive.items():
         if number is not None and not number > 0:  # nan, too
             raise InputError(f"{name} is {number}; give a number above 0.")
-    for section, names in {"data": [each.name for each in config.data], "stages": [each.name for each in config.stages]}.items():
+    for section, names in {
+        "data": [each.name for each in config.data],
+        "stages": [each.name for each in config.stages],
+    }.items():
         if not names or len(set(names)) < len(names):
             raise InputError(f"{section} has the names {names}; give at least one, and no two alike.")
     _check_trainer(config.trainer)

@@ -76,7 +76,9 @@ def claim(out: Path, config: TrainConfig) -> None:
     if path.exists():
         there = path.read_text(encoding="utf-8")
         if there != text:
-            changed = sorted({line.strip() for line in there.splitlines()} ^ {line.strip() for line in text.splitlines()})
+            changed = sorted(
+                {line.strip() for line in there.splitlines()} ^ {line.strip() for line in text.splitlines()}
+            )
             raise InputError(
                 f"{str(out)!r} holds a run with another config (they differ in {'; '.join(changed[:4])}); give another "
                 "output_dir, or the config of that run to go on with it."

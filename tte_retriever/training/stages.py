@@ -22,7 +22,7 @@ from tte_retriever.training.losses import TTELoss
 from tte_retriever.training.trainer import StageTrainer, load_into, newest_checkpoint, own_state
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import DatasetDict  # type: ignore[import-untyped]
 
     from tte_retriever.encoder import TTEEncoder
 
@@ -92,8 +92,10 @@ def run_stage(
     torch.manual_seed(arguments.seed)
     adapted = add_lora(model, config.lora) if config.lora else None
     freeze(model.transformer.model, config.freeze)
-    weights = {"contrastive_weight": stage.contrastive_weight, "rationale_weight": stage.rationale_weight}
-    loss = TTELoss(model, **weights, **cast("Any", asdict(config.loss)))
+    flags: dict[str, Any] = asdict(config.loss)
+    loss = TTELoss(
+        model, contrastive_weight=stage.contrastive_weight, rationale_weight=stage.rationale_weight, **flags
+    )
     if before is not None:
         load_into(own_state(loss), before / LOSS_STATE)
     trainer = StageTrainer(
@@ -107,7 +109,7 @@ def run_stage(
     checkpoint = newest_checkpoint(stage_folder(config, stage))
     if checkpoint is not None:
         logger.info("stage %s goes on from %s", stage.name, checkpoint.name)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.run(checkpoint)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # autocast belongs to this trainer
     if adapted is not None:
         merge_lora(adapted)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
+from transformers import TrainerState
 
 from tte_retriever.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tte_retriever.encoder import TTEEncoder
-
 TRAINED = "trained.safetensors"
 """What a trainer checkpoint keeps of the weights."""
+
+_STATE = "trainer_state.json"  # the last that is written into a checkpoint
 
 LOSS_PARTS = ("contrastive", "rationale")
 
@@ -35,13 +36,29 @@ class StageTrainer(SentenceTransformerTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        names = list(self.train_dataset)
+        names = list(cast("Any", self.train_dataset))
         several = len(names) > 1
         self._parts = {
             (name, part): f"{name}_{part}" if several else part for name in names for part in LOSS_PARTS
         }  # the same on every process, also where one has not met a data set yet
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._source = names[0]
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train to ``args.max_steps``, from the beginning or from a checkpoint of this stage.
+
+        Raises:
+            CheckpointError: If the checkpoint is of another run.
+        """
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / _STATE))
+        if state.global_step < self.args.max_steps:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:  # stopped before the result was saved; resumed here, the stock trainer would make one more step
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = state
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the stock one; remembers which data set the batch is of."""
@@ -77,8 +94,8 @@ class StageTrainer(SentenceTransformerTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._trained(), folder / TRAINED)
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        load_into(self._trained(), Path(checkpoint_path) / TRAINED)
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_into(self._trained(), Path(resume_from_checkpoint) / TRAINED)
 
     def _trained(self) -> dict[str, Tensor]:
         weights = {f"model.{n}": p.data for n, p in self.model.named_parameters() if p.requires_grad}
@@ -113,14 +130,14 @@ def load_into(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest trainer checkpoint that was written to its end, which is where ``trainer_state.json`` comes."""
+    """The newest trainer checkpoint that was written to its end, which is where its state comes."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     return next((path for path in found if _is_whole(path)), None)
 
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
+        json.loads((checkpoint / _STATE).read_text())
     except (OSError, ValueError):
         return False
     return True

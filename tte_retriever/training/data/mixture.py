@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
 
 from .reading import read_pairs
 from .small_world import small_world
@@ -37,7 +37,9 @@ def _load(config: DataConfig, seed: int, quarantine: Path) -> Dataset:
     if config.format == "small-world":
         return small_world(config.path, config.rows or _WORLD_ROWS, seed=seed)
     root = config.media_root or Path(config.path).parent
-    return take(read_pairs(config.path, format=config.format, media_root=root, quarantine=quarantine), config.rows, seed)
+    return take(
+        read_pairs(config.path, format=config.format, media_root=root, quarantine=quarantine), config.rows, seed
+    )
 
 
 def take(dataset: Dataset, rows: int | None, seed: int) -> Dataset:

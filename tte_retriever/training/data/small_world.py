@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
+from datasets import Dataset  # type: ignore[import-untyped]
 from PIL import Image
 
 from tte_retriever.errors import InputError
@@ -33,7 +33,7 @@ def small_world(family: str, rows: int, *, seed: int) -> Dataset:
     """
     if family not in FAMILIES:
         raise InputError(f"The small world has no family {family!r}; it has {', '.join(FAMILIES)}.")
-    draw = partial(_draw, family=cast("Family", family), seed=seed)
+    draw = partial(_draw, family=family, seed=seed)
     return Dataset.from_dict({"index": range(rows)}).with_transform(draw)
 
 
@@ -60,7 +60,5 @@ def _fed(item: Item) -> dict[str, Any]:
         fed["image"] = Image.fromarray(item["image"])
     if "video" in item:
         states: np.ndarray = item["video"]  # (T, H, W, 3)
-        fed["video"] = VideoFrames(
-            tuple(map(Image.fromarray, states)), tuple(sample_times(len(states))), 0.0, CLIP_S
-        )
+        fed["video"] = VideoFrames(tuple(map(Image.fromarray, states)), tuple(sample_times(len(states))), 0.0, CLIP_S)
     return fed
