@@ -87,7 +87,9 @@ class TTECollator(SentenceTransformerDataCollator):
         self.nested_budgets, self.seed = nested_budgets, seed
         self.max_rationale_tokens = max_rationale_tokens
         self.quarantine = None if quarantine is None else Path(quarantine)
-        self.end_id: int | None = model.tokenizer.get_added_vocab().get("<|im_end|>")
+        self.end_id = model.tokenizer.get_added_vocab().get("<|im_end|>")
+        if self.end_id is None:
+            raise InputError("the tokenizer has no <|im_end|>, which ends a rationale; use a chat model")
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate rows, all with the same columns."""
@@ -111,12 +113,10 @@ class TTECollator(SentenceTransformerDataCollator):
             features["cot_ids"] = self._rationale_ids([row.get(f"{column}_cot") or "" for row in rows])
             features["content_id"] = torch.tensor([_identity(row[column], row.get(f"{column}_id")) for row in rows])
             if column == columns[0] and "answers" in rows[0]:
-                by_id = [bool(row.get(f"{columns[1]}_id")) if len(columns) > 1 else False for row in rows]
-                answers = [
-                    [_identity(answer, answer if named else "") for answer in row["answers"] or ()]
-                    for row, named in zip(rows, by_id, strict=True)
-                ]
-                features["answer_ids"] = _padded(answers, _NO_ANSWER)
+                named = columns[1] + "_id" if len(columns) > 1 else ""
+                features["answer_ids"] = _padded(
+                    [_answers(row, by_id=bool(row.get(named))) for row in rows], _NO_ANSWER
+                )
             width = features["input_ids"].shape[1]
             for key, padding in (("cot_ids", _IGNORED), ("answer_ids", _NO_ANSWER)):
                 # Stock mini-batching takes any tensor as wide as input_ids for tokens, and trims it like them.
@@ -161,8 +161,6 @@ class TTECollator(SentenceTransformerDataCollator):
         tokenizer = self.model.tokenizer
         ids: list[list[int]] = []
         for text in rationales:
-            if text and self.end_id is None:
-                raise InputError("the tokenizer has no <|im_end|>, with which a rationale ends; use a chat model")
             row = tokenizer(f" {neutralise(text, tokenizer)}", add_special_tokens=False).input_ids if text else []
             ids.append([*row, self.end_id][: self.max_rationale_tokens] if row else [])
         return _padded(ids, _IGNORED)
@@ -191,6 +189,13 @@ def item_columns(names: list[str]) -> list[str]:
 def _identity(item: Any, name: Any) -> int:
     """By name if there is one; a name never equals a content."""
     return content_id([{"role": "id", "content": str(name)}]) if name not in (None, "") else content_id(item)
+
+
+def _answers(row: Mapping[str, Any], *, by_id: bool) -> list[int]:
+    answers = row["answers"] or []
+    if not isinstance(answers, (list, tuple)):
+        raise InputError(f"answers is of type {type(answers).__name__}; give a list of ids or items")
+    return [_identity(answer, answer if by_id else "") for answer in answers]
 
 
 def _padded(rows: list[list[int]], padding: int) -> torch.Tensor:

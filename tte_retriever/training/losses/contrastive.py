@@ -73,6 +73,8 @@ def masked_info_nce(
     rows = torch.arange(len(queries), device=queries.device)
     answers = excluded.clone()
     answers[rows, positives] = True
-    shared = answers[:, positives].T  # (B, B): row i is the positive of query i, column k says whether it answers query k
+    shared = answers[
+        :, positives
+    ].T  # (B, B): row i is the positive of query i, column k says whether it answers query k
     shared[rows, rows] = False
     return (loss + F.cross_entropy(scores[:, positives].T.masked_fill(shared, -torch.inf), rows)) / 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,8 +10,6 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor, nn
 
 
@@ -39,58 +36,6 @@ class Prefill:
             at = columns[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[-1])
             cache.update(keys.gather(2, at), values.gather(2, at), layer)
         return cache
-
-
-@contextmanager
-def kept_prefill(backbone: nn.Module) -> Iterator[list[Prefill]]:
-    """Have the backbone's next pass keep its keys and values; they are the first entry of the list that is given."""
-    decoder = cast("Any", backbone).language_model
-    kept: list[Prefill] = []
-
-    def ask(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, kwargs if kept else {**kwargs, "use_cache": True}
-
-    def keep(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if kept:
-            return
-        positions = kwargs.get("position_ids")
-        if positions is None:  # a batch without media: the decoder counts from zero
-            batch, length, _ = kwargs["inputs_embeds"].shape
-            positions = torch.arange(length, device=output.last_hidden_state.device).expand(1, batch, length)
-        layers = output.past_key_values.layers
-        kept.append(Prefill([(layer.keys, layer.values) for layer in layers], positions[-1]))
-
-    handles = [
-        decoder.register_forward_pre_hook(ask, with_kwargs=True),
-        decoder.register_forward_hook(keep, with_kwargs=True),
-    ]
-    try:
-        yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def read_only(backbone: nn.Module, frozen: Tensor) -> Iterator[None]:
-    """Let every layer read the hidden states of some tokens without passing gradients back into them.
-
-    Args:
-        backbone: Whose decoder layers are meant.
-        frozen: True at those tokens.  (B, L) bool
-    """
-    decoder = cast("Any", backbone).language_model
-
-    def detach(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, *rest = args  # (B, L, D)
-        return torch.where(frozen[..., None], hidden.detach(), hidden), *rest
-
-    handles = [layer.register_forward_pre_hook(detach) for layer in decoder.layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def rationale_nll(
@@ -155,4 +100,3 @@ def rationale_nll(
     nll = torch.zeros(wanted.shape, device=hidden.device)  # (B, R)
     nll[wanted] = F.cross_entropy(logits.float(), rationale_ids[wanted], reduction="none")
     return nll.sum(1) / wanted.sum(1)
-

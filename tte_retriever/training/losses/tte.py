@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
 from sentence_transformers.base.losses.gradcache import RandContext, _create_minibatch
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.util import all_gather, all_gather_with_grad
@@ -19,17 +19,15 @@ from torch.nn import functional as F
 from tte_retriever.errors import InputError
 from tte_retriever.tokens import thought_vocabulary
 from tte_retriever.training.losses.contrastive import Candidates, distinct_candidates, masked_info_nce
-from tte_retriever.training.losses.rationale import kept_prefill, rationale_nll, read_only
+from tte_retriever.training.losses.thinking import Decoder, RationaleFrom, Thinking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sentence_transformers import SentenceTransformer
     from torch import Tensor
 
-RationaleFrom = Literal["thought", "query+thought"]
-Decoder = Literal["soft-prompt", "kv"]
-
+_OWN_FEATURES = ("cot_ids", "content_id", "answer_ids")
 _MAX_SCALE = 100.0  # as in CLIP: beyond it the temperature only sharpens noise
 
 
@@ -40,11 +38,13 @@ class _Batch:
     Attributes:
         candidates: What is a candidate and what is no negative, over all processes if they gather.
         rationales: Number of rows with a rationale and a thought, the mean over processes if they gather.
+        log_scale: The loss's own; for GradCache, which goes backward inside the forward pass, a stand-in.
         parts: The loss in parts, written down when they are computed.
     """
 
     candidates: Candidates
     rationales: Tensor
+    log_scale: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -145,11 +145,16 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log(), requires_grad=learn_temperature)
 
     @property
+    def _thinking(self) -> Thinking:
+        stop = self.stop_gradient and self.contrastive_weight > 0
+        return Thinking(self.thought, self.rationale_from, self.decoder, stop)
+
+    @property
     def temperature(self) -> float:
         """As it is now."""
         return 1 / self.log_scale.exp().clamp(max=_MAX_SCALE).item()
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The loss's own state, the temperature; the model's is saved with the model."""
         prefix = kwargs.get("prefix", "")
         own = f"{prefix}log_scale"
@@ -181,7 +186,9 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
             "gather_across_devices": self.gather_across_devices,
         }
 
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(  # type: ignore[override]  # the trainer takes a dict of parts as well
+        self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The weighted parts, ``contrastive`` and ``rationale``; the loss is their sum.
 
         Args:
@@ -194,12 +201,17 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         columns = [dict(column) for column in sentence_features]
         self._check(columns)
         batch = self._batch(columns)
-        if all(len(column["input_ids"]) <= self.mini_batch_size for column in columns) and not _one_forward(self.model):
+        if len(columns[0]["input_ids"]) <= self.mini_batch_size and not _one_forward(self.model):
             reps = [[self.embed_minibatch(column, 0, self.mini_batch_size, True, False)[0]] for column in columns]
             return self._parts(reps, batch)
+        batch.log_scale = self.log_scale.detach().requires_grad_(self.log_scale.requires_grad)
         total = self.forward_cached(columns, cast("Any", batch))
+        # What is added is zero, and carries the gradients of the total.
         name, value = next(iter(batch.parts.items()))
-        return {**batch.parts, name: value + (total - total.detach())}  # the gradient of the total, the value of the part
+        value = value + (total - total.detach())
+        if batch.log_scale.grad is not None:
+            value = value + batch.log_scale.grad * (self.log_scale - self.log_scale.detach())
+        return {**batch.parts, name: value}
 
     def calculate_loss(
         self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
@@ -222,79 +234,28 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         copy_random_state: bool,
         random_state: RandContext | None = None,
     ) -> tuple[Tensor, RandContext | None]:
-        """Embeddings and, as one more column, the NLL of each row's rationale.  (mini-batch, E + 1)"""
-        own = ("cot_ids", "content_id", "answer_ids")
-        features = _create_minibatch({key: sentence_feature[key] for key in sentence_feature if key not in own}, begin, end)
-        cot_ids = sentence_feature["cot_ids"][begin:end] if self.rationale_weight and "cot_ids" in sentence_feature else None
+        """Embeddings and, as one more column, the NLL of each row's rationale; (mini-batch, E + 1)."""
+        inputs = {key: value for key, value in sentence_feature.items() if key not in _OWN_FEATURES}
+        features = _create_minibatch(inputs, begin, end)
+        cot_ids = None
+        if self.rationale_weight and "cot_ids" in sentence_feature:
+            cot_ids = sentence_feature["cot_ids"][begin:end]
         with random_state or nullcontext(), nullcontext() if with_grad else torch.no_grad():
             state = RandContext(*features.values()) if copy_random_state else None
-            with self._thinking(cot_ids):
+            transformer = extract_model_from_parallel(self.model, keep_torch_compile=False)[0]
+            with self._thinking.during(transformer, cot_ids):
                 out = self.model(features)
             vectors = out["sentence_embedding"].float()  # (mini-batch, E)
             nll = out["rationale_nll"].float() if cot_ids is not None else vectors.new_zeros(len(vectors))
         return torch.cat([vectors, nll[:, None]], dim=1), state
 
-    @contextmanager
-    def _thinking(self, cot_ids: Tensor | None) -> Iterator[None]:
-        """Within, the model's first module decodes rationales too.
-
-        As a hook it runs inside the model's forward: under its autocast, and where DDP and its like can see it.
-        """
-        transformer = cast("Any", extract_model_from_parallel(self.model, keep_torch_compile=False))[0]
-        backbone = transformer.model
-        keeps_prefill = cot_ids is not None and self.decoder == "kv"
-        if keeps_prefill and any(layer.training and layer.gradient_checkpointing for layer in backbone.language_model.layers):
-            raise InputError(
-                "decoder='kv' needs the keys and values that gradient checkpointing throws away; use "
-                "decoder='soft-prompt' or turn gradient checkpointing off."
-            )
-
-        def think(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
-            if cot_ids is not None:
-                prefill = kept[0] if keeps_prefill else None
-                features["rationale_nll"] = self._nll(backbone, features, cot_ids, prefill)
-            if self.stop_gradient and self.contrastive_weight:
-                inputs = {key: value for key, value in features.items() if key not in ("token_embeddings", "rationale_nll")}
-                with read_only(backbone, self._thinks(features)):
-                    features["token_embeddings"] = transformer.forward(inputs)["token_embeddings"]
-
-        handle = transformer.register_forward_hook(think)
-        try:
-            with kept_prefill(backbone) if keeps_prefill else nullcontext([]) as kept:
-                yield
-        finally:
-            handle.remove()
-
-    def _nll(self, backbone: nn.Module, features: dict[str, Any], cot_ids: Tensor, prefill: Any) -> Tensor:
-        """NLL of each row's rationale, 0 for rows without one.  (B,)"""
-        states = features["token_embeddings"]  # (B, L, D)
-        nll = states.new_zeros(len(states), dtype=torch.float32)
-        rows = self._decoded(features, cot_ids).nonzero()[:, 0]
-        if not len(rows):
-            return nll
-        visible = self._thinks(features)
-        if self.rationale_from == "query+thought":
-            visible = features["attention_mask"].bool() & (features["input_ids"] != self.thought.embed_id)
-        if prefill is not None:
-            prefill = prefill.of_rows(rows)
-        ids = cot_ids[rows]
-        ids = ids[:, : int((ids >= 0).sum(1).max())]
-        return nll.index_put((rows,), rationale_nll(backbone, states[rows], ids, visible[rows], prefill))
-
-    def _thinks(self, features: dict[str, Any]) -> Tensor:
-        """True at think tokens.  (B, L)"""
-        ids: Tensor = features["input_ids"]
-        return torch.isin(ids, torch.tensor(self.thought.think_ids, dtype=ids.dtype, device=ids.device))
-
-    def _decoded(self, features: dict[str, Any], cot_ids: Tensor) -> Tensor:
-        """True for rows with a rationale and a thought to decode it from.  (B,)"""
-        return (cot_ids >= 0).any(1) & self._thinks(features).any(1)
-
     def _check(self, columns: list[dict[str, Any]]) -> None:
         if not self.contrastive_weight and not self.rationale_weight:
             raise InputError("contrastive_weight and rationale_weight are both 0; set one of them.")
         if self.contrastive_weight and len(columns) < 2:
-            raise InputError(f"The contrastive part takes an anchor and a positive column, but {len(columns)} was given.")
+            raise InputError(
+                f"The contrastive part takes an anchor and a positive column, but {len(columns)} was given."
+            )
         if self.rationale_weight and not any("cot_ids" in column for column in columns):
             raise InputError(
                 "No column carries rationales (cot_ids), but rationale_weight is not 0; give the data a "
@@ -306,10 +267,14 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
 
     def _batch(self, columns: list[dict[str, Any]]) -> _Batch:
         gather = self.gather_across_devices and dist.is_initialized()
-        anchor, *others = columns
+        anchor = columns[0]
         rows, device = len(anchor["input_ids"]), anchor["input_ids"].device
-        decoded = [self._decoded(column, column["cot_ids"]) for column in columns if "cot_ids" in column]
-        count = torch.stack([each.sum() for each in decoded]).sum().float() if decoded else torch.zeros((), device=device)
+        decoded = [
+            self._thinking.decodes(column["input_ids"], column["cot_ids"]) for column in columns if "cot_ids" in column
+        ]
+        count = (
+            torch.stack([each.sum() for each in decoded]).sum().float() if decoded else torch.zeros((), device=device)
+        )
         if gather:
             count = all_gather(count[None]).mean()
             rows *= dist.get_world_size()
@@ -322,7 +287,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         else:
             ids = list(torch.arange(rows * len(columns), device=device).split(rows))
         candidates = distinct_candidates(ids[0], torch.cat(ids[1:] or ids), answers)
-        return _Batch(candidates, count)
+        return _Batch(candidates, count, self.log_scale)
 
     def _parts(self, reps: list[list[Tensor]], batch: _Batch) -> dict[str, Tensor]:
         columns = [torch.cat(mini_batches) for mini_batches in reps]  # (B, E + 1) each
@@ -331,7 +296,9 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
             vectors = [column[:, :-1] for column in columns]
             if self.gather_across_devices:
                 vectors = [all_gather_with_grad(each) for each in vectors]
-            parts["contrastive"] = self.contrastive_weight * self._contrastive(vectors, batch.candidates)
+            parts["contrastive"] = self.contrastive_weight * self._contrastive(
+                vectors, batch.candidates, batch.log_scale
+            )
         if self.rationale_weight:
             nll = torch.stack([column[:, -1].sum() for column in columns]).sum() / batch.rationales.clamp(min=1e-9)
             parts["rationale"] = self.rationale_weight * nll
@@ -339,9 +306,9 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
             parts["rationale"] = parts["rationale"] + 0.0 * torch.cat(columns)[:, :-1].sum()
         return parts
 
-    def _contrastive(self, vectors: list[Tensor], among: Candidates) -> Tensor:
+    def _contrastive(self, vectors: list[Tensor], among: Candidates, log_scale: Tensor) -> Tensor:
         queries, candidates = vectors[0], torch.cat(vectors[1:])[among.distinct]
-        scale = self.log_scale.exp().clamp(max=_MAX_SCALE)
+        scale = log_scale.exp().clamp(max=_MAX_SCALE)
         if scale.requires_grad:
             scale.register_hook(_mean_over_processes)
         losses = []
