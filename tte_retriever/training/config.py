@@ -24,7 +24,7 @@ class ModelConfig:
 
     Attributes:
         backbone: Bundled name, folder or hub id: a Qwen-VL backbone, which gets its tokens first, or a checkpoint that
-            has them already and is trained on.
+            has them already and is trained on. ``tiny-backbone`` is an untrained one for the small world.
         method: ``direct`` or ``tte-flash``.
         think_tokens: K; ``None`` is what the checkpoint has, or the method's own.
         dtype: Of the weights. Under ``trainer.bf16`` float32 weights are computed with in bfloat16.
@@ -64,6 +64,7 @@ class DataConfig:
         path: Its file; for ``small-world``, the name of a family of the drawn world.
         format: How its rows are written.
         media_root: Folder that paths of media are relative to; ``None`` is the folder of the file.
+        split: Whether rows that name a ``source`` count as data sets of their own, ``<name>-<source>``.
         rows: Rows an epoch takes from it, which is its weight in the mixture: a seeded sample of all if fewer than there
             are, the whole over and over if more. ``None`` is every row once.
     """
@@ -72,6 +73,7 @@ class DataConfig:
     path: str
     format: Literal["pairs", "mmeb", "ume", "small-world"] = "pairs"
     media_root: str | None = None
+    split: bool = False
     rows: int | None = None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer
 
@@ -11,11 +13,14 @@ from tte_retriever.checkpoint import resolve_model
 from tte_retriever.encoder import TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.tokens import thought_vocabulary
+from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tte_retriever.training.config import ModelConfig
+
+
+TINY_BACKBONE = "tiny-backbone"
+"""Name of an untrained backbone of a million parameters that knows the words of the small world; made on the spot."""
 
 
 def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
@@ -32,6 +37,11 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
     """
     if folder.exists():
         return str(folder)
+    options: dict[str, Any] = {"method": config.method, "think_tokens": config.think_tokens, "seed": seed}
+    if config.backbone == TINY_BACKBONE:
+        with TemporaryDirectory() as scratch:
+            build_backbone(TinyShape(seed=seed), Path(scratch, TINY_BACKBONE))
+            return str(build(folder, backbone=Path(scratch, TINY_BACKBONE), **options))
     name = resolve_model(config.backbone)
     try:
         thought = thought_vocabulary(AutoTokenizer.from_pretrained(name))
@@ -41,8 +51,7 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
             f"model.backbone {config.backbone!r} cannot be loaded ({reason}); give a bundled name, a folder or a hub id."
         ) from error
     if thought.embed_id is None:
-        options = {"method": config.method, "think_tokens": config.think_tokens, "seed": seed}
-        return str(build(folder, backbone=name, **options))  # type: ignore[arg-type]
+        return str(build(folder, backbone=name, **options))
     wanted = 0 if config.method == "direct" else config.think_tokens
     if wanted not in (None, thought.max_budget):
         raise InputError(

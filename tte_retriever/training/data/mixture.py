@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
 
-from .reading import read_pairs
+from .reading import read_pairs, split_by_source
 from .small_world import small_world
 
 if TYPE_CHECKING:
@@ -30,16 +31,23 @@ def load_data(configs: Iterable[DataConfig], *, seed: int, quarantine: Path) -> 
     Raises:
         InputError: A file that cannot be read, or has no usable row.
     """
-    return DatasetDict({config.name: _load(config, seed, quarantine) for config in configs})
+    loaded = DatasetDict()
+    for config in configs:
+        dataset = _load(config, seed, quarantine)
+        parts = split_by_source(dataset) if config.split and "source" in dataset.column_names else {"": dataset}
+        # The trainer makes module names of them, which hold no dots.
+        loaded |= {
+            re.sub(r"[^\w-]", "_", f"{config.name}-{source}".rstrip("-")): part for source, part in parts.items()
+        }
+    return loaded
 
 
 def _load(config: DataConfig, seed: int, quarantine: Path) -> Dataset:
     if config.format == "small-world":
         return small_world(config.path, config.rows or _WORLD_ROWS, seed=seed)
     root = config.media_root or Path(config.path).parent
-    return take(
-        read_pairs(config.path, format=config.format, media_root=root, quarantine=quarantine), config.rows, seed
-    )
+    pairs = read_pairs(config.path, format=config.format, media_root=root, quarantine=quarantine)
+    return take(pairs, config.rows, seed)
 
 
 def take(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
