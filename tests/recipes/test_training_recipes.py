@@ -173,14 +173,14 @@ def ume_rows(folder):
             "qry": {
                 "conversations": [
                     {"from": "human", "value": f"<image>\nwhat is it? {index}\n<disc_emb>"},
-                    {"from": "gpt", "value": f"<think>it looks {index}</think><answer>thing {index}"},
+                    {"from": "gpt", "value": f"<think>it looks {index}</think><answer>thing {index}</answer>"},
                 ],
                 "image": [f"{index}.png"],
             },
             "pos": {
                 "conversations": [
                     {"from": "human", "value": f"thing {index}"},
-                    {"from": "gpt", "value": f"<think>a thing</think><answer>thing {index}"},
+                    {"from": "gpt", "value": f"<think>a thing</think><answer>thing {index}</answer>"},
                 ]
             },
             "dataset_name": ("OK-VQA", "A.B")[index % 2],

@@ -90,6 +90,8 @@ class StageTrainer(SentenceTransformerTrainer):
         """The stock callback would put training rows, images included, into the card."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:  # every process comes here
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._trained(), folder / TRAINED)
