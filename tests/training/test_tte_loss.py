@@ -320,7 +320,7 @@ def test_an_output_head_is_used_where_there_is_one(encoder):
 def test_stop_gradient_makes_the_think_states_constants(encoder, checkpointing):
     """The same gradients as with every layer's think states overwritten by what they were."""
     if checkpointing:
-        encoder[0].model.activation_checkpointing_enable()
+        encoder[0].model.gradient_checkpointing_enable()
     cells = columns(encoder)
     rows = list(encoder.thought.think_ids)
     matrix = "0.model.language_model.embed_tokens.weight"
@@ -330,32 +330,29 @@ def test_stop_gradient_makes_the_think_states_constants(encoder, checkpointing):
     assert flowing[matrix][rows].abs().max() > 1e-6
     assert stopped[matrix][rows].abs().max() == 0
 
-    layers = encoder[0].model.language_model.layers
-    inputs = []
-    handles = [layer.register_forward_pre_hook(lambda _m, args: inputs.append(args[0].detach())) for layer in layers]
-    with torch.no_grad():
-        plain_features = [model_inputs(column) for column in cells]
-        for features in plain_features:
-            encoder(dict(features))
-    for handle in handles:
-        handle.remove()
-    turn = iter([(state, features) for features in plain_features for state in layers])
-    position = iter(zip(inputs, turn, strict=True))
+    encoder[0].model.gradient_checkpointing_disable()
+    recorded = iter(hidden_states(encoder, cells))
+    thinking = iter([column["input_ids"] for column in cells for _ in encoder[0].model.language_model.layers])
 
     def overwrite(_module, args):
-        recorded, (_, features) = next(position)
-        thinking = torch.isin(features["input_ids"], torch.tensor(rows))[..., None]
-        return torch.where(thinking, recorded, args[0]), *args[1:]
+        at = torch.isin(next(thinking), torch.tensor(rows))[..., None]
+        return torch.where(at, next(recorded), args[0]), *args[1:]
 
-    handles = [layer.register_forward_pre_hook(overwrite) for layer in layers]
-    constant = gradients(encoder, TTELoss(encoder, rationale_weight=0)(plain_features_with_ids(cells)))
+    for layer in encoder[0].model.language_model.layers:
+        layer.register_forward_pre_hook(overwrite)
+    assert distance(stopped, gradients(encoder, TTELoss(encoder, rationale_weight=0)(cells))) < 1e-5
+
+
+def hidden_states(encoder, cells):
+    """What enters each layer, column by column."""
+    states = []
+    layers = encoder[0].model.language_model.layers
+    handles = [layer.register_forward_pre_hook(lambda _m, args: states.append(args[0].detach())) for layer in layers]
+    for column in cells:
+        encoder(model_inputs(column))
     for handle in handles:
         handle.remove()
-    assert distance(stopped, constant) < 1e-5
-
-
-def plain_features_with_ids(cells):
-    return [{key: value for key, value in column.items() if key != "cot_ids"} for column in cells]
+    return states
 
 
 @pytest.mark.parametrize("size", [ROWS, 2])
@@ -478,7 +475,7 @@ def test_bf16_autocast_reaches_the_decoding_too(encoder, attention):
 def test_gradient_checkpointing_changes_nothing(encoder):
     cells = columns(encoder)
     reference = gradients(encoder, TTELoss(encoder)(cells))
-    encoder[0].model.activation_checkpointing_enable()
+    encoder[0].model.gradient_checkpointing_enable()
     for size in (ROWS, 2):
         assert distance(gradients(encoder, TTELoss(encoder, mini_batch_size=size)(cells)), reference) < 1e-5
     with pytest.raises(InputError, match="checkpointing"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
+from torch import nn
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.losses.rationale import Prefill, rationale_nll
@@ -17,7 +18,7 @@ from tte_retriever.training.losses.rationale import Prefill, rationale_nll
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from tte_retriever.tokens import ThoughtVocabulary
 
@@ -123,15 +124,30 @@ def _kept_prefill(backbone: nn.Module) -> Iterator[list[Prefill]]:
         yield kept
 
 
+class _ReadOnly(nn.Module):
+    """A layer that reads the hidden states of ``frozen`` tokens (B, L) without passing gradients back into them.
+
+    It stands around the layer because a hook on the layer would, in some releases of transformers, be a part of what
+    gradient checkpointing computes again, when the hook is gone.
+    """
+
+    def __init__(self, layer: nn.Module, frozen: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.frozen = frozen
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As the layer; ``hidden`` is (B, L, D)."""
+        return self.layer(torch.where(self.frozen[..., None], hidden.detach(), hidden), *args, **kwargs)
+
+
 @contextmanager
 def _read_only(backbone: nn.Module, frozen: Tensor) -> Iterator[None]:
-    """Let every layer read the hidden states of ``frozen`` tokens (B, L) without passing gradients back into them."""
-
-    def detach(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, *rest = args  # (B, L, D)
-        return torch.where(frozen[..., None], hidden.detach(), hidden), *rest
-
-    with ExitStack() as hooks:
-        for layer in cast("Any", backbone).language_model.layers:
-            hooks.callback(layer.register_forward_pre_hook(detach).remove)
+    """Within, every layer of the backbone is :class:`_ReadOnly`."""
+    decoder = cast("Any", backbone).language_model
+    layers = decoder.layers
+    decoder.layers = nn.ModuleList(_ReadOnly(layer, frozen) for layer in layers)
+    try:
         yield
+    finally:
+        decoder.layers = layers
