@@ -183,6 +183,21 @@ def test_another_config_does_not_go_on_with_this_run(configured, tmp_path, monke
     assert same(kept, weights(result))
 
 
+def test_a_run_that_never_began_leaves_its_folder_free(configured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="nowhere"):
+        train(configured("max_steps=1", "data.0.path=nowhere.jsonl"))
+    assert train(configured("max_steps=1")) == Path("out/model")
+
+
+def test_data_that_fills_no_batch_is_not_passed_over_in_silence(configured, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    full = "trainer.dataloader_drop_last=true"
+    with pytest.raises(InputError, match="no full batch of 4 rows"):
+        train(configured(full, "data.0.rows=3"))
+    assert "nothing of mine is trained on" in caplog.text
+
+
 def test_a_checkpoint_that_was_cut_off_is_not_taken(tmp_path):
     for step, state in ((2, "{}"), (10, "{}"), (12, '{"global_'), (14, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()

@@ -16,8 +16,12 @@ def train(
     ] = None,
 ) -> None:
     """Train a think-token checkpoint in stages; run it again to go on with what was stopped."""
+    import logging
+
     from tte_retriever.training.config import read_config
 
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("tte_retriever").setLevel(logging.INFO)
     settings = read_config(config, set_ or ())
 
     from transformers.utils import logging as transformers_logging

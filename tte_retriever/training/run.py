@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -59,6 +60,7 @@ def train(config: TrainConfig) -> Path:
                 quarantine=out / "quarantine.jsonl",
             )
             run_stage(config, stage, model, data, collator, arguments=settings, before=before)
+            gc.collect()  # a trainer and its optimiser hang in reference cycles
         before = folder
     with arguments[-1].main_process_first(local=False, desc="the result"):
         if not result.exists():
@@ -67,23 +69,20 @@ def train(config: TrainConfig) -> Path:
 
 
 def claim(out: Path, config: TrainConfig) -> None:
-    """Write the config into the run's folder, or see that the one there is the same.
+    """Write the config into the run's folder, or see that what has been done there was done with the same.
 
     Raises:
-        InputError: If it is another.
+        InputError: If it was another.
     """
     path, text = out / "config.yaml", config.to_yaml()
-    if path.exists():
-        there = path.read_text(encoding="utf-8")
-        if there != text:
-            changed = sorted(
-                {line.strip() for line in there.splitlines()} ^ {line.strip() for line in text.splitlines()}
-            )
-            raise InputError(
-                f"{str(out)!r} holds a run with another config (they differ in {'; '.join(changed[:4])}); give another "
-                "output_dir, or the config of that run to go on with it."
-            )
-        return
+    begun = any(child.is_dir() for child in out.iterdir()) if path.exists() else False
+    there = path.read_text(encoding="utf-8") if begun else text
+    if there != text:
+        changed = sorted({line.strip() for line in there.splitlines()} ^ {line.strip() for line in text.splitlines()})
+        raise InputError(
+            f"{str(out)!r} holds a run with another config (they differ in {'; '.join(changed[:4])}); give another "
+            "output_dir, or the config of that run to go on with it."
+        )
     out.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_text(text, encoding="utf-8")

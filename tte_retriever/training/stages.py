@@ -123,12 +123,20 @@ def run_stage(
 
 
 def count_steps(trainer: StageTrainer, stage: StageConfig, most: int | None) -> int:
-    """Optimiser steps of a stage."""
+    """Optimiser steps of a stage.
+
+    Raises:
+        InputError: If there is not even one batch.
+    """
+    batches, rows = len(trainer.get_train_dataloader()), trainer.args.train_batch_size
+    if trainer.args.dataloader_drop_last:
+        small = [name for name, dataset in cast("Any", trainer.train_dataset).items() if len(dataset) < rows]
+        if small:
+            logger.warning("nothing of %s is trained on: fewer rows than a batch of %d", ", ".join(small), rows)
+    if not batches:
+        raise InputError(f"Stage {stage.name!r} has no full batch of {rows} rows; use a smaller batch or more rows.")
     steps = stage.steps
     if steps is None:
-        batches = len(trainer.get_train_dataloader())
-        if not batches:
-            raise InputError(f"Stage {stage.name!r} has no full batch of data; use a smaller batch or more rows.")
         steps = math.ceil(cast("float", stage.epochs) * batches / trainer.args.gradient_accumulation_steps)
     return steps if most is None else min(steps, most)
 
