@@ -1,4 +1,4 @@
-r"""Write rationales into a JSONL of pairs, with any vision-language model behind an OpenAI-compatible endpoint.
+r"""Write rationales into a JSONL of training pairs, with any vision-language model behind an OpenAI-compatible endpoint.
 
     python recipes/generate_rationales.py train.jsonl train-cot.jsonl --media-root media \
         --endpoint http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-72B-Instruct
@@ -31,7 +31,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.media import VideoFrames, VideoSampling, typed_input
-from tte_retriever.training.data import Broken, decode_cell, encode_cell, quarantine_rows
+from tte_retriever.training.data import FORMATS, Broken, Pair, decode_cell, encode_cell, quarantine_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,6 +191,13 @@ def to_do(lines: BinaryIO, done: dict[int, str], args: argparse.Namespace) -> It
             yield number, line
 
 
+def pairs_row(pair: Pair) -> Row:
+    """A pair of another format as a row of ours."""
+    row = {"anchor": pair.anchor, "positive": pair.positive, "source": pair.source}
+    row |= {"anchor_cot": pair.anchor_cot, "positive_cot": pair.positive_cot}
+    return row | {f"negative_{number}": item for number, item in enumerate(pair.negatives, 1)}
+
+
 def work(number: int, line: bytes, args: argparse.Namespace) -> Row | Broken:
     """One line, done or broken."""
     try:
@@ -200,6 +207,8 @@ def work(number: int, line: bytes, args: argparse.Namespace) -> Row | Broken:
             raise InputError(f"not JSON: {error}") from error
         if not isinstance(row, dict):
             raise InputError("no JSON object")
+        if args.format != "pairs":
+            row = pairs_row(FORMATS[args.format](row))
         return complete(row, args) | {"generated": {"line": number, "digest": digest(line)}}
     except (InputError, RationaleError) as error:
         return Broken(str(args.input), number, str(error))
@@ -248,7 +257,8 @@ def main() -> None:
     """Parse, check, generate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, help="pairs, one JSON object per line")
-    parser.add_argument("out", type=Path, help="the same rows with rationales; in the order in which they are done")
+    parser.add_argument("--format", default="pairs", choices=list(FORMATS), help="of INPUT; OUT is always pairs")
+    parser.add_argument("out", type=Path, help="the rows with rationales, in the order in which they are done")
     parser.add_argument("--endpoint", required=True, help="such as http://localhost:8000/v1")
     parser.add_argument("--model", required=True, help="as the endpoint names it")
     parser.add_argument("--media-root", type=Path, default=Path())

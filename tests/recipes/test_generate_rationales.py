@@ -178,6 +178,19 @@ def test_what_is_no_rationale_is_quarantined_and_tried_again(serve, recipe):
     assert len(endpoint.requests) == before + len(ANSWERS)
 
 
+def test_rows_of_another_format_become_pairs(serve, recipe):
+    Image.new("RGB", (32, 32)).save(recipe.media / "a.png")
+    endpoint = serve(lambda request, n: completion(f"It says {said(request)}."))
+    row = {"qry": "<|image_1|> what?", "qry_image_path": "a.png", "pos_text": "red\n", "neg_text": "blue"}
+    code, errors = recipe(endpoint, [row], "--format", "mmeb")
+    assert code == 0, errors
+    found = lines(recipe.out)[0]
+    assert found["anchor"] == {"image": "a.png", "text": "what?"}
+    assert (found["anchor_cot"], found["positive_cot"]) == ("It says what?.", "It says red.")
+    dataset = read_pairs(recipe.out, format="pairs", media_root=recipe.media)
+    assert json.loads(dataset[0]["negative_1"]["json"]) == {"text": "blue"}
+
+
 def test_a_busy_endpoint_is_asked_again(serve, recipe):
     def reply(request, n):
         trouble = [(429, b"slow down", {"Retry-After": "0"}), (503, b"", {}), (200, b"{", {"Content-Length": "99"})]

@@ -118,17 +118,6 @@ def test_given_ids_win(encoder):
     assert batch["anchor_answer_ids"].tolist() == [[second], [-1], [-1], [content_id("red")]]
 
 
-def test_a_rationale_as_wide_as_the_tokens_survives_mini_batches(encoder):
-    """Stock mini-batches trim whatever is as wide as input_ids, wherever the rows of one are short."""
-    width = encoder.preprocess(["two red two red two red"])["input_ids"].shape[1]
-    texts = ["two", "two red two red two red"]
-    for length in range(width - 3, width + 3):
-        rows = [{"anchor": text, "anchor_cot": " ".join(["red"] * length)} for text in texts]
-        batch = TTECollator(encoder)(rows)
-        assert batch["anchor_cot_ids"].shape[1] != batch["anchor_input_ids"].shape[1]
-        assert ((batch["anchor_cot_ids"] >= 0).sum(1) == length + 1).all()
-
-
 def test_prompts_by_column_and_by_dataset(encoder):
     row = {"anchor": "two", "positive": "two"}
     plain = TTECollator(encoder)([row])

@@ -437,6 +437,8 @@ def test_the_temperature_is_trained_and_its_state_is_the_losses_only_one(encoder
     fresh = TTELoss(encoder, temperature=0.05, mini_batch_size=size)
     (torch.stack(list(fresh(cells).values())).sum() / 4).backward()  # as gradient accumulation divides it
     assert fresh.log_scale.grad.item() == pytest.approx(log_scale.grad.item(), rel=1e-3)
+    assert loss.scale == pytest.approx(1 / loss.temperature)
+    assert loss.get_config_dict()["temperature"] == loss.temperature
     state = loss.state_dict()
     assert list(state) == ["log_scale"]
     other = TTELoss(encoder, mini_batch_size=size)
@@ -604,7 +606,7 @@ def test_two_processes_end_a_step_with_the_weights_of_one(folders, tmp_path):
             },
             {
                 **encoder.preprocess(answers[rows]),
-                "cot_ids": rationales(0, 0, 0, 5)[rows],
+                "cot_ids": rationales(0, 3, 0, 5)[rows],
                 "content_id": torch.tensor([0, 1, 0, 3])[rows],
             },
         ]

@@ -78,7 +78,7 @@ class TTECollator(SentenceTransformerDataCollator):
         largest = model.thought.max_budget
         if think_budget is not None and not 0 <= think_budget <= largest:
             raise InputError(
-                f"think_budget is {think_budget}, but this model has {largest} think tokens; give 0 to it"
+                f"think_budget is {think_budget}, but this model has {largest} think tokens; give 0 to {largest}"
             )
         if max_rationale_tokens < 1:
             raise InputError(f"max_rationale_tokens is {max_rationale_tokens}; give 1 or more")
@@ -102,7 +102,7 @@ class TTECollator(SentenceTransformerDataCollator):
             return self._collate(rows, columns, self._budget(rows, columns))
 
     def _collate(self, rows: list[dict[str, Any]], columns: list[str], budget: int) -> dict[str, Any]:
-        batch: dict[str, Any] = {name: rows[0][name] for name in ("dataset_name",) if name in rows[0]}
+        batch: dict[str, Any] = {"dataset_name": rows[0]["dataset_name"]} if "dataset_name" in rows[0] else {}
         prompts = self._resolve_prompts(batch) or {}
         for column in columns:
             features: dict[str, Any] = self.preprocess_fn(
@@ -117,11 +117,6 @@ class TTECollator(SentenceTransformerDataCollator):
                 features["answer_ids"] = _padded(
                     [_answers(row, by_id=bool(row.get(named))) for row in rows], _NO_ANSWER
                 )
-            width = features["input_ids"].shape[1]
-            for key, padding in (("cot_ids", _IGNORED), ("answer_ids", _NO_ANSWER)):
-                # Stock mini-batching takes any tensor as wide as input_ids for tokens, and trims it like them.
-                if key in features and features[key].shape[1] == width:
-                    features[key] = torch.nn.functional.pad(features[key], (0, 1), value=padding)
             batch |= {f"{column}_{key}": value for key, value in features.items()}
         return batch
 

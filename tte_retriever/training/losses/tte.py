@@ -154,6 +154,11 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         """As it is now."""
         return 1 / self.log_scale.exp().clamp(max=_MAX_SCALE).item()
 
+    @property
+    def scale(self) -> float:
+        """The inverse of the temperature."""
+        return 1 / self.temperature
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The loss's own state, the temperature; the model's is saved with the model."""
         prefix = kwargs.get("prefix", "")
