@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import platform
 import random
 import tempfile
@@ -35,7 +36,6 @@ from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, page_pai
 from tte_retriever.media import VideoFrames
 from tte_retriever.methods import tte_flash
 from tte_retriever.training.losses import masked_info_nce, rationale_nll, visual_word_nll
-from tte_retriever.training.stages import Stage
 from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
 
 if TYPE_CHECKING:
@@ -47,6 +47,41 @@ Shown: TypeAlias = Scene | Clip | Page
 """What pixels show."""
 
 # ------------------------------------------------------------------------------------------------- configuration
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        name: Names it in the log; seeds its order of families.
+        objective: Which losses: ``transcription``, ``warm_up`` or ``joint``.
+        steps: Optimiser steps.
+        lr: Peak learning rate, after 100 steps of linear warm-up.
+        mixture: Family → its share of the steps.
+        decay_over: Steps over which the rate falls to 5 % along a cosine; ``None`` keeps the peak.
+        curriculum: Whether page queries begin by saying several facts and end by saying one.
+    """
+
+    name: str
+    objective: str
+    steps: int
+    lr: float
+    mixture: dict[Family, float]
+    decay_over: int | None = None
+    curriculum: bool = False
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of one step."""
+        if step < 100:
+            return self.lr * (step + 1) / 100
+        if self.decay_over is None:
+            return self.lr
+        return self.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.decay_over)))
+
+    def detail(self, step: int) -> float:
+        """Share of page queries that say several facts."""
+        return max(0.15, 1 - 2 * step / self.decay_over) if self.curriculum and self.decay_over else 0.15
 
 
 STAGES = (

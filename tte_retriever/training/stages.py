@@ -1,45 +1,168 @@
-"""Stages of training, as data."""
+"""Stages: each is one run of the trainer with its own schedule, and a folder that says how far it has come."""
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformerTrainingArguments
+
+from tte_retriever.errors import InputError
+from tte_retriever.training.config import RESULT, StageConfig, TrainConfig
+from tte_retriever.training.freezing import freeze
+from tte_retriever.training.lora import add_lora, merge_lora
+from tte_retriever.training.losses import TTELoss
+from tte_retriever.training.trainer import StageTrainer, load_into, newest_checkpoint, own_state
 
 if TYPE_CHECKING:
-    from tte_retriever.evaluation.small_world import Family
+    from datasets import DatasetDict  # type: ignore[import-untyped]
+
+    from tte_retriever.encoder import TTEEncoder
+
+logger = logging.getLogger(__name__)
+
+LOSS_STATE = "loss.safetensors"
+"""What a finished stage leaves of its loss: the temperature."""
+
+RECORD = "log.json"
+"""What a finished stage leaves of its log: the trainer's state."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of training.
+def stage_folder(config: TrainConfig, stage: StageConfig) -> Path:
+    """Trainer checkpoints, and, once the stage is finished, its ``model``."""
+    return Path(config.output_dir) / stage.name
 
-    Attributes:
-        name: Names it in the log; seeds its order of families.
-        objective: Which losses: ``transcription``, ``warm_up`` or ``joint``.
-        steps: Optimiser steps.
-        lr: Peak learning rate, after 100 steps of linear warm-up.
-        mixture: Family → its share of the steps.
-        decay_over: Steps over which the rate falls to 5 % along a cosine; ``None`` keeps the peak.
-        curriculum: Whether page queries begin by saying several facts and end by saying one.
+
+def is_finished(config: TrainConfig, stage: StageConfig) -> bool:
+    """Whether the stage has left its result, which comes into place whole."""
+    return (stage_folder(config, stage) / RESULT).is_dir()
+
+
+def stage_arguments(config: TrainConfig, stage: StageConfig) -> SentenceTransformerTrainingArguments:
+    """What the trainer is told in one stage.
+
+    Raises:
+        InputError: If it refuses.
     """
+    given = {
+        "use_cpu": not torch.accelerator.is_available(),
+        "save_total_limit": 2,
+        "remove_unused_columns": False,
+        **config.trainer,
+        "output_dir": str(stage_folder(config, stage)),
+        "seed": config.seed + config.stages.index(stage),  # another order of the data in each stage
+        "learning_rate": stage.learning_rate,
+        "lr_scheduler_type": stage.schedule,
+        "warmup_steps": stage.warmup if stage.warmup < 1 else round(stage.warmup),
+    }
+    try:
+        return SentenceTransformerTrainingArguments(**given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The trainer refuses the settings of stage {stage.name!r}: {error}") from error
 
-    name: str
-    objective: str
-    steps: int
-    lr: float
-    mixture: dict[Family, float]
-    decay_over: int | None = None
-    curriculum: bool = False
 
-    def learning_rate(self, step: int) -> float:
-        """The rate of one step."""
-        if step < 100:
-            return self.lr * (step + 1) / 100
-        if self.decay_over is None:
-            return self.lr
-        return self.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.decay_over)))
+def run_stage(
+    config: TrainConfig,
+    stage: StageConfig,
+    model: TTEEncoder,
+    data: DatasetDict,
+    collator: Any,
+    *,
+    arguments: SentenceTransformerTrainingArguments,
+    before: Path | None,
+) -> None:
+    """Train one stage, in place, and leave its result on disk; a stage that was stopped goes on where it was.
 
-    def detail(self, step: int) -> float:
-        """Share of page queries that say several facts."""
-        return max(0.15, 1 - 2 * step / self.decay_over) if self.curriculum and self.decay_over else 0.15
+    Args:
+        config: The whole run.
+        stage: One of ``config.stages``.
+        model: What is trained: afterwards a plain model again, with adapters merged.
+        data: Data sets by name.
+        collator: Rows → batch.
+        arguments: Those of :func:`stage_arguments`.
+        before: Folder of the stage before, whose temperature is carried on.
+    """
+    torch.manual_seed(arguments.seed)
+    adapted = add_lora(model, config.lora) if config.lora else None
+    freeze(model.transformer.model, config.freeze)
+    flags: dict[str, Any] = asdict(config.loss)
+    loss = TTELoss(
+        model, contrastive_weight=stage.contrastive_weight, rationale_weight=stage.rationale_weight, **flags
+    )
+    if before is not None:
+        load_into(own_state(loss), before / LOSS_STATE)
+    trainer = StageTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        loss=dict.fromkeys(data, loss),  # one loss under every name, so that batches say which data set they are of
+        data_collator=collator,
+    )
+    arguments.max_steps = count_steps(trainer, stage, config.max_steps)
+    checkpoint = newest_checkpoint(stage_folder(config, stage))
+    if checkpoint is not None:
+        logger.info("stage %s goes on from %s", stage.name, checkpoint.name)
+    trainer.run(checkpoint)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # autocast belongs to this trainer
+    if adapted is not None:
+        merge_lora(adapted)
+    model.requires_grad_(True)
+    if trainer.is_world_process_zero():
+        folder = stage_folder(config, stage)
+        save_file(own_state(loss), folder / LOSS_STATE)
+        trainer.state.save_to_json(str(folder / RECORD))
+        save_whole(model, folder / RESULT)
+    trainer.accelerator.wait_for_everyone()
+
+
+def count_steps(trainer: StageTrainer, stage: StageConfig, most: int | None) -> int:
+    """Optimiser steps of a stage.
+
+    Raises:
+        InputError: If there is not even one batch.
+    """
+    batches, rows = len(trainer.get_train_dataloader()), trainer.args.train_batch_size
+    if trainer.args.dataloader_drop_last:
+        small = [name for name, dataset in cast("Any", trainer.train_dataset).items() if len(dataset) < rows]
+        if small:
+            logger.warning("nothing of %s is trained on: fewer rows than a batch of %d", ", ".join(small), rows)
+    if not batches:
+        raise InputError(f"Stage {stage.name!r} has no full batch of {rows} rows; use a smaller batch or more rows.")
+    steps = stage.steps
+    if steps is None:
+        steps = math.ceil(cast("float", stage.epochs) * batches / trainer.args.gradient_accumulation_steps)
+    return steps if most is None else min(steps, most)
+
+
+def save_whole(model: TTEEncoder, folder: Path, card: str | None = None) -> None:
+    """Save a model so that ``folder`` holds all of it or does not exist, also after a power cut.
+
+    Args:
+        model: What to save.
+        folder: A new folder.
+        card: Its ``README.md``.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(str(partial), create_model_card=False)
+    if card is not None:
+        (partial / "README.md").write_text(card, encoding="utf-8")
+    for path in [*partial.rglob("*"), partial]:
+        _flush(path)
+    partial.rename(folder)
+    _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,35 @@
+"""Train a think-token embedding model in two stages.
+
+    python recipes/train_tte_flash.py recipes/configs/train_tte_flash/tiny.yaml --set output_dir=runs/tiny
+    accelerate launch --num_processes 4 recipes/train_tte_flash.py recipes/configs/train_tte_flash/qwen3_vl_2b.yaml
+
+K think tokens and one embed token are appended to every item by the chat template. In training, the same model has to
+decode a written rationale from the last hidden states of the think tokens alone; at inference nothing is decoded.
+
+1. warm-up: the rationale, and nothing else. The think tokens learn to hold the thought.
+2. joint: the rationale, and a contrastive loss on the embed token, which reads query and thought.
+
+``tte_retriever.training.run.train`` is the whole run on one page; ``tte-retriever train`` does the same from the command
+line. This file is what launchers of several processes start.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tte_retriever.training.config import read_config
+from tte_retriever.training.run import train
+
+
+def main() -> None:
+    """Read the config and run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value")
+    arguments = parser.parse_args()
+    print(train(read_config(arguments.config, arguments.set)))
+
+
+if __name__ == "__main__":
+    main()

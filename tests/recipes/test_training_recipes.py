@@ -1,0 +1,216 @@
+"""Every training recipe and every config: parsed, tried for two steps, and, slowly, at the widths of the real models."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from tte_retriever.backbones import load_backbone
+from tte_retriever.cli import main as command_line
+from tte_retriever.training.config import read_config
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "recipes/configs").glob("train_*/*.yaml"))
+NAMES = {"tiny", "qwen2_vl_2b", "qwen3_vl_2b", "qwen3_vl_embedding_2b"}
+SMALL = ("per_device_train_batch_size=2", "dataloader_num_workers=0", "disable_tqdm=true", "save_steps=1")
+
+
+def shown(path):
+    return path.relative_to(ROOT / "recipes/configs").with_suffix("").as_posix()
+
+
+def overrides(*assignments):
+    return [word for assignment in assignments for word in ("--set", assignment)]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """``command(*words)`` runs ``tte-retriever train``; returns exit code, stdout, stderr."""
+    entry = EntryPoint("train", "tte_retriever.cli.train:train", command_line.GROUP)
+    monkeypatch.setattr(command_line, "entry_points", lambda **_: [entry])
+
+    def call(*words):
+        with pytest.raises(SystemExit) as ended:
+            command_line.main(["train", *map(str, words)])
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def test_each_recipe_has_its_configs():
+    found = {
+        recipe: {path.stem for path in CONFIGS if path.parent.name == recipe}
+        for recipe in ("train_tte_flash", "train_direct")
+    }
+    assert found == {"train_tte_flash": NAMES, "train_direct": NAMES}
+    assert all((ROOT / "recipes" / f"{path.parent.name}.py").is_file() for path in CONFIGS)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=shown)
+def test_every_config_is_read_and_can_be_capped(path, tmp_path):
+    text = path.read_text()
+    assert all(re.search(rf"^{key}:", text, re.MULTILINE) for key in ("output_dir", "seed", "max_steps"))
+    config = read_config(path, ["max_steps=2", f"output_dir={tmp_path}"])
+    assert (config.max_steps, config.output_dir) == (2, str(tmp_path))
+    direct = path.parent.name == "train_direct"
+    assert config.model.method == ("direct" if direct else "tte-flash")
+    assert [stage.contrastive_weight for stage in config.stages] == ([1] if direct else [0, 1])
+    assert all(stage.rationale_weight == (0 if direct else 1) for stage in config.stages)
+
+
+def test_a_method_and_its_control_differ_in_the_thought_alone():
+    for name in NAMES:
+        flash, direct = (
+            read_config(ROOT / f"recipes/configs/train_{recipe}/{name}.yaml") for recipe in ("tte_flash", "direct")
+        )
+        assert (flash.data, flash.lora, flash.freeze, flash.loss) == (
+            direct.data,
+            direct.lora,
+            direct.freeze,
+            direct.loss,
+        )
+        assert flash.trainer == direct.trainer
+        assert flash.collator.prompts == direct.collator.prompts
+        assert sum(stage.steps for stage in flash.stages) == sum(stage.steps for stage in direct.stages)
+
+
+@pytest.mark.parametrize("recipe", ["train_tte_flash", "train_direct"])
+def test_the_tiny_configs_run(recipe, command, checkpoint, tmp_path):
+    """With a tiny random backbone in place of ``tiny-backbone``, whose vocabulary takes a while to make."""
+    config = ROOT / f"recipes/configs/{recipe}/tiny.yaml"
+    words = overrides("max_steps=2", f"output_dir={tmp_path / 'out'}", f"model.backbone={checkpoint('qwen3_vl')}")
+    small = overrides("trainer.per_device_train_batch_size=2", "trainer.disable_tqdm=true")
+    code, said, _ = command(config, *words, *small)
+    assert code == 0
+    assert f'SentenceTransformer("{tmp_path / "out/model"}")' in said
+    assert np.isfinite(SentenceTransformer(str(tmp_path / "out/model"), device="cpu").encode(["a red circle"])).all()
+    code, _, complaint = command(config, *words, *small, "--set", "seed=1")
+    assert code == 2
+    assert "another config" in complaint
+
+
+def test_the_command_refuses_a_bad_config(command, tmp_path):
+    code, _, complaint = command(CONFIGS[0], "--set", "max_step=2")
+    assert code == 2
+    assert "max_step is no known key; did you mean 'max_steps'" in complaint
+    code, _, complaint = command(tmp_path / "nowhere.yaml")
+    assert code == 2
+    assert "nowhere.yaml" in complaint
+
+
+def test_the_command_is_registered():
+    assert '\ntrain = "tte_retriever.cli.train:train"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["train_tte_flash", "train_direct"])
+def test_the_recipes_run_the_tiny_config_as_it_is(recipe, tmp_path):
+    config = ROOT / f"recipes/configs/{recipe}/tiny.yaml"
+    words = overrides("max_steps=2", "output_dir=out")
+    subprocess.run([sys.executable, ROOT / f"recipes/{recipe}.py", config, *words], check=True, cwd=tmp_path)
+    assert SentenceTransformer(str(tmp_path / "out/model"), device="cpu").encode("a red circle").shape == (128,)
+
+
+VISION_3 = {"hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2048}
+VISION_3 |= {"num_position_embeddings": 2304, "depth": 2, "deepstack_visual_indexes": [0, 1]}
+TEXT_3 = {"hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 16, "num_key_value_heads": 8}
+TEXT_3 |= {"head_dim": 128, "sections": [24, 20, 20], "theta": 5e6}
+TEXT_2 = {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2}
+TEXT_2 |= {"head_dim": 128, "sections": [16, 24, 24], "theta": 1e6}
+SHAPES = {
+    "qwen2_vl": (TEXT_2, {"embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4, "depth": 2}),
+    "qwen3_vl": (TEXT_3, VISION_3),
+}
+"""Widths of the public 2B checkpoints; two layers instead of all, and 1024 rows of vocabulary."""
+
+
+@pytest.fixture
+def wide(checkpoint, tmp_path):
+    """``wide(name)`` is a random model of the widths of a 2B config, a stock embedding model where that is asked for."""
+
+    def make(name):
+        family = "qwen2_vl" if name.startswith("qwen2") else "qwen3_vl"
+        folder = checkpoint(family)
+        text, vision = (dict(part) for part in SHAPES[family])
+        config = AutoConfig.from_pretrained(folder)
+        config.text_config.rope_parameters |= {"mrope_section": text.pop("sections"), "rope_theta": text.pop("theta")}
+        config.text_config.update(
+            text | {"num_hidden_layers": 2, "vocab_size": 1024, "layer_types": ["full_attention"] * 2}
+        )
+        config.vision_config.update(vision)
+        AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "wide")
+        for file in folder.iterdir():
+            if not (tmp_path / "wide" / file.name).exists() and file.suffix != ".safetensors":
+                shutil.copy(file, tmp_path / "wide")
+        if "embedding" not in name:
+            return tmp_path / "wide"
+        raw = load_backbone(tmp_path / "wide")
+        SentenceTransformer(modules=[raw.transformer, *raw.head], device="cpu").save_pretrained(
+            str(tmp_path / "stock")
+        )
+        return tmp_path / "stock"
+
+    return make
+
+
+def ume_rows(folder):
+    """Four rows as UME-sft-train writes them, of two data sets, with pictures."""
+    for index in range(4):
+        Image.new("RGB", (56, 56), (60 * index, 30, 90)).save(folder / f"{index}.png")
+    rows = [
+        {
+            "qry": {
+                "conversations": [
+                    {"from": "human", "value": f"<image>\nwhat is it? {index}\n<disc_emb>"},
+                    {"from": "gpt", "value": f"<think>it looks {index}</think><answer>thing {index}</answer>"},
+                ],
+                "image": [f"{index}.png"],
+            },
+            "pos": {
+                "conversations": [
+                    {"from": "human", "value": f"thing {index}"},
+                    {"from": "gpt", "value": f"<think>a thing</think><answer>thing {index}</answer>"},
+                ]
+            },
+            "dataset_name": ("OK-VQA", "A.B")[index % 2],
+        }
+        for index in range(4)
+    ]
+    path = folder / "ume.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "tiny"], ids=shown)
+def test_the_2b_configs_run_at_full_width(path, wide, command, tmp_path):
+    out = tmp_path / "out"
+    words = overrides(
+        "max_steps=2",
+        f"output_dir={out}",
+        f"model.backbone={wide(path.stem)}",
+        f"data.0.path={ume_rows(tmp_path)}",
+        f"data.0.media_root={tmp_path}",
+        "loss.mini_batch_size=1",
+        *(f"trainer.{each}" for each in SMALL),
+    )
+    code, _, complaint = command(path, *words)
+    assert code == 0, complaint
+    assert not (out / "quarantine.jsonl").exists()
+    for stage in read_config(path).stages:
+        log = json.loads((out / stage.name / "log.json").read_text())
+        assert log["global_step"] == 2
+    model = SentenceTransformer(str(out / "model"), device="cpu")
+    assert np.isfinite(model.encode(["a thing"])).all()
+    shutil.rmtree(tmp_path)  # gigabytes

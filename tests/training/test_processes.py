@@ -1,0 +1,63 @@
+"""Two real processes over gloo: what each ends with, and what is saved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+RECIPE = Path(__file__).parents[2] / "recipes/train_tte_flash.py"
+
+# Runs the recipe's run and then leaves what this process trained.
+SCRIPT = """
+import os, sys, torch
+from tte_retriever.training import run, stages
+from tte_retriever.training.config import read_config
+models, load = [], run.load_model
+run.load_model = lambda *args: models.append(load(*args)) or models[-1]
+run.train(read_config(sys.argv[1], sys.argv[2:]))
+torch.save(models[-1].state_dict(), f"rank{os.environ['RANK']}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [(), ("lora={rank: 2, dropout: 0.1}",)], ids=["full", "lora"])
+def test_two_processes_end_with_the_same_weights(configured, tmp_path, lora):
+    """Also the case where one process meets a data set that the other does not, which must not tear their log apart."""
+    config = configured(*lora, "loss.gather_across_devices=true", "loss.mini_batch_size=2", "max_steps=3")
+    values = yaml.safe_load(config.to_yaml())
+    values["data"].append({**values["data"][0], "name": "other"})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"]
+    run = [*launch, "config.yaml"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    saved = load_file(tmp_path / "out/model/model.safetensors")
+    before = load_file(Path(config.model.backbone) / "model.safetensors")
+    assert any(not torch.equal(saved[name], before[name]) for name in saved)
+    assert all(torch.equal(tensor, first[f"0.model.{name}"]) for name, tensor in saved.items())
+    log = json.loads((tmp_path / "out/joint/log.json").read_text())["log_history"]
+    named = {key for entry in log for key in entry}
+    assert {"mine_contrastive", "other_contrastive", "mine_rationale", "other_rationale"} <= named
+
+
+@pytest.mark.slow
+def test_accelerate_launches_the_recipe(configured, tmp_path):
+    config = configured("max_steps=1")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", str(RECIPE), "config.yaml"]
+    words = [*launch, "--set", "max_steps=1"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out/model/modules.json").is_file()
+    assert config.max_steps == 1

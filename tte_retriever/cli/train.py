@@ -1,0 +1,33 @@
+"""``tte-retriever train``: a config becomes a trained checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  (typer reads the annotations)
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/configs/train_tte_flash/tiny.yaml.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a value: max_steps=2, loss.stop_gradient=true …"),
+    ] = None,
+) -> None:
+    """Train a think-token checkpoint in stages; run it again to go on with what was stopped."""
+    import logging
+
+    from tte_retriever.training.config import read_config
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("tte_retriever").setLevel(logging.INFO)
+    settings = read_config(config, set_ or ())
+
+    from transformers.utils import logging as transformers_logging
+
+    from tte_retriever.training.run import train as run
+
+    transformers_logging.disable_progress_bar()
+    result = run(settings)
+    typer.echo(f'{result}: trained. Load it with SentenceTransformer("{result}") or TTEEncoder("{result}").')

@@ -1,0 +1,72 @@
+"""What a trained checkpoint says about itself: facts of its training, no paths and no rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tte_retriever.training.stages import RECORD, stage_folder
+
+if TYPE_CHECKING:
+    from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.training.config import StageConfig, TrainConfig
+
+
+def training_card(model: TTEEncoder, config: TrainConfig) -> str:
+    """The ``README.md`` of a finished run.
+
+    Args:
+        model: What was trained.
+        config: How.
+    """
+    name = config.model.backbone
+    base = Path(name).resolve().name if Path(name).exists() else name
+    weights = (
+        f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha}, merged" if config.lora else "full fine-tuning"
+    )
+    stages = "\n".join(_row(config, stage) for stage in config.stages)
+    data = "\n".join(f"| `{each.name}` | {each.format} | {each.rows or 'all'} |" for each in config.data)
+    budgets = "random in each batch" if config.collator.nested_budgets else "all think tokens"
+    cap = f", each capped at {config.max_steps} steps to try it out" if config.max_steps else ""
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: feature-extraction
+tags: [sentence-transformers, tte-retriever]
+---
+# {config.model.method} on {base}
+
+Trained with `tte-retriever train`. Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds
+typed inputs and `think_budget`, 0 to {model.thought.max_budget}. **It was not evaluated by its training**, and the licence is
+that of the backbone.
+
+| | |
+|---|---|
+| backbone | `{base}` |
+| think tokens (K) | {model.thought.max_budget}, budget in training: {budgets} |
+| weights | {weights}, {config.model.dtype}; frozen: {", ".join(config.freeze) or "nothing"} |
+| rationale | decoded from the {config.loss.rationale_from}, {config.loss.decoder} |
+| contrastive gradient into the thought | {"stopped" if config.loss.stop_gradient else "yes"} |
+| seed | {config.seed} |
+
+Stages, one after the other{cap}:
+
+| stage | steps | peak rate | contrastive x | rationale x | last logged loss |
+|---|---|---|---|---|---|
+{stages}
+
+Data, one data set per batch:
+
+| name | format | rows per epoch |
+|---|---|---|
+{data}
+"""
+
+
+def _row(config: TrainConfig, stage: StageConfig) -> str:
+    record = json.loads((stage_folder(config, stage) / RECORD).read_text(encoding="utf-8"))
+    losses = [f"{entry['loss']:.3f}" for entry in record["log_history"] if "loss" in entry]
+    weights = f"{stage.contrastive_weight:g} | {stage.rationale_weight:g}"
+    return (
+        f"| {stage.name} | {record['global_step']} | {stage.learning_rate:g} | {weights} | {(losses or ['?'])[-1]} |"
+    )

@@ -1,0 +1,272 @@
+"""What a training run is, as values: frozen dataclasses, read from YAML."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tte_retriever.errors import InputError
+from tte_retriever.training.parsing import from_mapping, refuse_unknown, set_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Part = Literal["vision", "merger", "language"]
+"""A part of a backbone that can be frozen."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained.
+
+    Attributes:
+        backbone: Bundled name, folder or hub id: a Qwen-VL backbone, which gets its tokens first, or a checkpoint that
+            has them already and is trained on. ``tiny-backbone`` is an untrained one for the small world.
+        method: ``direct`` or ``tte-flash``.
+        think_tokens: K; ``None`` is what the checkpoint has, or the method's own.
+        dtype: Of the weights. Under ``trainer.bf16`` float32 weights are computed with in bfloat16.
+        attention: Attention implementation of transformers; ``None`` is its default.
+    """
+
+    backbone: str
+    method: Literal["direct", "tte-flash"] = "tte-flash"
+    think_tokens: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: str | None = None
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters instead of full fine-tuning; the rows of think and embed tokens are trained beside them.
+
+    Attributes:
+        rank: r.
+        alpha: Scale of the adapters is alpha / rank.
+        dropout: Before each adapter.
+        targets: Regular expression over full module names.
+    """
+
+    rank: int = 16
+    alpha: int = 64
+    dropout: float = 0.0
+    targets: str = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """One data set. Batches never mix two.
+
+    Attributes:
+        name: Names it in logs.
+        path: Its file; for ``small-world``, the name of a family of the drawn world.
+        format: How its rows are written.
+        media_root: Folder that paths of media are relative to; ``None`` is the folder of the file.
+        split: Whether rows that name a ``source`` count as data sets of their own, ``<name>-<source>``.
+        rows: Rows an epoch takes from it, which is its weight in the mixture: a seeded sample of all if fewer than there
+            are, the whole over and over if more. ``None`` is every row once.
+    """
+
+    name: str
+    path: str
+    format: Literal["pairs", "mmeb", "ume", "small-world"] = "pairs"
+    media_root: str | None = None
+    split: bool = False
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class CollatorConfig:
+    """How rows become batches.
+
+    Attributes:
+        nested_budgets: Whether each batch thinks with a random number of think tokens, so that every budget works.
+        max_rationale_tokens: Longer rationales are cut.
+        prompts: Column → instruction, which becomes a system message.
+    """
+
+    nested_budgets: bool = False
+    max_rationale_tokens: int = 512
+    prompts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Flags of :class:`tte_retriever.training.losses.TTELoss` that all stages share; they are explained there."""
+
+    rationale_from: Literal["thought", "query+thought"] = "thought"
+    decoder: Literal["soft-prompt", "kv"] = "soft-prompt"
+    stop_gradient: bool = False
+    symmetric: bool = False
+    matryoshka_dims: tuple[int, ...] | None = None
+    mini_batch_size: int = 32
+    gather_across_devices: bool = False
+    temperature: float = 0.02
+    learn_temperature: bool = True
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage: a run of the trainer with a schedule of its own, over ``steps`` or ``epochs``.
+
+    Attributes:
+        name: Names it in logs and its folder.
+        learning_rate: Peak.
+        steps: Optimiser steps.
+        epochs: Passes over the data; a fraction is allowed.
+        contrastive_weight: Of the contrastive loss; 0 leaves it out.
+        rationale_weight: Of the generation loss; 0 leaves it out.
+        schedule: Name of a transformers schedule: ``linear``, ``cosine``, ``constant_with_warmup`` …
+        warmup: Steps of rising learning rate; below 1, a share of the stage.
+    """
+
+    name: str
+    learning_rate: float
+    steps: int | None = None
+    epochs: float | None = None
+    contrastive_weight: float = 1.0
+    rationale_weight: float = 1.0
+    schedule: str = "linear"
+    warmup: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+        output_dir: Where it goes: a folder per stage, and ``model``, the finished checkpoint.
+        model: What is trained.
+        data: What it is trained on.
+        stages: One after the other; the model is carried on.
+        seed: Of everything random.
+        max_steps: Cap on each stage, to try a config in a minute.
+        lora: Adapters; ``None`` is full fine-tuning.
+        freeze: Parts that stay as they are.
+        collator: How rows become batches.
+        loss: Flags of the loss.
+        trainer: Any ``SentenceTransformerTrainingArguments`` that is not set elsewhere in the config.
+    """
+
+    output_dir: str
+    model: ModelConfig
+    data: tuple[DataConfig, ...]
+    stages: tuple[StageConfig, ...]
+    seed: int = 0
+    max_steps: int | None = None
+    lora: LoraConfig | None = None
+    freeze: tuple[Part, ...] = ()
+    collator: CollatorConfig = CollatorConfig()
+    loss: LossConfig = LossConfig()
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def to_yaml(self) -> str:
+        """The config with every default written out; :func:`read_config` reads it back."""
+        import yaml
+
+        plain = asdict(self, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs})
+        return yaml.safe_dump(plain, sort_keys=False)
+
+
+RESULT = "model"
+"""Folder of a finished checkpoint, below ``output_dir`` and below each stage's folder."""
+
+_OWNED = {
+    **dict.fromkeys(("output_dir", "seed", "max_steps"), "the key of the same name at the top"),
+    **dict.fromkeys(
+        ("learning_rate", "num_train_epochs", "warmup_steps", "warmup_ratio", "lr_scheduler_type"), "stages"
+    ),
+    **dict.fromkeys(("prompts",), "collator.prompts"),
+    **dict.fromkeys(("save_only_model",), "nothing: a run must be resumable"),
+    **dict.fromkeys(("eval_strategy", "load_best_model_at_end"), "nothing: there is no evaluation inside a stage"),
+}
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a config; nothing is loaded, and everything that can be checked without a model is.
+
+    Args:
+        path: A YAML file.
+        overrides: ``key=value`` each, such as ``max_steps=2``, ``loss.stop_gradient=true`` or ``stages.0.steps=10``.
+
+    Raises:
+        InputError: What cannot be read or used, with its dotted path and, for an unknown key, the nearest known one.
+    """
+    require_extras()
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if isinstance(values, dict):
+            for override in overrides:
+                set_value(values, override, yaml.safe_load)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"The config {str(path)!r} cannot be read: {error}") from error
+    config = from_mapping(TrainConfig, values)
+    _check(config)
+    return config
+
+
+def require_extras() -> None:
+    """Raise unless everything that training needs besides the core is installed.
+
+    Raises:
+        InputError: If it is not.
+    """
+    missing = [name for name in ("datasets", "peft", "yaml") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"Training needs {', '.join(missing)}, which the core does not: pip install 'tte-retriever[train]'."
+        )
+
+
+def _check(config: TrainConfig) -> None:
+    positive: dict[str, float | None] = {"max_steps": config.max_steps}
+    positive |= {"collator.max_rationale_tokens": config.collator.max_rationale_tokens}
+    positive |= {"loss.mini_batch_size": config.loss.mini_batch_size, "loss.temperature": config.loss.temperature}
+    for index, data in enumerate(config.data):
+        positive[f"data.{index}.rows"] = data.rows
+        if not re.fullmatch(r"[\w-]+", data.name):
+            raise InputError(f"data.{index}.name is {data.name!r}; give letters, digits, - and _.")
+    for index, stage in enumerate(config.stages):
+        where = f"stages.{index}"
+        positive |= {f"{where}.{name}": getattr(stage, name) for name in ("learning_rate", "steps", "epochs")}
+        if (stage.steps is None) == (stage.epochs is None):
+            raise InputError(
+                f"{where} ({stage.name}) has steps {stage.steps} and epochs {stage.epochs}; give one of them."
+            )
+        if not re.fullmatch(r"[\w-]+", stage.name) or stage.name == RESULT:
+            raise InputError(f"{where}.name is {stage.name!r}; give letters, digits, - and _, but not {RESULT!r}.")
+        if min(stage.contrastive_weight, stage.rationale_weight) < 0 or not _learns(config, stage):
+            raise InputError(
+                f"{where} ({stage.name}) learns nothing: contrastive_weight is {stage.contrastive_weight}, "
+                f"rationale_weight {stage.rationale_weight}. Give weights from 0 up; direct has no thought to decode."
+            )
+    for name, number in positive.items():
+        if number is not None and not number > 0:  # nan, too
+            raise InputError(f"{name} is {number}; give a number above 0.")
+    for section, names in {
+        "data": [each.name for each in config.data],
+        "stages": [each.name for each in config.stages],
+    }.items():
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"{section} has the names {names}; give at least one, and no two alike.")
+    _check_trainer(config.trainer)
+
+
+def _learns(config: TrainConfig, stage: StageConfig) -> bool:
+    if config.model.method == "direct":
+        return stage.contrastive_weight > 0 and stage.rationale_weight == 0
+    return stage.contrastive_weight + stage.rationale_weight > 0
+
+
+def _check_trainer(arguments: dict[str, Any]) -> None:
+    for name, home in _OWNED.items():
+        if name in arguments:
+            raise InputError(f"trainer.{name} is not set there; use {home}.")
+    if arguments:
+        from sentence_transformers import SentenceTransformerTrainingArguments
+
+        refuse_unknown(arguments, SentenceTransformerTrainingArguments.__dataclass_fields__, "trainer")

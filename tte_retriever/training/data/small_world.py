@@ -1,0 +1,64 @@
+"""Pairs of the small drawn world as a dataset: drawn when a batch is made, so that a config runs with no files at all."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset  # type: ignore[import-untyped]
+from PIL import Image
+
+from tte_retriever.errors import InputError
+from tte_retriever.evaluation.small_world import CLIP_S, FAMILIES, Family, Item, Pair, draw_pairs
+from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, sample_times
+from tte_retriever.media import VideoFrames
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def small_world(family: str, rows: int, *, seed: int) -> Dataset:
+    """``rows`` training pairs of one family, each a pure function of the seed and its index.
+
+    Args:
+        family: One of :data:`tte_retriever.evaluation.small_world.FAMILIES`.
+        rows: Length of the dataset; nothing is drawn before it is needed.
+        seed: Two seeds share nothing but chance.
+
+    Returns:
+        Columns ``anchor``, ``positive``, ``anchor_cot``, ``positive_cot``.
+
+    Raises:
+        InputError: If there is no such family.
+    """
+    if family not in FAMILIES:
+        raise InputError(f"The small world has no family {family!r}; it has {', '.join(FAMILIES)}.")
+    draw = partial(_draw, family=family, seed=seed)
+    return Dataset.from_dict({"index": range(rows)}).with_transform(draw)
+
+
+def _draw(batch: dict[str, list[Any]], *, family: Family, seed: int) -> dict[str, list[Any]]:
+    pairs = [_pair(family, seed, index) for index in batch["index"]]
+    return {
+        "anchor": [_fed(pair.query) for pair in pairs],
+        "positive": [_fed(pair.positive) for pair in pairs],
+        "anchor_cot": [pair.query_rationale for pair in pairs],
+        "positive_cot": [pair.positive_rationale for pair in pairs],
+    }
+
+
+def _pair(family: Family, seed: int, index: int) -> Pair:
+    if family == "edit":  # drawn in groups that share a picture
+        group, place = divmod(index, EDITS_PER_SCENE)
+        return draw_pairs(family, EDITS_PER_SCENE, seed=f"{seed}-{group}", split="train")[place]
+    return draw_pairs(family, 1, seed=f"{seed}-{index}", split="train")[0]
+
+
+def _fed(item: Item) -> dict[str, Any]:
+    fed: dict[str, Any] = dict(item)
+    if "image" in item:
+        fed["image"] = Image.fromarray(item["image"])
+    if "video" in item:
+        states: np.ndarray = item["video"]  # (T, H, W, 3)
+        fed["video"] = VideoFrames(tuple(map(Image.fromarray, states)), tuple(sample_times(len(states))), 0.0, CLIP_S)
+    return fed

@@ -1,0 +1,33 @@
+"""Parts of a backbone that stay as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch import nn
+
+    from tte_retriever.training.config import Part
+
+
+def freeze(backbone: nn.Module, parts: Iterable[Part]) -> None:
+    """Exclude parts from training, in place; to be called before there is an optimiser.
+
+    Args:
+        backbone: A Qwen-VL model, with or without adapters.
+        parts: ``vision`` is the vision tower up to its mergers, ``merger`` what projects its output into the language
+            model, ``language`` the language model with its embedding matrix.
+    """
+    for part in parts:
+        for parameter in part_parameters(backbone, part):
+            parameter.requires_grad_(False)
+
+
+def part_parameters(backbone: nn.Module, part: Part) -> Iterator[nn.Parameter]:
+    """The parameters of one part."""
+    for name, parameter in backbone.named_parameters():
+        visual = "visual." in name
+        if part == ("language" if not visual else "merger" if "merger" in name else "vision"):
+            yield parameter

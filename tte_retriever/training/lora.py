@@ -1,0 +1,50 @@
+"""LoRA on the backbone, with the rows of the thought trained beside it; what is shipped is merged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from tte_retriever.errors import InputError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.training.config import LoraConfig
+
+
+def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
+    """Put adapters into the backbone, in place: everything else is frozen, but the rows of think and embed tokens.
+
+    Args:
+        model: What is trained; its modules stay what they are, so that losses and hooks find them.
+        config: Rank, alpha, dropout, targets.
+
+    Returns:
+        What :func:`merge_lora` takes.
+
+    Raises:
+        InputError: If ``config.targets`` names no module.
+    """
+    import peft
+
+    thought = model.thought
+    rows = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.targets,
+        trainable_token_indices={"embed_tokens": rows} if rows else None,
+    )
+    try:
+        return cast("PeftModel", peft.get_peft_model(cast("Any", model.transformer.model), settings))
+    except ValueError as error:
+        raise InputError(f"lora.targets {config.targets!r} cannot be adapted: {error}") from error
+
+
+def merge_lora(adapted: PeftModel) -> None:
+    """Add the adapters to the weights and take them out, in place: the model is a plain one again."""
+    cast("Any", adapted).merge_and_unload()
+    for parameter in adapted.parameters():
+        parameter.requires_grad_(True)

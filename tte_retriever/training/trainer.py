@@ -1,0 +1,146 @@
+"""The SentenceTransformer trainer, with checkpoints of exactly what is trained and a log that tells data sets apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformerTrainer
+from transformers import TrainerState
+
+from tte_retriever.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TRAINED = "trained.safetensors"
+"""What a trainer checkpoint keeps of the weights."""
+
+_STATE = "trainer_state.json"  # the last that is written into a checkpoint
+
+LOSS_PARTS = ("contrastive", "rationale")
+
+
+class StageTrainer(SentenceTransformerTrainer):
+    """Three differences from the stock trainer, all inside its documented or long-standing hooks.
+
+    * A checkpoint holds what is trained, adapters or everything, *and* the loss's own parameters (the stock trainer
+      optimises a learnable temperature, but forgets it).
+    * Each part of the loss is logged per data set, as the mean over the batches that had it (the stock trainer divides
+      by all steps).
+    * No training rows in model cards.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        names = list(cast("Any", self.train_dataset))
+        several = len(names) > 1
+        self._parts = {
+            (name, part): f"{name}_{part}" if several else part for name in names for part in LOSS_PARTS
+        }  # the same on every process, also where one has not met a data set yet
+        self._sums: dict[tuple[str, str], Tensor] = {}
+        self._source = names[0]
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train to ``args.max_steps``, from the beginning or from a checkpoint of this stage.
+
+        Raises:
+            CheckpointError: If the checkpoint is of another run.
+        """
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / _STATE))
+        if state.global_step < self.args.max_steps:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:  # stopped before the result was saved; resumed here, the stock trainer would make one more step
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = state
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the stock one; remembers which data set the batch is of."""
+        self._source = inputs["dataset_name"]
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def track_loss_components(self, loss: dict[str, Tensor]) -> None:
+        """Add the parts of one batch to their running sums of value and count."""
+        for part, value in loss.items():
+            value = value.detach().float()
+            # A generation loss of exactly 0 means that no row had a rationale.
+            count = (value != 0).float() if part == "rationale" else torch.ones_like(value)
+            key, one = (self._source, part), torch.stack([value, count])  # (2,)
+            self._sums[key] = self._sums[key] + one if key in self._sums else one
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the means of the parts since the last log."""
+        if "loss" in logs:
+            zero = torch.zeros(2, device=self.args.device)
+            table = torch.stack([self._sums.get(key, zero) for key in self._parts])  # (parts, 2)
+            for name, (total, count) in zip(
+                self._parts.values(), self.accelerator.reduce(table, reduction="sum").tolist(), strict=True
+            ):
+                if count:
+                    logs[name] = total / count
+            self._sums.clear()
+        super().log(logs, start_time)
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """The stock callback would put training rows, images included, into the card."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:  # every process comes here
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._trained(), folder / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_into(self._trained(), Path(resume_from_checkpoint) / TRAINED)
+
+    def _trained(self) -> dict[str, Tensor]:
+        weights = {f"model.{n}": p.data for n, p in self.model.named_parameters() if p.requires_grad}
+        return weights | {f"loss.{name}": tensor for name, tensor in own_state(self._loss).items()}
+
+    @property
+    def _loss(self) -> nn.Module:
+        return next(iter(self.loss.values()))  # one loss, under the name of each data set
+
+
+def own_state(loss: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of the loss itself, without the model that it holds; changing them changes the loss."""
+    named = [*loss.named_parameters(), *loss.named_buffers()]
+    return {name: tensor.data for name, tensor in named if not name.startswith("model.")}
+
+
+def load_into(tensors: dict[str, Tensor], path: Path) -> None:
+    """Overwrite tensors, in place, by those of the same names in a file.
+
+    Raises:
+        CheckpointError: If the file holds other names or shapes.
+    """
+    saved = load_file(path)
+    here, there = ({(n, tuple(t.shape)) for n, t in state.items()} for state in (tensors, saved))
+    if here != there:
+        raise CheckpointError(
+            f"{path} holds other weights than this run trains, such as {sorted(here ^ there)[0][0]!r}; it is of another "
+            "run. Give another output_dir."
+        )
+    for name, tensor in tensors.items():
+        tensor.copy_(saved[name])
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest trainer checkpoint that was written to its end, which is where its state comes."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((path for path in found if _is_whole(path)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / _STATE).read_text())
+    except (OSError, ValueError):
+        return False
+    return True
