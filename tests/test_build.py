@@ -338,5 +338,9 @@ def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_is_registered():
-    table = (Path(__file__).parents[1] / "pyproject.toml").read_text().partition(f'entry-points."{command_line.GROUP}"]')[2]
+    table = (
+        (Path(__file__).parents[1] / "pyproject.toml")
+        .read_text()
+        .partition(f'entry-points."{command_line.GROUP}"]')[2]
+    )
     assert 'build = "tte_retriever.cli.build:build"' in table.partition("[")[0]
