@@ -165,7 +165,7 @@ class TTEEncoder(SentenceTransformer):
         inputs: Iterable[Any],
         *,
         batch_tokens: int = 8192,
-        look_ahead: int = 512,
+        look_ahead: int = 256,
         prompt_name: str | None = None,
         prompt: str | None = None,
         think_budget: int | None = None,

@@ -193,6 +193,6 @@ def test_little_padding_at_a_thousand_mixed_items():
     texts = random.lognormal(3.6, 0.8, 512).astype(int) + 19
     pictures = random.choice([49, 140, 196, 441, 784, 1024], 512) + random.integers(19, 60, 512)
     lengths = random.permutation(np.concatenate([texts, pictures])).tolist()
-    windows = [lengths[start : start + 256] for start in range(0, 1024, 256)]
+    windows = [lengths[start : start + 128] for start in range(0, 1024, 128)]
     padded = sum(len(b) * max(w[i] for i in b) for w in windows for b in pack(w, 8192))
     assert padded / sum(lengths) <= 1.05

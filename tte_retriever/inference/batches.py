@@ -9,7 +9,7 @@ from tte_retriever.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_BATCH_OVERHEAD = 64
+_BATCH_OVERHEAD = 32
 """What one more forward pass costs, in tokens: padding below it is cheaper than another batch."""
 
 
