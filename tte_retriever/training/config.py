@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.parsing import from_mapping, refuse_unknown, set_value
@@ -170,6 +170,8 @@ class TrainConfig:
         return yaml.safe_dump(plain, sort_keys=False)
 
 
+C = TypeVar("C", bound=TrainConfig)
+
 RESULT = "model"
 """Folder of a finished checkpoint, below ``output_dir`` and below each stage's folder."""
 
@@ -184,12 +186,13 @@ _OWNED = {
 }
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def read_config(path: str | Path, overrides: Sequence[str] = (), *, kind: type[C] = TrainConfig) -> C:
     """Read a config; nothing is loaded, and everything that can be checked without a model is.
 
     Args:
         path: A YAML file.
         overrides: ``key=value`` each, such as ``max_steps=2``, ``loss.stop_gradient=true`` or ``stages.0.steps=10``.
+        kind: A recipe may add keys of its own.
 
     Raises:
         InputError: What cannot be read or used, with its dotted path and, for an unknown key, the nearest known one.
@@ -204,7 +207,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
                 set_value(values, override, yaml.safe_load)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"The config {str(path)!r} cannot be read: {error}") from error
-    config = from_mapping(TrainConfig, values)
+    config = from_mapping(kind, values)
     _check(config)
     return config
 
