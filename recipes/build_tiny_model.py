@@ -38,9 +38,9 @@ from tte_retriever.evaluation.small_world.drawing import worn
 from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, page_pair, rngs, sample_times
 from tte_retriever.media import VideoFrames
 from tte_retriever.training.collator import TTECollator
-from tte_retriever.training.config import RESULT, StageConfig, TrainConfig, read_config
+from tte_retriever.training.config import RESULT, StageConfig, TrainConfig, read_config_as
 from tte_retriever.training.losses import TTELoss, visual_word_nll
-from tte_retriever.training.losses.thinking import Decoder, RationaleFrom
+from tte_retriever.training.losses.thinking import Decoder, RationaleFrom  # noqa: TC001  (read from the annotations)
 from tte_retriever.training.model import load_model, prepare_start
 from tte_retriever.training.run import claim
 from tte_retriever.training.stages import is_finished, run_stage, save_whole, stage_arguments, stage_folder
@@ -336,7 +336,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    logger.info("%s", build(read_config(arguments.config, arguments.set, kind=WorldConfig)))
+    logger.info("%s", build(read_config_as(WorldConfig, arguments.config, arguments.set)))
 
 
 if __name__ == "__main__":

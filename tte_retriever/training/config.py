@@ -186,16 +186,29 @@ _OWNED = {
 }
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = (), *, kind: type[C] = TrainConfig) -> C:
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a config; nothing is loaded, and everything that can be checked without a model is.
 
     Args:
         path: A YAML file.
         overrides: ``key=value`` each, such as ``max_steps=2``, ``loss.stop_gradient=true`` or ``stages.0.steps=10``.
-        kind: A recipe may add keys of its own.
 
     Raises:
         InputError: What cannot be read or used, with its dotted path and, for an unknown key, the nearest known one.
+    """
+    return read_config_as(TrainConfig, path, overrides)
+
+
+def read_config_as(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """:func:`read_config` for a recipe that has keys of its own besides.
+
+    Args:
+        kind: What to read.
+        path: A YAML file.
+        overrides: As for :func:`read_config`.
+
+    Raises:
+        InputError: As for :func:`read_config`.
     """
     require_extras()
     import yaml

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from datasets import DatasetDict  # type: ignore[import-untyped]
-
     from transformers import TrainerCallback
 
     from tte_retriever.encoder import TTEEncoder
