@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
@@ -96,6 +97,43 @@ def test_bf16_and_gradient_checkpointing(configured, tmp_path, monkeypatch, lora
     assert not all(torch.equal(before[name].to(after[name].dtype), after[name]) for name in before)
 
 
+JOINT = "name: joint, steps: 1, learning_rate: 1e-3"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "loss.rationale_from=query+thought",
+        "loss.decoder=kv",
+        "loss.stop_gradient=true",
+        "loss.matryoshka_dims=[8, 32]",
+        "loss.symmetric=true",
+        f"stages=[{{{JOINT}}}]",  # joint only
+        f"stages=[{{{JOINT}, rationale_weight: 0}}]",  # think tokens, and nothing that supervises them
+    ],
+)
+def test_every_open_question_is_one_flag(configured, tmp_path, monkeypatch, override):
+    monkeypatch.chdir(tmp_path)
+    base = weights(train(configured("max_steps=1", "output_dir=base")))
+    assert not same(weights(train(configured("max_steps=1", override))), base)
+
+
+def test_hard_negatives_and_media_go_through_the_trainer(configured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for index in range(4):
+        Image.new("RGB", (64, 64), (60 * index, 0, 0)).save(f"{index}.png")
+    rows = [
+        {"anchor": f"shade {i}", "positive": {"image": f"{i}.png"}, "negative_1": {"image": f"{3 - i}.png"}}
+        for i in range(4)
+    ]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = configured("max_steps=1", "data.0.path=pairs.jsonl", f"stages=[{{{JOINT}, rationale_weight: 0}}]")
+    train(plain)
+    entry = next(entry for entry in logged("out/joint") if "contrastive" in entry)
+    assert entry["contrastive"] > 0
+    assert "rationale" not in entry
+
+
 def test_stages_learn_what_they_are_told_and_carry_the_temperature_on(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configured("stages.1.name=contrast", "stages.1.rationale_weight=0", "stages.0.contrastive_weight=1")
@@ -140,8 +178,6 @@ def test_epochs_are_counted_and_capped(configured, tmp_path, monkeypatch):
     ("part", "prefix"), [("vision", "visual."), ("language", "language_model."), ("merger", "merger")]
 )
 def test_a_frozen_part_stays_as_it_was(configured, tmp_path, monkeypatch, part, prefix):
-    from PIL import Image
-
     monkeypatch.chdir(tmp_path)
     rows = [{"anchor": {"image": f"{i}.png"}, "positive": f"thing {i}", "anchor_cot": "seen"} for i in range(4)]
     for index in range(4):

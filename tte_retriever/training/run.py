@@ -38,12 +38,13 @@ def train(config: TrainConfig) -> Path:
     out = Path(config.output_dir)
     arguments = [stage_arguments(config, stage) for stage in config.stages]  # refused before anything is loaded
     result = out / RESULT
-    with arguments[0].main_process_first(local=False, desc="the start of the run"):
+    with arguments[0].main_process_first(local=False, desc="the config"):
         claim(out, config)
-        start = prepare_start(config.model, out / "start", seed=config.seed)
     if result.exists():
         return result
     data = load_data(config.data, seed=config.seed, quarantine=out / "quarantine.jsonl")
+    with arguments[0].main_process_first(local=False, desc="the start"):
+        start = prepare_start(config.model, out / "start", seed=config.seed)
     model, before = load_model(start, config.model), None
     for stage, settings in zip(config.stages, arguments, strict=True):
         folder = stage_folder(config, stage)

@@ -68,15 +68,16 @@ class StageTrainer(SentenceTransformerTrainer):
     def track_loss_components(self, loss: dict[str, Tensor]) -> None:
         """Add the parts of one batch to their running sums of value and count."""
         for part, value in loss.items():
-            if value != 0 or part != "rationale":  # exactly 0 means that no row had one
-                one = torch.stack([value.detach().double(), value.new_ones((), dtype=torch.float64)])  # (2,)
-                key = (self._source, part)
-                self._sums[key] = self._sums.get(key, torch.zeros_like(one)) + one
+            value = value.detach().float()
+            # A generation loss of exactly 0 means that no row had a rationale.
+            count = (value != 0).float() if part == "rationale" else torch.ones_like(value)
+            key, one = (self._source, part), torch.stack([value, count])  # (2,)
+            self._sums[key] = self._sums[key] + one if key in self._sums else one
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the means of the parts since the last log."""
         if "loss" in logs:
-            zero = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+            zero = torch.zeros(2, device=self.args.device)
             table = torch.stack([self._sums.get(key, zero) for key in self._parts])  # (parts, 2)
             for name, (total, count) in zip(
                 self._parts.values(), self.accelerator.reduce(table, reduction="sum").tolist(), strict=True
