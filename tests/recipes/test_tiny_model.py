@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -157,24 +158,40 @@ def test_fast_patches_are_the_same_patches(recipe, encoder, config):
     np.testing.assert_allclose(recipe.load("tte-flash-tiny", config()).encode(items), encoder.encode(items), atol=1e-5)
 
 
-def test_all_stages_leave_a_plain_model_and_a_record(recipe, config, tmp_path):
-    small = ("trainer.per_device_train_batch_size=4", "max_steps=2", f"output_dir={tmp_path / 'out'}")
-    result = recipe.build(config(*small))
-    before = TTEEncoder("tte-flash-tiny", device="cpu").encode(["a big red circle"])
+@pytest.fixture
+def trained(recipe, config, tmp_path):
+    """``trained()`` trains two steps of each stage, as far as that is not done yet; returns the result."""
+    small = ("per_device_train_batch_size=4", "logging_steps=1", "save_steps=1")
+    words = ("max_steps=2", f"output_dir={tmp_path / 'out'}", *(f"trainer.{each}" for each in small))
+    return lambda: recipe.build(config(*words))
+
+
+def test_all_stages_leave_a_plain_model_and_a_record(trained, encoder, tmp_path):
+    result = trained()
     after = SentenceTransformer(str(result), device="cpu").encode(["a big red circle"])
     assert np.isfinite(after).all()
-    assert not np.allclose(after, before)
+    assert not np.allclose(after, encoder.encode(["a big red circle"]))
     record = json.loads((result / "training.json").read_text())
     assert list(record["cpu_seconds"]) == STAGES
     assert all(seconds > 0 for seconds in record["cpu_seconds"].values())
     assert str(tmp_path) not in json.dumps(record)
     for stage in STAGES:
-        logged = json.loads((tmp_path / "out" / stage / "log.json").read_text())
-        assert logged["global_step"] == 2
-    weights = (result / "model.safetensors").read_bytes()
-    assert recipe.build(config(*small)) == result  # finished: nothing is done again
-    assert (result / "model.safetensors").read_bytes() == weights
-    assert json.loads((result / "training.json").read_text()) == record
+        log = json.loads((tmp_path / "out" / stage / "log.json").read_text())
+        assert log["global_step"] == 2
+        parts = {key.rpartition("_")[2] for key in log["log_history"][0]} & {"contrastive", "rationale", "visual"}
+        assert parts == {"rationale", "visual"} | ({"contrastive"} if stage in ("joint", "finish") else set())
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(trained, tmp_path):
+    result = trained()
+    weights, record = (result / "model.safetensors").read_bytes(), (result / "training.json").read_text()
+    for lost in (result, tmp_path / "out/finish/model", tmp_path / "out/finish/checkpoint-2"):
+        shutil.rmtree(lost)
+    again = trained()
+    assert (again / "model.safetensors").read_bytes() == weights
+    before, after = (json.loads(text)["cpu_seconds"] for text in (record, (again / "training.json").read_text()))
+    assert after["joint"] == before["joint"]
+    assert after["finish"] > before["finish"]
 
 
 @pytest.mark.slow

@@ -121,6 +121,7 @@ def run_stage(
         logger.info("stage %s goes on from %s", stage.name, checkpoint.name)
     trainer.run(checkpoint)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # autocast belongs to this trainer
+    model.__dict__.pop("_is_accelerate_prepared", None)  # which would keep the next trainer from its own autocast
     if adapted is not None:
         merge_lora(adapted)
     model.requires_grad_(True)
