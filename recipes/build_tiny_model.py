@@ -1,12 +1,16 @@
-"""Train the bundled ``tte-flash-tiny`` from scratch on the small drawn world: one command, one CPU core.
+"""Train the bundled ``tte-flash-tiny`` from scratch on the small drawn world: one command, one CPU core, one hour.
 
-    python recipes/build_tiny_model.py --out tte_retriever/models/tte-flash-tiny
+    python recipes/build_tiny_model.py recipes/configs/build_tiny_model/tiny.yaml --set output_dir=runs/tiny
 
-A Qwen3-VL of about 1.5 million parameters with its own byte-level vocabulary goes through four stages:
-0. transcription: pixels → words with full attention, and a dense loss that names the words in every visual token;
-1. warm-up: the same words, decoded from the think tokens alone;
-2. joint: retrieval over seven families, with rationales decoded from the think tokens;
-3. finish: the same, most of it on the families that are still hard.
+A Qwen3-VL of about 1.3 million parameters with its own byte-level vocabulary goes through four stages of the trainer:
+
+1. transcription: pixels → words, decoded from everything in front of the embed token;
+2. warm-up: the same words, decoded from the think tokens alone;
+3. joint: retrieval over seven families, with rationales decoded from the think tokens;
+4. finish: the same, most of it on the families that are still hard.
+
+In every stage a dense loss has each visual token name what is drawn in its cell. Run again after it was stopped, it goes
+on where it was. ``output_dir/model`` is the result, with ``training.json`` beside the weights.
 """
 
 from __future__ import annotations
@@ -14,143 +18,100 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import platform
-import random
-import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
 from PIL import Image
+from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import TrainerCallback
 
-from tte_retriever import TTEEncoder
 from tte_retriever.evaluation.small_world import ANSWERS, CLIP_S, Clip, Family, Item, Page, Pair, Scene, draw_pairs
 from tte_retriever.evaluation.small_world.drawing import worn
 from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, page_pair, rngs, sample_times
 from tte_retriever.media import VideoFrames
-from tte_retriever.methods import tte_flash
-from tte_retriever.training.losses import masked_info_nce, rationale_nll, visual_word_nll
-from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
+from tte_retriever.training.collator import TTECollator
+from tte_retriever.training.config import RESULT, StageConfig, TrainConfig, read_config_as
+from tte_retriever.training.losses import TTELoss, visual_word_nll
+from tte_retriever.training.losses.thinking import Decoder, RationaleFrom  # noqa: TC001  (read from the annotations)
+from tte_retriever.training.model import load_model, prepare_start
+from tte_retriever.training.run import claim
+from tte_retriever.training.stages import is_finished, run_stage, save_whole, stage_arguments, stage_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
+
+    from tte_retriever.encoder import TTEEncoder
 
 logger = logging.getLogger("build_tiny_model")
 
 Shown: TypeAlias = Scene | Clip | Page
 """What pixels show."""
 
+CPU_SECONDS = "cpu_seconds.json"
+
 # ------------------------------------------------------------------------------------------------- configuration
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage of training.
+class WorldStage(StageConfig):
+    """One stage.
 
     Attributes:
-        name: Names it in the log; seeds its order of families.
-        objective: Which losses: ``transcription``, ``warm_up`` or ``joint``.
-        steps: Optimiser steps.
-        lr: Peak learning rate, after 100 steps of linear warm-up.
         mixture: Family → its share of the steps.
-        decay_over: Steps over which the rate falls to 5 % along a cosine; ``None`` keeps the peak.
+        rationale_from: As in ``LossConfig``.
+        decoder: As in ``LossConfig``.
+        visual_weight: Of the dense loss on the visual tokens.
+        short_budgets: Share of the steps that think with fewer tokens, so that every budget works.
         curriculum: Whether page queries begin by saying several facts and end by saying one.
     """
 
-    name: str
-    objective: str
-    steps: int
-    lr: float
-    mixture: dict[Family, float]
-    decay_over: int | None = None
+    mixture: dict[str, float] = field(default_factory=dict)
+    rationale_from: RationaleFrom = "thought"
+    decoder: Decoder = "soft-prompt"
+    visual_weight: float = 1.0
+    short_budgets: float = 0.0
     curriculum: bool = False
-
-    def learning_rate(self, step: int) -> float:
-        """The rate of one step."""
-        if step < 100:
-            return self.lr * (step + 1) / 100
-        if self.decay_over is None:
-            return self.lr
-        return self.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.decay_over)))
-
-    def detail(self, step: int) -> float:
-        """Share of page queries that say several facts."""
-        return max(0.15, 1 - 2 * step / self.decay_over) if self.curriculum and self.decay_over else 0.15
-
-
-STAGES = (
-    Stage("transcription", "transcription", 1200, 2e-3, {"caption": 1.0, "page": 1.0, "moment": 2.0}),
-    Stage(
-        "warm_up",
-        "warm_up",
-        700,
-        1.5e-3,
-        {"caption": 1.0, "question": 1.5, "edit": 1.0, "page": 1.0, "page-question": 0.5, "moment": 1.5},
-    ),
-    Stage(
-        "joint",
-        "joint",
-        2000,
-        1e-3,
-        {
-            "caption": 1.0,
-            "question": 2.0,
-            "edit": 1.5,
-            "page": 2.0,
-            "page-question": 1.0,
-            "moment": 2.0,
-            "moment-question": 1.0,
-        },
-        decay_over=3200,
-        curriculum=True,
-    ),
-    # What is learnt by now (moments, page questions) only needs to be kept; the rest gets the time.
-    Stage(
-        "finish",
-        "joint",
-        2150,
-        8e-4,
-        {
-            "caption": 2.0,
-            "question": 4.0,
-            "edit": 1.5,
-            "page": 3.0,
-            "page-question": 0.4,
-            "moment": 0.6,
-            "moment-question": 0.3,
-        },
-        decay_over=2150,
-    ),
-)
 
 
 @dataclass(frozen=True)
-class Config:
-    """Every other choice of the run."""
+class WorldConfig(TrainConfig):
+    """The whole run.
 
-    seed: int = 0
-    shape: TinyShape = field(default_factory=TinyShape)
-    think_tokens: int = 8
-    batch: int = 48
-    generation_weight: float = 1.0
-    visual_weight: float = 0.5
-    wear: float = 0.4  # share of images that take a JPEG or resizing round trip
-    short_budget: float = 0.15  # share of joint steps that think with fewer tokens, so that every budget works
-    stages: tuple[Stage, ...] = STAGES
+    Attributes:
+        wear: Share of images that take a JPEG or resizing round trip.
+    """
+
+    stages: tuple[WorldStage, ...]
+    wear: float = 0.4
 
 
-# ------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------------- data
 
 
-def wear(item: Item, rng: np.random.Generator, share: float) -> dict[str, object]:
+def mixture(config: WorldConfig, stage: WorldStage) -> DatasetDict:
+    """Per family, as many numbers as it has rows in the stage; the collator draws what they stand for."""
+    total, batch = sum(stage.mixture.values()), int(config.trainer["per_device_train_batch_size"])
+    steps = {name: -(-cast("int", stage.steps) * share // total) for name, share in stage.mixture.items()}
+    return DatasetDict({name: Dataset.from_dict({"index": range(int(n) * batch)}) for name, n in steps.items()})
+
+
+def in_order(dataset: Dataset, **options: Any) -> DefaultBatchSampler:
+    """Batches of consecutive rows, so that a curriculum can follow the row number."""
+    return DefaultBatchSampler(cast("Any", range(len(dataset))), **options)
+
+
+def wear(item: Item, rng: np.random.Generator, share: float) -> dict[str, Any]:
     """The item as the encoder takes it, a share of its pixels worn as files wear them."""
-    fed: dict[str, object] = dict(item)
+    fed: dict[str, Any] = dict(item)
     if "image" in item and rng.random() < share:
         fed["image"] = worn(item["image"], rng)
     if "video" in item:
@@ -161,218 +122,233 @@ def wear(item: Item, rng: np.random.Generator, share: float) -> dict[str, object
     return fed
 
 
-def draw_batch(config: Config, family: Family, step: int, detail: float) -> list[Pair]:
-    """The pairs of one step: a pure function of seed, family and step."""
-    seed = f"{config.seed}-{step}"
-    if family == "page":
-        return [page_pair(*rngs("train", family, seed, i), "train", detail) for i in range(config.batch)]
-    return draw_pairs(family, config.batch, seed=seed, split="train")
+@dataclass(frozen=True)
+class Cell:
+    """One item of a batch: what is fed, what it shows or is, and the rationale that it has to lead to."""
+
+    item: Item
+    content: object
+    rationale: str = ""
 
 
-def shown_by(contents: Iterable[object]) -> list[Shown]:
-    """Those contents that are pixels."""
-    return [content for content in contents if isinstance(content, Scene | Clip | Page)]
+def columns_of(pairs: list[Pair], family: Family, *, retrieval: bool) -> dict[str, list[Cell]]:
+    """The columns of a batch: whatever has pixels, or, for retrieval, anchor, positive and hard negatives."""
+    if not retrieval:
+        anchors = [
+            Cell(pair.positive, pair.content, pair.positive_rationale)
+            if pair.shown is None
+            else Cell(pair.query, pair.shown, pair.query_rationale)
+            for pair in pairs
+        ]
+        return {"anchor": anchors}
+    columns = {
+        "anchor": [Cell(pair.query, pair.shown, pair.query_rationale) for pair in pairs],
+        # Every second candidate decodes its thought, and every query: decoding is the dearest part of a step.
+        "positive": [
+            Cell(pair.positive, pair.content, "" if i % 2 else pair.positive_rationale) for i, pair in enumerate(pairs)
+        ],
+    }
+    if family in ANSWERS:
+        columns["negative"] = [Cell({"text": answer}, answer) for answer in ANSWERS[family]]
+    if family == "edit":
+        # The picture as it was before the edit: the candidate that looks most like the query.
+        columns["negative"] = [Cell({"image": pair.query["image"]}, pair.shown) for pair in pairs[::EDITS_PER_SCENE]]
+    return columns
 
 
-class Learner:
-    """The model with everything that training needs besides: scales, visual hook, tokenised rationales."""
+class WorldCollator(TTECollator):
+    """Draws the pairs of a batch, a pure function of seed, stage and row number, and collates them.
 
-    def __init__(self, model: TTEEncoder, config: Config) -> None:
-        self.model, self.config = model, config
-        self.backbone = cast("Any", model.transformer.model)
-        self.tokenizer: Any = model.tokenizer
-        self.embed_tokens: nn.Embedding = self.backbone.language_model.embed_tokens
-        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
-        self.visual_scale = nn.Parameter(torch.tensor(1.0))
-        self.end_id = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
-        self.visual_tokens: list[Tensor] = []
+    Each column gets ``words`` (N, 3) int64 besides: the tokens of the words in the cell of each of its visual tokens, in
+    order, padded with -100. There are fewer hard negatives than rows, each of them once.
+
+    Args:
+        model: As for :class:`TTECollator`.
+        config: The run.
+        stage: The stage.
+        rows: Family → its rows in this stage, of which the curriculum reads how far it has come.
+    """
+
+    def __init__(self, model: TTEEncoder, config: WorldConfig, stage: WorldStage, rows: dict[str, int]) -> None:
+        super().__init__(model, seed=config.seed)
+        self.config, self.stage, self.rows = config, stage, rows
         self.word_ids: dict[str, int] = {}
-        self.backbone.visual.merger.register_forward_hook(lambda _m, _i, out: self.visual_tokens.append(out))
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Everything that a stage optimises; the two scales start anew with each stage."""
-        return [*self.backbone.parameters(), self.log_scale, self.visual_scale]
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate rows of one family."""
+        family, first = features[0]["dataset_name"], features[0]["index"]
+        seed = f"{self.config.seed}-{self.stage.name}-{first}"
+        pairs = self._draw(family, len(features), seed, first / self.rows[family])
+        columns = columns_of(pairs, family, retrieval=self.stage.contrastive_weight > 0)
+        rng, pixels = rngs("wear", family, seed)
+        full = self.largest_budget
+        budget = rng.randrange(full) if rng.random() < self.stage.short_budgets else full
+        candidates = [cell.content for name, column in columns.items() if name != "anchor" for cell in column]
+        batch: dict[str, Any] = {"dataset_name": family}
+        for name, column in columns.items():
+            rows = [
+                {
+                    name: wear(cell.item, pixels, self.config.wear),
+                    f"{name}_cot": cell.rationale,
+                    f"{name}_id": f"{index}" if name == "anchor" else repr(cell.content),
+                }
+                for index, cell in enumerate(column)
+            ]
+            if name == "anchor" and candidates:
+                for row, pair in zip(rows, pairs, strict=True):
+                    row["answers"] = [repr(content) for content in candidates if pair.accepts(content)]
+            batch |= self._collate(rows, [name], budget)
+            batch[f"{name}_words"] = self._words([cell.content for cell in column])
+        return batch
 
-    def rationale_ids(self, rationales: list[str]) -> Tensor:
-        """(B, L) int64, each ended by the end-of-turn token and padded with -100."""
-        rows = [[*self.tokenizer(f" {text}").input_ids, self.end_id] for text in rationales]
-        length = max(map(len, rows))
-        return torch.tensor([row + [-100] * (length - len(row)) for row in rows])
+    def _draw(self, family: Family, count: int, seed: str, progress: float) -> list[Pair]:
+        if family == "page":
+            detail = max(0.15, 1 - 1.25 * progress) if self.stage.curriculum else 0.15
+            return [page_pair(*rngs("train", family, seed, i), "train", detail) for i in range(count)]
+        return draw_pairs(family, count, seed=seed, split="train")
 
-    def encode(self, items: list[dict[str, object]], budget: int) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, E) and think states (B, budget, D)."""
-        features = self.model.preprocess(items, think_budget=budget)
-        out = self.model(features)
-        states = out["token_embeddings"]  # (B, L, D)
-        thinking = torch.isin(features["input_ids"], torch.tensor(self.model.thought.think_ids))  # (B, L)
-        return out["sentence_embedding"], states[thinking].view(len(items), budget, states.shape[-1])
+    def _words(self, contents: Iterable[object]) -> Tensor:
+        cells = [cell or ("empty",) for shown in contents if isinstance(shown, Shown) for cell in shown.cells]
+        ids = [[self._word_id(word) for word in cell] for cell in cells]
+        return torch.tensor([row + [-100] * (3 - len(row)) for row in ids], dtype=torch.int64).view(-1, 3)
 
-    def generation(self, think_states: Tensor, rationales: list[str]) -> Tensor:
-        """NLL of rationales decoded from think states (B, K, D) alone, per token."""
-        ids = self.rationale_ids(rationales)
-        tokens = (ids >= 0).sum(1)  # (B,)
-        return (rationale_nll(self.backbone, think_states, ids) * tokens).sum() / tokens.sum()
-
-    def visual(self, shown: Sequence[Shown]) -> Tensor:
-        """The dense loss on the visual tokens of the last forward passes, cells in the same order."""
-        tokens = torch.cat(self.visual_tokens)
-        cells = [cell or ("empty",) for content in shown for cell in content.cells]
-        ids = [[self.word_id(word) for word in cell] for cell in cells]
-        words = torch.tensor([row + [-100] * (3 - len(row)) for row in ids])  # (N, 3)
-        # Most cells are empty: keep one in five of them, so that they do not drown the words.
-        keep = torch.tensor([cell != ("empty",) for cell in cells]) | (torch.rand(len(cells)) < 0.2)
-        return visual_word_nll(tokens[keep], words[keep], self.embed_tokens, self.visual_scale)
-
-    def word_id(self, word: str) -> int:
+    def _word_id(self, word: str) -> int:
         """The one token of a word inside a sentence; every cell of every picture asks for it."""
         if word not in self.word_ids:
-            ids = self.tokenizer(f" {word}").input_ids
+            ids = self.model.tokenizer(f" {word}").input_ids
             if len(ids) != 1:
                 raise ValueError(f"{word!r} is {len(ids)} tokens, but every word of the world must be one")
             self.word_ids[word] = ids[0]
         return self.word_ids[word]
 
-    def transcription(self, pairs: list[Pair], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Stage 0: the listing as an ordinary answer, read with full attention."""
-        turns = [
-            [
-                {"role": "user", "content": [{"type": kind, kind: wear(pair.positive, rng, self.config.wear)[kind]}]},
-                {"role": "assistant", "content": f" {pair.positive_rationale}"},
-            ]
-            for pair in pairs
-            for kind in pair.positive
-        ]
-        features = self.model.preprocess(turns, think_budget=0)
-        ids = features["input_ids"]  # (B, L)
-        states = self.model(features)["token_embeddings"]  # (B, L, D)
-        # The answer lies between the second "<|im_start|>assistant\n" and its "<|im_end|>".
-        turn = (ids == self.tokenizer.convert_tokens_to_ids("<|im_start|>")).cumsum(1) == 2  # (B, L)
-        answer = turn & (turn.cumsum(1) > 3) & ((ids == self.end_id) & turn).cumsum(1).roll(1, 1).eq(0)
-        logits = states[:, :-1][answer[:, 1:]] @ self.embed_tokens.weight.T  # (tokens, V)
-        listing = F.cross_entropy(logits.float(), ids[:, 1:][answer[:, 1:]])
-        return {"listing": listing, "visual": self.visual(shown_by(pair.content for pair in pairs))}
 
-    def warm_up(self, pairs: list[Pair], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Stage 1: the rationale of whatever has pixels, from the think tokens alone."""
-        items, texts, contents = [], [], []
-        for pair in pairs:
-            in_query = pair.shown is not None
-            items.append(wear(pair.query if in_query else pair.positive, rng, self.config.wear))
-            texts.append(pair.query_rationale if in_query else pair.positive_rationale)
-            contents.append(pair.shown if in_query else pair.content)
-        _, think = self.encode(items, self.config.think_tokens)
-        return {"generation": self.generation(think, texts), "visual": self.visual(shown_by(contents))}
+# ------------------------------------------------------------------------------------------------- loss
 
-    def joint(self, pairs: list[Pair], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Stage 2: retrieval, with rationales on both sides."""
-        config, full = self.config, self.config.think_tokens
-        budget = int(rng.integers(0, full)) if rng.random() < config.short_budget else full
-        family = pairs[0].family
-        queries, query_think = self.encode([wear(pair.query, rng, config.wear) for pair in pairs], budget)
-        shown = shown_by(pair.shown for pair in pairs)
-        think, texts = query_think, [pair.query_rationale for pair in pairs]
-        if family in ANSWERS:
-            contents: list[object] = list(ANSWERS[family])
-            candidates, _ = self.encode([{"text": answer} for answer in ANSWERS[family]], budget)
-            positives = torch.tensor([contents.index(pair.content) for pair in pairs])
+
+class WorldLoss(TTELoss):
+    """``TTELoss``, and a dense part on the visual tokens of all columns.
+
+    Args:
+        model: As for :class:`TTELoss`.
+        visual_weight: Of the dense part.
+        **options: As for :class:`TTELoss`.
+    """
+
+    def __init__(self, model: TTEEncoder, *, visual_weight: float, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.visual_weight = visual_weight
+        self.visual_scale = nn.Parameter(torch.tensor(1.0))
+        backbone = cast("Any", model.transformer.model)
+        self.empty_id = model.tokenizer(" empty").input_ids[0]
+        # No submodules of their own: the parts belong to the model, which the trainer optimises once.
+        self._merger, self._embed_tokens = [backbone.visual.merger], [backbone.get_input_embeddings()]
+
+    def forward(  # type: ignore[override]
+        self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The parts of :class:`TTELoss` and ``visual``."""
+        columns = [dict(column) for column in sentence_features]
+        words = torch.cat([column.pop("words") for column in columns])  # (N, 3)
+        # Where there are hard negatives, candidates outnumber queries. Elsewhere the other direction is a task of its own.
+        self.symmetric = len(columns) == 2
+        tokens: list[Tensor] = []
+        hook = self._merger[0].register_forward_hook(lambda _module, _args, output: tokens.append(output))
+        try:
+            parts = super().forward(columns)
+        finally:
+            hook.remove()
+        # Most cells are empty: keep one in five of them, so that they do not drown the words.
+        keep = (words[:, 0] != self.empty_id) | (torch.rand(len(words)) < 0.2)  # (N,)
+        visual = visual_word_nll(torch.cat(tokens)[keep], words[keep], self._embed_tokens[0], self.visual_scale)
+        return parts | {"visual": self.visual_weight * visual}
+
+
+# ------------------------------------------------------------------------------------------------- run
+
+
+def load(name: str | Path, config: WorldConfig) -> TTEEncoder:
+    """Load a checkpoint for training.
+
+    Its patches do not overlap, so that their convolution is a matrix product, which a CPU does several times faster.
+    """
+    model = load_model(name, config.model)
+    patches = cast("Any", model.transformer.model).visual.patch_embed
+    patches.forward = lambda pixels: F.linear(pixels, patches.proj.weight.flatten(1), patches.proj.bias)
+    return model
+
+
+class CpuSeconds(TrainerCallback):
+    """Keeps a file of the CPU seconds that went into a stage's newest checkpoint, over all its starts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
+        """Start the clock."""
+        self.before = json.loads(self.path.read_text()) if self.path.exists() else 0.0
+        self.started = time.process_time()
+
+    def on_save(self, *_args: Any, **_kwargs: Any) -> None:
+        """Write it down."""
+        self.path.write_text(json.dumps(round(self.before + time.process_time() - self.started, 1)))
+
+    on_train_end = on_save
+
+
+def train_stage(config: WorldConfig, stage: WorldStage, model: TTEEncoder, before: Path | None) -> None:
+    """Train one stage, in place."""
+    data = mixture(config, stage)
+    arguments = stage_arguments(config, stage)
+    arguments.batch_sampler = in_order
+    run_stage(
+        replace(config, loss=replace(config.loss, rationale_from=stage.rationale_from, decoder=stage.decoder)),
+        stage,
+        model,
+        data,
+        WorldCollator(model, config, stage, {name: len(rows) for name, rows in data.items()}),
+        arguments=arguments,
+        before=before,
+        loss=partial(WorldLoss, visual_weight=stage.visual_weight),
+        callbacks=[CpuSeconds(stage_folder(config, stage) / CPU_SECONDS)],
+    )
+
+
+def build(config: WorldConfig) -> Path:
+    """Run every stage that is not finished yet and save the result."""
+    out = Path(config.output_dir)
+    claim(out, config)
+    start = prepare_start(config.model, out / "start", seed=config.seed)
+    model, before = load(start, config), None
+    for stage in config.stages:
+        folder = stage_folder(config, stage)
+        if is_finished(config, stage):
+            model = load(folder / RESULT, config)
         else:
-            items = [pair.positive for pair in pairs]
-            contents = [pair.content for pair in pairs]
-            listings = [pair.positive_rationale for pair in pairs]
-            for pair in pairs[::EDITS_PER_SCENE] if family == "edit" else []:
-                # The picture as it was before the edit: the candidate that looks most like the query.
-                items.append({"image": pair.query["image"]})
-                contents.append(pair.shown)
-                listings.append(shown_by([pair.shown])[0].key)
-            candidates, think_c = self.encode([wear(item, rng, config.wear) for item in items], budget)
-            positives = torch.arange(len(pairs))
-            # Every query decodes its thought, and every second candidate: decoding is the dearest part of a step.
-            think = torch.cat([think, think_c[::2]])
-            texts += listings[::2]
-            shown += shown_by(contents)
-        accepted = torch.tensor([[pair.accepts(content) for content in contents] for pair in pairs])  # (B, N)
-        accepted[torch.arange(len(pairs)), positives] = False
-        scale = self.log_scale.exp().clamp(max=100)
-        # Every candidate belongs to one query: the other direction is a task of its own (image → caption).
-        paired = len(queries) == len(candidates) == len(positives.unique())
-        contrastive = masked_info_nce(queries, candidates, positives, accepted, scale, symmetric=paired)
-        losses = {"contrastive": contrastive}
-        if budget:
-            losses["generation"] = config.generation_weight * self.generation(think, texts)
-        losses["visual"] = config.visual_weight * self.visual(shown)
-        with torch.no_grad():
-            scores = (queries @ candidates.T).masked_fill(accepted, -torch.inf)
-            losses["hit@1"] = (scores.argmax(1) == positives).float().mean()
-        return losses
-
-
-# ------------------------------------------------------------------------------------------------- stages
-
-
-def run_stage(learner: Learner, stage: Stage, out: Path) -> float:
-    """Train one stage and return its CPU seconds; progress goes to the log as running means per family."""
-    config, number = learner.config, [each.name for each in learner.config.stages].index(stage.name)
-    optimizer = torch.optim.AdamW(learner.parameters(), betas=(0.9, 0.97), weight_decay=0.05, fused=True)
-    order = random.Random(f"{config.seed}-{stage.name}")
-    families, weights = list(stage.mixture), list(stage.mixture.values())
-    started = time.process_time()
-    means: dict[str, float] = {}
-    learner.model.train()
-    for step in range(stage.steps):
-        family = order.choices(families, weights)[0]
-        pairs = draw_batch(config, family, number * 1_000_000 + step, stage.detail(step))
-        learner.visual_tokens.clear()
-        for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate(step)
-        with torch.autocast("cpu", torch.bfloat16):
-            losses = getattr(learner, stage.objective)(pairs, np.random.default_rng([config.seed, number, step]))
-        optimizer.zero_grad()
-        sum(loss for name, loss in losses.items() if name != "hit@1").backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        for name, loss in losses.items():
-            key = f"{family} {name}"
-            means[key] = 0.95 * means.get(key, loss.item()) + 0.05 * loss.item()
-        if step % 100 == 99:
-            line = "  ".join(f"{key} {value:.3f}" for key, value in sorted(means.items()))
-            seconds = time.process_time() - started
-            logger.info("%s %d/%d %.0f CPU s  %s", stage.name, step + 1, stage.steps, seconds, line)
-        if step % 500 == 499:
-            learner.model.save_pretrained(str(out), create_model_card=False)
-    return time.process_time() - started
+            train_stage(config, stage, model, before)
+        before = folder
+    result = out / RESULT
+    if not result.exists():
+        save_whole(model, result)
+    record = {
+        "config": {key: value for key, value in asdict(config).items() if key != "output_dir"},
+        "cpu_seconds": {
+            stage.name: json.loads((stage_folder(config, stage) / CPU_SECONDS).read_text()) for stage in config.stages
+        },
+        "hardware": f"{platform.machine()}, torch {torch.__version__}, one thread",
+    }
+    (result / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return result
 
 
 def main() -> None:
-    """Build, train, save."""
+    """Read the config and run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [stage.name for stage in STAGES]
-    parser.add_argument("--out", type=Path, required=True, help="folder of the finished checkpoint")
-    parser.add_argument("--max-steps", type=int, help="cap on every stage, to try the recipe in a minute")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start-at", choices=names, default=names[0], help="go on from what --out already holds")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    config = Config(seed=arguments.seed)
-    if arguments.max_steps is not None:
-        config = replace(config, stages=tuple(replace(stage, steps=arguments.max_steps) for stage in STAGES))
-    logger.info("%s", asdict(config))
-    out: Path = arguments.out
-    if arguments.start_at == names[0]:
-        with tempfile.TemporaryDirectory() as backbone:
-            build_backbone(replace(config.shape, seed=config.seed), Path(backbone))
-            TTEEncoder(modules=tte_flash.build(backbone, config.think_tokens), device="cpu").save_pretrained(str(out))
-    record = out / "training.json"
-    resumed = arguments.start_at != names[0] and record.exists()
-    cpu_seconds: dict[str, int] = json.loads(record.read_text())["cpu_seconds"] if resumed else {}
-    hardware = f"{platform.machine()}, torch {torch.__version__}, one thread"
-    for stage in config.stages[names.index(arguments.start_at) :]:
-        model = TTEEncoder(str(out), device="cpu")
-        model.transformer.model.set_attn_implementation("eager")  # bf16 SDPA backward is several times slower on a CPU
-        cpu_seconds[stage.name] = round(run_stage(Learner(model, config), stage, out))
-        model.save_pretrained(str(out), create_model_card=False)
-        training = {"config": asdict(config), "cpu_seconds": cpu_seconds, "hardware": hardware}
-        record.write_text(json.dumps(training, indent=1) + "\n")
+    logger.info("%s", build(read_config_as(WorldConfig, arguments.config, arguments.set)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Score ``tte-flash-tiny`` on seeds that training never drew, and write its model card.
 
-    python recipes/score_tiny_model.py tte_retriever/models/tte-flash-tiny
+    python recipes/score_tiny_model.py runs/bundled-model/model
 
 Expects ``training.json`` in the folder, as ``build_tiny_model.py`` leaves it there.
 """
@@ -72,7 +72,7 @@ def main() -> None:
     test = pooled(encoder, "test", TEST_SEEDS, queries)
     held_out = pooled(encoder, "held-out", TEST_SEEDS, queries)
     config = training["config"]
-    twin = untrained_twin(TinyShape(**{**config["shape"], "seed": config["seed"]}), config["think_tokens"])
+    twin = untrained_twin(TinyShape(seed=config["seed"]), config["model"]["think_tokens"])
     untrained = pooled(twin, "test", TEST_SEEDS[:1], queries)
     budgets = {budget: pooled(encoder, "test", TEST_SEEDS[:1], queries, think_budget=budget) for budget in BUDGETS}
 
@@ -95,7 +95,7 @@ def main() -> None:
         parameters=sum(parameter.numel() for parameter in encoder.parameters()) / 1e6,
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         minutes=sum(minutes.values()),
-        stages=", ".join(f"{stage.replace('_', ' ')} {value:.0f}" for stage, value in minutes.items()),
+        stages=", ".join(f"{stage} {value:.0f}" for stage, value in minutes.items()),
         hardware=training["hardware"],
         queries=queries,
         seeds=", ".join(map(str, TEST_SEEDS)),
@@ -139,7 +139,7 @@ embed token. `think_budget` (0 to 8) is a template variable. In training a ratio
 tokens alone. What such a decoding says is a reading of the vectors, not an explanation of them.
 
 ## How it was trained
-`recipes/build_tiny_model.py`, one CPU thread, {minutes:.0f} CPU minutes in all ({stages}); {hardware}.
+`recipes/build_tiny_model.py`, four stages of the SentenceTransformer trainer, one CPU thread, {minutes:.0f} CPU minutes in all ({stages}); {hardware}.
 Transcription of scenes, clips and pages with a dense loss on the visual tokens; the same through the think tokens; then
 retrieval over seven families with rationales. The page queries follow a curriculum from many facts to one.
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.parsing import from_mapping, refuse_unknown, set_value
@@ -170,6 +170,8 @@ class TrainConfig:
         return yaml.safe_dump(plain, sort_keys=False)
 
 
+C = TypeVar("C", bound=TrainConfig)
+
 RESULT = "model"
 """Folder of a finished checkpoint, below ``output_dir`` and below each stage's folder."""
 
@@ -194,6 +196,20 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         InputError: What cannot be read or used, with its dotted path and, for an unknown key, the nearest known one.
     """
+    return read_config_as(TrainConfig, path, overrides)
+
+
+def read_config_as(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """:func:`read_config` for a recipe that has keys of its own besides.
+
+    Args:
+        kind: What to read.
+        path: A YAML file.
+        overrides: As for :func:`read_config`.
+
+    Raises:
+        InputError: As for :func:`read_config`.
+    """
     require_extras()
     import yaml
 
@@ -204,7 +220,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
                 set_value(values, override, yaml.safe_load)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"The config {str(path)!r} cannot be read: {error}") from error
-    config = from_mapping(TrainConfig, values)
+    config = from_mapping(kind, values)
     _check(config)
     return config
 

@@ -22,7 +22,10 @@ from tte_retriever.training.losses import TTELoss
 from tte_retriever.training.trainer import StageTrainer, load_into, newest_checkpoint, own_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from datasets import DatasetDict  # type: ignore[import-untyped]
+    from transformers import TrainerCallback
 
     from tte_retriever.encoder import TTEEncoder
 
@@ -77,6 +80,8 @@ def run_stage(
     *,
     arguments: SentenceTransformerTrainingArguments,
     before: Path | None,
+    loss: Callable[..., TTELoss] = TTELoss,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train one stage, in place, and leave its result on disk; a stage that was stopped goes on where it was.
 
@@ -88,22 +93,27 @@ def run_stage(
         collator: Rows → batch.
         arguments: Those of :func:`stage_arguments`.
         before: Folder of the stage before, whose temperature is carried on.
+        loss: Makes the loss from the model and the flags of the config.
+        callbacks: As for the trainer.
     """
     torch.manual_seed(arguments.seed)
     adapted = add_lora(model, config.lora) if config.lora else None
     freeze(model.transformer.model, config.freeze)
     flags: dict[str, Any] = asdict(config.loss)
-    loss = TTELoss(
+    stage_loss = loss(
         model, contrastive_weight=stage.contrastive_weight, rationale_weight=stage.rationale_weight, **flags
     )
     if before is not None:
-        load_into(own_state(loss), before / LOSS_STATE)
+        load_into(own_state(stage_loss), before / LOSS_STATE)
     trainer = StageTrainer(
         model=model,
         args=arguments,
         train_dataset=data,
-        loss=dict.fromkeys(data, loss),  # one loss under every name, so that batches say which data set they are of
+        loss=dict.fromkeys(
+            data, stage_loss
+        ),  # one loss under every name, so that batches say which data set they are of
         data_collator=collator,
+        callbacks=list(callbacks),
     )
     arguments.max_steps = count_steps(trainer, stage, config.max_steps)
     checkpoint = newest_checkpoint(stage_folder(config, stage))
@@ -111,12 +121,13 @@ def run_stage(
         logger.info("stage %s goes on from %s", stage.name, checkpoint.name)
     trainer.run(checkpoint)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # autocast belongs to this trainer
+    model.__dict__.pop("_is_accelerate_prepared", None)  # which would keep the next trainer from its own autocast
     if adapted is not None:
         merge_lora(adapted)
     model.requires_grad_(True)
     if trainer.is_world_process_zero():
         folder = stage_folder(config, stage)
-        save_file(own_state(loss), folder / LOSS_STATE)
+        save_file(own_state(stage_loss), folder / LOSS_STATE)
         trainer.state.save_to_json(str(folder / RECORD))
         save_whole(model, folder / RESULT)
     trainer.accelerator.wait_for_everyone()

@@ -21,7 +21,7 @@ TRAINED = "trained.safetensors"
 
 _STATE = "trainer_state.json"  # the last that is written into a checkpoint
 
-LOSS_PARTS = ("contrastive", "rationale")
+LOSS_PARTS = ("contrastive", "rationale", "visual")
 
 
 class StageTrainer(SentenceTransformerTrainer):
