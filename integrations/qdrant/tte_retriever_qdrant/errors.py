@@ -19,14 +19,14 @@ class StoreLocked(StoreError):
     """The store is in use by another process, or opened twice in this one."""
 
 
+class StoreUnavailable(StoreError):
+    """A store that did not answer, or was too busy to; the same call may succeed later, and ingestion repeats it."""
+
+
 class ModelMismatch(StoreError, InputError):
     """The store holds vectors of another model; vectors of two models cannot be compared."""
 
     exit_code = 2
-
-
-class StoreUnavailable(StoreError):
-    """The server cannot be reached, does not answer in time or is overloaded; the same call may succeed later."""
 
 
 class StoreUnauthorized(StoreError):

@@ -101,6 +101,19 @@ class TestContract:
         with pytest.raises(InputError, match="1 or more"):
             store.search(QUERY, limit=0)
 
+    def test_a_batch_is_each_of_its_searches(self, store):
+        queries = np.eye(4)[:3] + 0.2
+        filter = {"modality": ["page", "video"]}
+        found = store.query_batch(queries, 2, filter)
+        assert found == [store.search(query, 2, filter) for query in queries]
+        assert [len(hits) for hits in found] == [2, 2, 2]
+        assert store.query_batch([], 2) == []
+        with pytest.raises(InputError, match="zeros"):
+            store.query_batch([QUERY, QUERY * 0], 1)
+
+    def test_exact_finds_the_same(self, store):
+        assert store.search(QUERY, 3, {"modality": "page"}, exact=True) == store.search(QUERY, 3, {"modality": "page"})
+
     def test_exists_and_delete(self, store):
         absent = str(uuid.uuid4())
         assert store.exists([POINTS[0].id, absent]) == {POINTS[0].id}

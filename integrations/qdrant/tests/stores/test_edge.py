@@ -252,14 +252,18 @@ def test_a_generation_in_use_is_not_removed(tmp_path):
     with open_generation(uri, OTHER) as new:
         new.commit()
     assert len(list(tmp_path.glob("generations/*/shard-*"))) == 2
-    assert len(list(tmp_path.glob("generations/*.lock"))) == 2
+    assert len(list(tmp_path.glob("generations/*.lock"))) == 3  # and that of the store when it was empty
 
 
-def test_two_processes_make_one_collection(tmp_path):
-    with open_store(f"edge://{tmp_path}") as one, open_store(f"edge://{tmp_path}") as other:
-        one.ensure(SPEC)
+def test_an_empty_store_is_locked_too(tmp_path):
+    with open_store(f"edge://{tmp_path}") as store:
         with pytest.raises(StoreLocked):
-            other.ensure(SPEC)
+            open_store(f"edge://{tmp_path}")
+        store.ensure(SPEC)
+        with pytest.raises(StoreLocked):
+            open_store(f"edge://{tmp_path}")
+    with open_store(f"edge://{tmp_path}") as store:
+        assert store.spec == SPEC
 
 
 def test_memory_has_no_generation_from_outside():
@@ -318,15 +322,31 @@ def test_searches_and_writes_go_on_while_the_index_is_built(tmp_path, monkeypatc
 
 
 def test_an_index_that_cannot_be_built_loses_nothing(tmp_path, monkeypatch):
-    points = many(2_000)
+    points = many(10_000)
     with open_store(f"edge://{tmp_path}") as store:
         store.ensure(CollectionSpec(16, "aaaa"))
         store.upsert(points)
         monkeypatch.setattr(shards.sys, "executable", "/bin/false")
         with pytest.raises(StoreError, match="nothing is lost"):
             store.finalize()
-        assert store.count() == 2_000
+        assert store.count() == 10_000
         assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
+
+
+def test_the_index_is_built_once(tmp_path):
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(CollectionSpec(16, "aaaa"))
+        store.upsert(many(9_999))
+        shard = sorted(tmp_path.glob("generations/*/shard-*"))
+        store.finalize()
+        assert sorted(tmp_path.glob("generations/*/shard-*")) == shard
+        store.upsert(many(10_100))
+        store.finalize()
+        indexed = sorted(tmp_path.glob("generations/*/shard-*"))
+        assert indexed != shard
+        assert list(indexed[0].rglob("quantized*"))
+        store.finalize()
+        assert sorted(tmp_path.glob("generations/*/shard-*")) == indexed
 
 
 def test_what_a_killed_index_build_left_is_removed(tmp_path):

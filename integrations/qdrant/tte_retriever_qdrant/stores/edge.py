@@ -41,6 +41,7 @@ Role: TypeAlias = Literal["current", "next"]
 
 _LOCK = ".lock"
 _GENERATIONS = "generations"
+_NONE_YET = "none-yet"  # is locked in place of a generation by who opens a store without one
 _PATIENCE_S = 30  # another process needs the manifest for as long as it takes to make an empty shard
 _DIALECT = Dialect(edge.Filter, edge.FieldCondition, edge.MatchAny, edge.RangeFloat)
 _EXACT = edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
@@ -160,7 +161,7 @@ class EdgeStore:
             if not is_worth_indexing(shard):
                 return
             shard.flush()
-            indexed = replace(generation, shard=indexed_copy(self.home, generation.shard, generation.spec.dim))
+            indexed = replace(generation, shard=indexed_copy(self.home, generation.shard))
             fresh = edge.EdgeShard.load(str(self.home / indexed.shard))
             with self._directory.changing() as manifest:
                 roles = vars(manifest).items()
@@ -218,8 +219,11 @@ class EdgeStore:
 
     def _attach(self) -> None:
         """Lock and load the generation that has the role now, and stay with it."""
+        if self._lock is not None:
+            self._lock.release()
         found = self._directory.lock_generation(self._role)
         if found is None:
+            self._lock = self._directory.lock(_NONE_YET)
             return
         generation, self._lock = found
         folder = self._directory.of(generation.name)

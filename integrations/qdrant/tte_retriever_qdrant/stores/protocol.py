@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.records import CollectionSpec, Hit, Point
 
 QUANTIZE_FROM = 10_000
-"""Number of points from which vectors are searched as int8 first and their best matches scored with the originals."""
+"""Number of points from which there is an index, of int8 vectors; its best matches are scored with the originals."""
 
 HNSW_EF = 256
 """Candidates that a search of an index keeps."""

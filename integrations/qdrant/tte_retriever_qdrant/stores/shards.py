@@ -26,7 +26,6 @@ _INDEX_TYPES = {
     int: edge.PayloadSchemaType.Integer,
     float: edge.PayloadSchemaType.Float,
 }
-_WORTH_INDEXING = 1_000  # as many vectors are compared in a fraction of a millisecond
 
 
 def make_shard(folder: Path, dim: int) -> str:
@@ -41,12 +40,12 @@ def make_shard(folder: Path, dim: int) -> str:
 
 
 def is_worth_indexing(shard: edge.EdgeShard) -> bool:
-    """Whether so many vectors are not indexed that searches notice."""
+    """Whether so many vectors are not indexed that searches notice; fewer are compared in a millisecond or two."""
     info = shard.info()
-    return info.points_count - info.indexed_vectors_count >= _WORTH_INDEXING
+    return info.points_count - info.indexed_vectors_count >= QUANTIZE_FROM
 
 
-def indexed_copy(folder: Path, shard: str, dim: int) -> str:
+def indexed_copy(folder: Path, shard: str) -> str:
     """Copy a shard that nobody writes to, index the copy in a child process, and return its name.
 
     Raises:
@@ -55,7 +54,7 @@ def indexed_copy(folder: Path, shard: str, dim: int) -> str:
     name = _new_name()
     try:
         shutil.copytree(folder / shard, folder / name)
-        command = [sys.executable, "-m", __name__, str(folder / name), str(dim)]
+        command = [sys.executable, "-m", __name__, str(folder / name)]
         child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
         if child.returncode:
             last = (child.stderr.strip() or "no message").splitlines()[-1]
@@ -81,21 +80,23 @@ def _new_name() -> str:
     return f"shard-{uuid.uuid4().hex[:12]}"
 
 
-def _config(dim: int, quantization: edge.ScalarQuantizationConfig | None = None) -> edge.EdgeConfig:
-    vectors = edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine)
-    return edge.EdgeConfig(vectors=vectors, quantization_config=quantization, wal_enabled=True)
+def _config(dim: int) -> edge.EdgeConfig:
+    # The threshold is in kB and of a segment, over several of which the points may be spread: half of them will do.
+    threshold = QUANTIZE_FROM * dim * 4 // 1024 // 2
+    return edge.EdgeConfig(
+        vectors=edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine),
+        quantization_config=edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, always_ram=True),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold),
+        wal_enabled=True,
+    )
 
 
-def _optimize(path: str, dim: int) -> None:
+def _optimize(path: str) -> None:
     shard = edge.EdgeShard.load(path)
-    if shard.info().points_count >= QUANTIZE_FROM:
-        shard.close()
-        int8 = edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, always_ram=True)
-        shard = edge.EdgeShard.load(path, _config(dim, int8))
     shard.optimize()
     shard.flush()
     shard.close()
 
 
 if __name__ == "__main__":
-    _optimize(sys.argv[1], int(sys.argv[2]))
+    _optimize(sys.argv[1])
