@@ -60,6 +60,13 @@ class _Answers:
         asked = models.PointRequest(**body)
         return self.engine.retrieve(name, asked.ids, with_payload=bool(asked.with_payload))
 
+    def post_points_scroll(self, name, body):
+        asked = models.ScrollRequest(**body)
+        records, _ = self.engine.scroll(
+            name, limit=asked.limit, with_payload=asked.with_payload, with_vectors=asked.with_vector
+        )
+        return models.ScrollResult(points=records)
+
     def post_points_count(self, name, body):
         return self.engine.count(name, count_filter=models.CountRequest(**body).filter)
 

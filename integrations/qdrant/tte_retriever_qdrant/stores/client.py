@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from qdrant_client import models
 
 from tte_retriever.errors import TTEError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    import numpy as np
     from qdrant_client import QdrantClient
     from typing_extensions import Self
 
@@ -233,6 +233,13 @@ class ClientStore:
         return [
             [Hit(str(point.id), point.score, point.payload or {}) for point in answer.points] for answer in answers
         ]
+
+    def sample(self, n: int) -> np.ndarray:
+        """Vectors of up to ``n`` points."""
+        client, collection, spec = self._require()
+        with self._connection.errors():
+            records, _ = client.scroll(collection, limit=n, with_payload=False, with_vectors=True)
+        return np.array([record.vector for record in records], np.float32).reshape(-1, spec.dim)
 
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are there."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import filelock
+import numpy as np
 import qdrant_edge as edge
 
 from tte_retriever.errors import TTEError
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    import numpy as np
     from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
@@ -129,6 +129,13 @@ class EdgeStore:
         with self._directory.engine_errors():
             answers = shard.query_batch(edge.QueryBatchRequest(requests)) if requests else []
         return [[Hit(str(found.id), found.score, found.payload or {}) for found in answer] for answer in answers]
+
+    def sample(self, n: int) -> np.ndarray:
+        """Vectors of up to ``n`` points."""
+        shard, generation = self._collection()
+        with self._directory.engine_errors():
+            records, _ = shard.scroll(edge.ScrollRequest(limit=n, with_payload=False, with_vector=True))
+        return np.array([record.vector for record in records], np.float32).reshape(-1, generation.spec.dim)
 
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are there."""

@@ -76,6 +76,10 @@ class VectorStore(Protocol):
         """What :meth:`search` finds for each of ``vectors`` (N, D), in one request."""
         ...
 
+    def sample(self, n: int) -> np.ndarray:
+        """Vectors of up to ``n`` points, (N, D), the same ones each time; ids that are hashes make it a fair sample."""
+        ...
+
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are in the collection."""
         ...
