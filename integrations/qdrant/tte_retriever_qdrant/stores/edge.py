@@ -64,11 +64,11 @@ class EdgeStore:
         self._directory.prepare(create=create)
         try:
             self._attach()
+            if self._generation is None and not create:
+                raise _missing(home)
         except BaseException:
             self.close()
             raise
-        if self._generation is None and not create:
-            raise _missing(home)
 
     @property
     def spec(self) -> CollectionSpec | None:
@@ -285,9 +285,10 @@ class _Directory:
         if not create and not (self.home / MANIFEST).exists():
             raise _missing(self.home)
         try:
-            (self.home / _GENERATIONS).mkdir(parents=True, exist_ok=True)
+            self.home.mkdir(parents=True, exist_ok=True)
             if read_manifest(self.home) is None:
                 self._refuse_foreign_files()
+            (self.home / _GENERATIONS).mkdir(exist_ok=True)
         except OSError as error:
             message = f"the store directory {str(self.home)!r} cannot be used: {error.strerror or error}"
             raise StoreError(message) from error
@@ -367,7 +368,6 @@ class _Directory:
     def _refuse_foreign_files(self) -> None:
         foreign = {path.name for path in self.home.iterdir()} - {_LOCK, _GENERATIONS, f"{MANIFEST}.new"}
         if foreign:
-            (self.home / _GENERATIONS).rmdir()
             raise StoreError(
                 f"the directory {str(self.home)!r} is no store (it has no {MANIFEST}) and holds other files, such as "
                 f"{min(foreign)!r}; give an empty or a new directory"
