@@ -18,6 +18,13 @@ from qdrant_client.conversions.conversion import RestToGrpc as ToGrpc
 from tte_retriever_qdrant import open_store
 
 
+def forget_parameters(request):
+    """Drop what the engine in memory, which has no index, warns of."""
+    request.params = None
+    for stage in [request.prefetch] if isinstance(request.prefetch, models.Prefetch) else request.prefetch or []:
+        stage.params = None
+
+
 class _Answers:
     """Qdrant's REST interface, as far as stores use it, over the client's own search in memory.
 
@@ -82,7 +89,7 @@ class _Answers:
         asked = models.QueryRequestBatch(**body).searches
         assert all(request.params is not None for request in asked)
         for request in asked:
-            request.params = None  # which the engine in memory warns of
+            forget_parameters(request)
         return self.engine.query_batch_points(name, asked)
 
 
@@ -200,7 +207,7 @@ def over_grpc(server):
             requests = [ToRest.convert_query_points(request) for request in asked.query_points]
             assert all(request.params.hnsw_ef or request.params.exact for request in requests)
             for request in requests:
-                request.params = None  # which the engine in memory warns of
+                forget_parameters(request)
             answers = engine.query_batch_points(asked.collection_name, requests)
             return grpc.QueryBatchResponse(
                 result=[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qdrant_client import models
@@ -11,7 +11,7 @@ from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.filters import Dialect, compile_filter
 from tte_retriever_qdrant.records import Hit
 from tte_retriever_qdrant.stores import checks
-from tte_retriever_qdrant.stores.protocol import HNSW_EF, OVERSAMPLING, QUANTIZE_FROM
+from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, QUANTIZE_FROM, candidates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -80,8 +80,8 @@ class ClientStore:
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, durably."""
         client, collection, spec = self._require()
-        checks.check_points(points, spec.dim)
-        records = [models.PointStruct(id=p.id, vector=p.vector.tolist(), payload=p.payload) for p in points]
+        checks.check_points(points, spec)
+        records = [models.PointStruct(id=p.id, vector=_stored(p.vector, spec), payload=p.payload) for p in points]
         with self._connection.errors():
             for start in range(0, len(records), _POINTS_PER_REQUEST):
                 client.upsert(collection, records[start : start + _POINTS_PER_REQUEST], wait=True)
@@ -99,17 +99,21 @@ class ClientStore:
         client, collection, spec = self._require()
         checks.check_limit(limit)
         wanted = compile_filter(filter, _DIALECT)
-        params = (_EXACT if exact else _INDEXED) if self._connection.indexed else None
-        requests = [
-            models.QueryRequest(
-                query=checks.check_vector(vector, spec.dim, "the query").tolist(),
-                filter=wanted,
-                params=params,
-                limit=limit,
-                with_payload=True,
+        exactly, quickly = (_EXACT, _INDEXED) if self._connection.indexed else (None, None)
+        requests = []
+        for vector in vectors:
+            full = checks.check_vector(vector, spec.dim, "the query").tolist()
+            request = models.QueryRequest(
+                query=full, filter=wanted, params=exactly if exact else quickly, limit=limit, with_payload=True
             )
-            for vector in vectors
-        ]
+            if spec.prefix:
+                request.using = FULL
+            if spec.prefix and not exact:
+                request.prefetch = models.Prefetch(
+                    query=full[: spec.prefix], using=PREFIX, filter=wanted, params=quickly, limit=candidates(limit)
+                )
+                request.params = exactly  # candidates are scored with the original vectors
+            requests.append(request)
         if not requests:
             return []
         with self._connection.errors():
@@ -123,7 +127,9 @@ class ClientStore:
         client, collection, spec = self._require()
         with self._connection.errors():
             records, _ = client.scroll(collection, limit=n, with_payload=False, with_vectors=True)
-        return np.array([record.vector for record in records], np.float32).reshape(-1, spec.dim)
+        vectors: list[Any] = [record.vector for record in records]
+        whole = [vector[FULL] if spec.prefix else vector for vector in vectors]
+        return np.array(whole, np.float32).reshape(-1, spec.dim)
 
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are there."""
@@ -233,3 +239,8 @@ class ClientStore:
         if self._collection is None or self._spec is None:
             raise StoreNotFound(f"{connection.where} holds nothing yet; index something first")
         return connection.client, self._collection, self._spec
+
+
+def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
+    full = vector.tolist()
+    return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full

@@ -18,6 +18,8 @@ from qdrant_client import models
 from tte_retriever.errors import TTEError
 from tte_retriever_qdrant.errors import StoreError
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec
+from tte_retriever_qdrant.stores.checks import check_prefix
+from tte_retriever_qdrant.stores.protocol import FULL, PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,11 +100,12 @@ class Connection:
 
     def make(self, spec: CollectionSpec) -> str:
         """Make a collection that no alias stands for yet."""
+        check_prefix(spec)
         collection = f"{self.name}.{uuid.uuid4().hex[:12]}"
         with self.errors():
             self.client.create_collection(
                 collection,
-                vectors_config=models.VectorParams(size=spec.dim, distance=models.Distance.COSINE),
+                vectors_config=_vectors(spec),
                 metadata={_METADATA: asdict(spec)},
             )
             if self.indexed:  # before any point: the index is built with its fields in mind
@@ -132,3 +135,13 @@ class Connection:
                 f"{self.where} does not say of which model it is: the collection {collection!r} has no such metadata; "
                 "use a server of version 1.16 or newer, and a collection that was made by this program"
             ) from error
+
+
+def _vectors(spec: CollectionSpec) -> models.VectorParams | dict[str, models.VectorParams]:
+    if not spec.prefix:
+        return models.VectorParams(size=spec.dim, distance=models.Distance.COSINE)
+    no_graph = models.HnswConfigDiff(m=0)
+    return {
+        FULL: models.VectorParams(size=spec.dim, distance=models.Distance.COSINE, hnsw_config=no_graph),
+        PREFIX: models.VectorParams(size=spec.prefix, distance=models.Distance.COSINE),
+    }

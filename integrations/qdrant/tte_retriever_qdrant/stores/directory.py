@@ -71,7 +71,7 @@ class Directory:
         """Make an empty generation, which no manifest speaks of yet."""
         name = uuid.uuid4().hex[:12]
         with self.engine_errors():
-            return Generation(spec, name, make_shard(self.of(name), spec.dim))
+            return Generation(spec, name, make_shard(self.of(name), spec))
 
     def lock(self, name: str) -> filelock.FileLock:
         """Lock a generation at once or not at all."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import qdrant_edge as edge
@@ -18,7 +18,7 @@ from tte_retriever_qdrant.records import Hit
 from tte_retriever_qdrant.stores import checks
 from tte_retriever_qdrant.stores.directory import Directory, Role, missing
 from tte_retriever_qdrant.stores.manifest import Generation, Manifest, write_manifest
-from tte_retriever_qdrant.stores.protocol import HNSW_EF, OVERSAMPLING
+from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, candidates
 from tte_retriever_qdrant.stores.shards import indexed_copy, is_worth_indexing, remove_other_shards
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class EdgeStore:
     def ensure(self, spec: CollectionSpec) -> None:
         """Make the collection, or check that it is of the same model."""
         self._require_open()
+        checks.check_prefix(spec)
         if self._generation is None:
             with self._directory.changing() as manifest:
                 if getattr(manifest, self._role) is None:  # another process may have made it since
@@ -85,10 +86,10 @@ class EdgeStore:
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, durably."""
         _, generation = self._collection()
-        checks.check_points(points, generation.spec.dim)
+        checks.check_points(points, generation.spec)
         self._update(
             edge.UpdateOperation.upsert_points(
-                [edge.Point(p.id, p.vector.astype("float32").tolist(), p.payload) for p in points]
+                [edge.Point(p.id, _stored(p.vector, generation.spec), p.payload) for p in points]
             )
         )
 
@@ -105,14 +106,9 @@ class EdgeStore:
         shard, generation = self._collection()
         checks.check_limit(limit)
         wanted = compile_filter(filter, _DIALECT)
+        spec = generation.spec
         requests = [
-            edge.QueryRequest(
-                limit=limit,
-                query=edge.Query.Nearest(checks.check_vector(vector, generation.spec.dim, "the query").tolist()),
-                filter=wanted,
-                params=_EXACT if exact else _INDEXED,
-                with_payload=True,
-            )
+            _request(checks.check_vector(vector, spec.dim, "the query"), spec, limit, wanted, exact=exact)
             for vector in vectors
         ]
         with self._directory.engine_errors():
@@ -124,7 +120,9 @@ class EdgeStore:
         shard, generation = self._collection()
         with self._directory.engine_errors():
             records, _ = shard.scroll(edge.ScrollRequest(limit=n, with_payload=False, with_vector=True))
-        return np.array([record.vector for record in records], np.float32).reshape(-1, generation.spec.dim)
+        vectors: list[Any] = [record.vector for record in records]
+        whole = [vector[FULL] if generation.spec.prefix else vector for vector in vectors]
+        return np.array(whole, np.float32).reshape(-1, generation.spec.dim)
 
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are there."""
@@ -154,7 +152,7 @@ class EdgeStore:
         """Index a copy in a child process and go over to it; searches go on, writes wait."""
         with self._writing, self._directory.engine_errors():
             shard, generation = self._collection()
-            if not is_worth_indexing(shard):
+            if not is_worth_indexing(shard, generation.spec):
                 return
             shard.flush()
             indexed = replace(generation, shard=indexed_copy(self.home, generation.shard))
@@ -248,6 +246,7 @@ class EdgeStore:
 
 def begin_generation(home: Path, spec: CollectionSpec) -> EdgeStore:
     """Open the next generation of the store in ``home``; the current one may be in use."""
+    checks.check_prefix(spec)
     directory = Directory(home)
     directory.prepare(create=True)
     with directory.changing() as manifest:
@@ -257,3 +256,25 @@ def begin_generation(home: Path, spec: CollectionSpec) -> EdgeStore:
             write_manifest(home, replace(manifest, next=directory.make(spec)))
             directory.sweep()
     return EdgeStore(home, role="next")
+
+
+def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
+    full = vector.astype(np.float32).tolist()
+    return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full
+
+
+def _request(
+    vector: np.ndarray, spec: CollectionSpec, limit: int, filter: edge.Filter | None, *, exact: bool
+) -> edge.QueryRequest:
+    full, found = vector.tolist(), None
+    if spec.prefix and not exact:
+        nearest = edge.Query.Nearest(full[: spec.prefix], using=PREFIX)
+        found = [edge.Prefetch(limit=candidates(limit), query=nearest, filter=filter, params=_INDEXED)]
+    return edge.QueryRequest(
+        limit=limit,
+        query=edge.Query.Nearest(full, using=FULL if spec.prefix else None),
+        prefetches=found,
+        filter=filter,
+        params=_EXACT if exact or found else _INDEXED,  # candidates are scored with the original vectors
+        with_payload=True,
+    )

@@ -24,6 +24,14 @@ HNSW_EF = 256
 OVERSAMPLING = 3.0
 """How many times more int8 matches than hits are scored with the original vectors."""
 
+FULL, PREFIX = "full", "prefix"
+"""Names of the two vectors of a point in a collection with prefixes; where there are none, its vector has no name."""
+
+
+def candidates(limit: int) -> int:
+    """How many points are found by their prefix, to be scored by their full vectors."""
+    return max(100, 10 * limit)
+
 
 class VectorStore(Protocol):
     """One collection of points of one model, searched by cosine similarity.
