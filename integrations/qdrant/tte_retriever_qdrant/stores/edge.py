@@ -192,16 +192,17 @@ class EdgeStore:
             write_manifest(self._directory.home, swapped)
 
     def close(self) -> None:
-        """Close the shard and release the lock."""
-        self._open = False
-        shard, self._shard = self._shard, None
-        try:
-            if shard is not None:
-                with self._directory.engine_errors():
-                    shard.close()
-        finally:
-            if self._lock is not None:
-                self._lock.release()
+        """Close the shard and release the lock, after the writes that are under way."""
+        with self._writing:
+            self._open = False
+            shard, self._shard = self._shard, None
+            try:
+                if shard is not None:
+                    with self._directory.engine_errors():
+                        shard.close()
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
 
     def __enter__(self) -> Self:
         return self
