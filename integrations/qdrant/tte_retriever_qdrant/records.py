@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -11,11 +10,7 @@ if TYPE_CHECKING:
 
 Modality: TypeAlias = Literal["image", "page", "video", "text"]
 
-Scalar: TypeAlias = str | int | float
-Filter: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
-"""Payload keys and the value, or one of the values, that each must have; all keys must match."""
-
-PAYLOAD_FIELDS: dict[str, type[Scalar]] = {
+PAYLOAD_FIELDS: dict[str, type[str | int | float]] = {
     "uri": str,  # path of the file under the source folder, with forward slashes
     "modality": str,
     "asset_id": str,  # SHA-256 of the file's bytes
@@ -34,11 +29,14 @@ class CollectionSpec:
         dim: Length of its vectors.
         fingerprint: Identity of the model that made them.
         model: Name or folder by which that model can be loaded again; empty where that is not known.
+        prefix: For Matryoshka models: candidates are found by so many leading dimensions, which are all that is
+            indexed, and scored by all of them. 0 is for models whose leading dimensions say nothing by themselves.
     """
 
     dim: int
     fingerprint: str
     model: str = ""
+    prefix: int = 0
 
 
 @dataclass(frozen=True, eq=False)

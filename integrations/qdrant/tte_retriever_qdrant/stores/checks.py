@@ -13,7 +13,7 @@ from tte_retriever_qdrant.errors import ModelMismatch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tte_retriever_qdrant.records import CollectionSpec, Filter, Point, Scalar
+    from tte_retriever_qdrant.records import CollectionSpec, Point
 
 
 def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, where: str) -> None:
@@ -22,16 +22,34 @@ def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, where: st
     Raises:
         ModelMismatch: The fingerprints or the vectors' lengths differ.
     """
-    if (existing.fingerprint, existing.dim) == (wanted.fingerprint, wanted.dim):
+    if is_same_model(existing, wanted):
         return
     raise ModelMismatch(
         f"{where} holds vectors of the model {existing.model or 'of unknown name'} (fingerprint {existing.fingerprint}, "
         f"{existing.dim} dimensions), and {wanted.model or 'the model given'} has the fingerprint {wanted.fingerprint} "
-        f"({wanted.dim} dimensions); use the store's own model, or index into a new store"
+        f"({wanted.dim} dimensions); use the store's own model, or index into a new store or a new generation of this one"
     )
 
 
-def check_points(points: Sequence[Point], dim: int) -> None:
+def is_same_model(one: CollectionSpec, other: CollectionSpec) -> bool:
+    """Whether the vectors of two collections can be compared."""
+    return (one.fingerprint, one.dim) == (other.fingerprint, other.dim)
+
+
+def not_begun(where: str) -> InputError:
+    """The error of committing what is no next generation."""
+    return InputError(
+        f"{where}: what was to be committed is not the next generation, or is so no more; commit what "
+        "begin_generation has returned, before another one is begun"
+    )
+
+
+def nothing_before(where: str) -> InputError:
+    """The error of rolling back a store that never had another generation."""
+    return InputError(f"{where} has no generation to go back to; only a commit can be rolled back")
+
+
+def check_points(points: Sequence[Point], spec: CollectionSpec) -> None:
     """Refuse points that an engine would store and never find, or choke on.
 
     Raises:
@@ -43,7 +61,21 @@ def check_points(points: Sequence[Point], dim: int) -> None:
             UUID(point.id)
         except (ValueError, AttributeError, TypeError) as error:
             raise InputError(f"{name} has an id that is no UUID; give one, such as str(uuid.uuid5(...))") from error
-        check_vector(point.vector, dim, name)
+        vector = check_vector(point.vector, spec.dim, name)
+        if spec.prefix:
+            check_vector(vector[: spec.prefix], spec.prefix, f"{name}, cut to its first {spec.prefix} dimensions,")
+
+
+def check_prefix(spec: CollectionSpec) -> None:
+    """Refuse a prefix that is none.
+
+    Raises:
+        InputError: It is negative, or not shorter than the vectors.
+    """
+    if not 0 <= spec.prefix < spec.dim:
+        raise InputError(
+            f"a prefix of {spec.prefix} of {spec.dim} dimensions makes no sense; give less, or 0 for none"
+        )
 
 
 def check_vector(vector: np.ndarray, dim: int, name: str) -> np.ndarray:
@@ -68,28 +100,7 @@ def check_limit(limit: int) -> None:
         raise InputError(f"{limit} hits were asked for; ask for 1 or more")
 
 
-def conditions(filter: Filter | None) -> list[tuple[str, list[str] | list[int | float]]]:
-    """Spell a filter out as keys with the values that each may have, all of one kind.
-
-    Raises:
-        InputError: A value that is neither text nor a number, a mixture of both, or no value at all.
-    """
-    return [(key, _values(key, value)) for key, value in (filter or {}).items()]
-
-
-def _values(key: str, value: Scalar | Sequence[Scalar]) -> list[str] | list[int | float]:
-    values = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
-    texts = [v for v in values if isinstance(v, str)]
-    # bool is an int to Python but not to Qdrant, and the edge engine matches it with nothing at all.
-    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v)]
-    if values and len(texts) == len(values):
-        return texts
-    if values and len(numbers) == len(values):
-        return numbers
-    raise InputError(f"the filter {key}={value!r} cannot be applied; give a text, a number, or a list of one of them")
-
-
-def check_selection(ids: Sequence[str] | None, filter: Filter | None) -> None:
-    """Refuse a deletion that does not say in exactly one way what to delete."""
-    if (ids is None) == (not filter):
+def check_selection(ids: Sequence[str] | None, compiled: object | None) -> None:
+    """Refuse a deletion that does not say in exactly one way what to delete; ``compiled`` is the engine's filter."""
+    if (ids is None) == (compiled is None):
         raise InputError("delete takes either ids or a filter that is not empty, and exactly one of them")

@@ -1,0 +1,246 @@
+"""A store behind ``qdrant-client``: a server, or the client's own search in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qdrant_client import models
+
+from tte_retriever_qdrant.errors import StoreError, StoreNotFound
+from tte_retriever_qdrant.filters import Dialect, compile_filter
+from tte_retriever_qdrant.records import Hit
+from tte_retriever_qdrant.stores import checks
+from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, QUANTIZE_FROM, candidates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from qdrant_client import QdrantClient
+    from typing_extensions import Self
+
+    from tte_retriever_qdrant.filters import Filter
+    from tte_retriever_qdrant.records import CollectionSpec, Point
+    from tte_retriever_qdrant.stores.connection import Connection
+
+_POINTS_PER_REQUEST = 128  # 10 MB of JSON at 4096 dimensions; a server takes 32
+_DIALECT = Dialect(models.Filter, models.FieldCondition, lambda texts: models.MatchAny(any=texts), models.Range)
+_EXACT = models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
+_INDEXED = models.SearchParams(
+    hnsw_ef=HNSW_EF, quantization=models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
+)
+
+
+class ClientStore:
+    """A :class:`~tte_retriever_qdrant.stores.VectorStore` behind a connection; ``alias`` says which generation."""
+
+    def __init__(self, connection: Connection, alias: str) -> None:
+        self._connection = connection
+        self._alias = alias
+        self._collection: str | None = None
+        self._spec: CollectionSpec | None = None
+        self._open = True
+        connection.users += 1
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def spec(self) -> CollectionSpec | None:
+        """What the collection holds."""
+        return self._spec
+
+    @property
+    def home(self) -> Path:
+        """A directory on this machine."""
+        _, collection, _ = self._require()
+        folder = self._connection.data / collection
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"the directory {str(folder)!r} for the ledger cannot be made: {error.strerror or error}"
+            raise StoreError(message) from error
+        return folder
+
+    def ensure(self, spec: CollectionSpec) -> None:
+        """Make the collection, or check that it is of the same model."""
+        connection = self._require_open()
+        if self._spec is None:
+            self._attach()  # another process may have made it since
+        if self._spec is None:
+            connection.point({}, {self._alias: connection.make(spec)})
+            self._attach()
+        if self._spec is not None:
+            checks.check_same_model(self._spec, spec, connection.where)
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        """Write points, durably."""
+        client, collection, spec = self._require()
+        checks.check_points(points, spec)
+        records = [models.PointStruct(id=p.id, vector=_stored(p.vector, spec), payload=p.payload) for p in points]
+        with self._connection.errors():
+            for start in range(0, len(records), _POINTS_PER_REQUEST):
+                client.upsert(collection, records[start : start + _POINTS_PER_REQUEST], wait=True)
+
+    def search(
+        self, vector: np.ndarray, limit: int, filter: Filter | None = None, *, exact: bool = False
+    ) -> list[Hit]:
+        """The points nearest to ``vector``."""
+        return self.query_batch([vector], limit, filter, exact=exact)[0]
+
+    def query_batch(
+        self, vectors: Iterable[np.ndarray], limit: int, filter: Filter | None = None, *, exact: bool = False
+    ) -> list[list[Hit]]:
+        """The points nearest to each of ``vectors``."""
+        client, collection, spec = self._require()
+        checks.check_limit(limit)
+        wanted = compile_filter(filter, _DIALECT)
+        exactly, quickly = (_EXACT, _INDEXED) if self._connection.indexed else (None, None)
+        requests = []
+        for vector in vectors:
+            full = checks.check_vector(vector, spec.dim, "the query").tolist()
+            request = models.QueryRequest(
+                query=full, filter=wanted, params=exactly if exact else quickly, limit=limit, with_payload=True
+            )
+            if spec.prefix:
+                request.using = FULL
+            if spec.prefix and not exact:
+                request.prefetch = models.Prefetch(
+                    query=full[: spec.prefix], using=PREFIX, filter=wanted, params=quickly, limit=candidates(limit)
+                )
+                request.params = exactly  # candidates are scored with the original vectors
+            requests.append(request)
+        if not requests:
+            return []
+        with self._connection.errors():
+            answers = client.query_batch_points(collection, requests)
+        return [
+            [Hit(str(point.id), point.score, point.payload or {}) for point in answer.points] for answer in answers
+        ]
+
+    def sample(self, n: int) -> np.ndarray:
+        """Vectors of up to ``n`` points."""
+        client, collection, spec = self._require()
+        with self._connection.errors():
+            records, _ = client.scroll(collection, limit=n, with_payload=False, with_vectors=True)
+        vectors: list[Any] = [record.vector for record in records]
+        whole = [vector[FULL] if spec.prefix else vector for vector in vectors]
+        return np.array(whole, np.float32).reshape(-1, spec.dim)
+
+    def exists(self, ids: Sequence[str]) -> set[str]:
+        """Those of ``ids`` that are there."""
+        client, collection, _ = self._require()
+        with self._connection.errors():
+            return {str(point.id) for point in client.retrieve(collection, list(ids), with_payload=False)}
+
+    def count(self, filter: Filter | None = None) -> int:
+        """How many points match."""
+        client, collection, _ = self._require()
+        wanted = compile_filter(filter, _DIALECT)
+        with self._connection.errors():
+            return client.count(collection, count_filter=wanted, exact=True).count
+
+    def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:
+        """Delete points by id or by filter."""
+        client, collection, _ = self._require()
+        wanted = compile_filter(filter, _DIALECT)
+        checks.check_selection(ids, wanted)
+        if ids is not None and not ids:  # the client takes an empty list for a mistake
+            return
+        selected = (
+            models.PointIdsList(points=list(ids or ())) if wanted is None else models.FilterSelector(filter=wanted)
+        )
+        with self._connection.errors():
+            client.delete(collection, selected, wait=True)
+
+    def finalize(self) -> None:
+        """Have large collections quantized; a server builds its index by itself, while it answers."""
+        client, collection, _ = self._require()
+        scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+        with self._connection.errors():
+            if client.get_collection(collection).config.quantization_config is None and self.count() >= QUANTIZE_FROM:
+                client.update_collection(collection, quantization_config=models.ScalarQuantization(scalar=scalar))
+
+    def begin_generation(self, spec: CollectionSpec) -> ClientStore:
+        """Open the next generation."""
+        connection = self._require_open()
+        aliases = connection.aliases()
+        begun = aliases.get(connection.next)
+        if begun is None or not checks.is_same_model(connection.read_spec(begun), spec):
+            made = connection.make(spec)
+            connection.point({connection.next: begun} if begun else {}, {connection.next: made})
+            if begun:
+                connection.drop(begun)
+        return ClientStore(connection, connection.next)
+
+    def commit(self) -> None:
+        """Make this generation the current one."""
+        connection = self._require_open()
+        aliases = connection.aliases()
+        if self._alias != connection.next or aliases.get(connection.next) != self._collection:
+            raise checks.not_begun(connection.where)
+        after = {connection.name: aliases[connection.next]}
+        if connection.name in aliases:
+            after[connection.previous] = aliases[connection.name]
+        connection.point(aliases, after)
+        self._alias = connection.name
+        if connection.previous in aliases:
+            connection.drop(aliases[connection.previous])
+
+    def rollback(self) -> None:
+        """Make the generation before the last commit the current one."""
+        connection = self._require_open()
+        aliases = connection.aliases()
+        if connection.previous not in aliases:
+            raise checks.nothing_before(connection.where)
+        current, previous = aliases[connection.name], aliases[connection.previous]
+        aliases.pop(connection.next, None)
+        connection.point(aliases, {connection.name: previous, connection.previous: current})
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._open:
+            self._open = False
+            self._connection.users -= 1
+            if not self._connection.users:
+                self._connection.client.close()
+                self._connection.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _attach(self) -> None:
+        """Find the collection that the alias stands for, and stay with it."""
+        connection = self._connection
+        self._collection = connection.aliases().get(self._alias)
+        if self._collection is not None:
+            self._spec = connection.read_spec(self._collection)
+            return
+        with connection.errors():
+            if connection.client.collection_exists(self._alias):
+                raise StoreError(f"{connection.where} was not made by this program; choose another name")
+
+    def _require_open(self) -> Connection:
+        if not self._open:
+            raise StoreError(f"{self._connection.where} is closed; open it again")
+        return self._connection
+
+    def _require(self) -> tuple[QdrantClient, str, CollectionSpec]:
+        connection = self._require_open()
+        if self._collection is None or self._spec is None:
+            raise StoreNotFound(f"{connection.where} holds nothing yet; index something first")
+        return connection.client, self._collection, self._spec
+
+
+def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
+    full = vector.tolist()
+    return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full
