@@ -92,7 +92,7 @@ def test_decoding_goes_on_while_the_model_computes(small_folder, store, standin,
     class Waiting(standin):
         def encode_document(self, inputs, **settings):
             deadline = time.monotonic() + 30
-            while not self.encoded and not pools[0].has_answer:
+            while not self.encoded and not pools[0]._done:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             return super().encode_document(inputs, **settings)

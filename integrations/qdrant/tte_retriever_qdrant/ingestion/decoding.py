@@ -142,11 +142,6 @@ class DecoderPool(Generic[Key]):
         for thread in self._threads:
             thread.start()
 
-    @property
-    def has_answer(self) -> bool:
-        """Whether :meth:`take` would return at once."""
-        return bool(self._done)
-
     def submit(self, key: Key, request: Request) -> None:
         """Ask for something to be decoded; returns at once."""
         self.pending += 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.ingestion.reading import Outcome, Part
     from tte_retriever_qdrant.ingestion.units import Unit
 
-_MAX_PIXELS = 64_000_000  # with the model at a time, or little more: about 200 MB
+_MAX_PIXELS = 128_000_000  # with the model at a time, or little more: about 400 MB
 _LOOK_AHEAD = 4  # batches
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the order in which sentence-transformers looks for them
 
@@ -43,36 +43,34 @@ class _Taken(NamedTuple):
     pixels: int
 
 
-def embed(encoder: Encoder, parts: Iterator[Part | None], *, batch_size: int, dim: int) -> Iterator[Embedded]:
+def embed(encoder: Encoder, parts: Iterator[Part], *, batch_size: int, dim: int) -> Iterator[Embedded]:
     """Encode parts as documents, in order.
 
-    The model gets a stream that pauses, rather than wait, when it has enough to do and the next part is not there yet,
-    and when it has so many pixels that their memory matters.
+    The model gets one stream, or a new one whenever it has so many pixels that their memory matters.
 
     Args:
         encoder: The model; one that is no ``StreamingEncoder`` gets batches.
-        parts: Decoded parts, and ``None`` where the next one is not there yet.
-        batch_size: Items that are enough to do; items per call of a model that does not stream.
+        parts: Decoded parts.
+        batch_size: Items per call of a model that does not stream; a stream is given four times as many in advance.
         dim: Length that vectors must have.
     """
     taken: deque[_Taken] = deque()
     ended = False
 
-    def until_pause() -> Iterator[Item]:
+    def until_full() -> Iterator[Item]:
         nonlocal ended
         for part in parts:
-            if part is not None:
-                taken.append(_Taken(part.outcome, part.unit, part.item.get("text", ""), pixels(part.item)))
-                yield part.item
-            if sum(each.pixels for each in taken) >= _MAX_PIXELS or (part is None and len(taken) >= batch_size):
+            taken.append(_Taken(part.outcome, part.unit, part.item.get("text", ""), pixels(part.item)))
+            yield part.item
+            if sum(each.pixels for each in taken) >= _MAX_PIXELS:
                 return
         ended = True
 
     while not ended:
         if isinstance(encoder, StreamingEncoder):
-            results = _streamed(encoder, until_pause(), batch_size)
+            results = _streamed(encoder, until_full(), batch_size)
         else:
-            results = _batched(encoder, until_pause(), batch_size)
+            results = _batched(encoder, until_full(), batch_size)
         for result in results:
             outcome, unit, text, _ = taken.popleft()
             yield Embedded(outcome, unit, text, result if isinstance(result, InputError) else _checked(result, dim))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LEDGER = "ledger.sqlite"
 """Name of the ledger in a store's home."""
 
-_LOOK_AHEAD = 2  # batches that are decoded, or being decoded, while the model has another
+_LOOK_AHEAD = 4  # batches that are decoded, or being decoded, while the model has another
 
 
 def ingest(

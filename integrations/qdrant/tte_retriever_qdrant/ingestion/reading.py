@@ -90,8 +90,8 @@ def read(
     look_ahead: int,
     stored: Callable[[Outcome, Sequence[Unit]], set[Unit]],
     on_final: Callable[[Outcome], None],
-) -> Iterator[Part | None]:
-    """Decode files, and yield their parts as they are done; ``None`` when the next one is not there yet.
+) -> Iterator[Part]:
+    """Decode files, and yield their parts as they are done.
 
     Args:
         tasks: The files. Of those with the same content, the first that can be decoded stands for all.
@@ -106,8 +106,6 @@ def read(
             outcome, unit = key = jobs.popleft()
             row = outcome.task.row
             pool.submit(key, Request(outcome.task.path, (row.size, row.mtime_ns), unit))
-        if not pool.has_answer:
-            yield None
         (outcome, unit), answer = pool.take()
         part = None
         if isinstance(answer, MediaError):
