@@ -112,6 +112,24 @@ def test_the_model_does_not_wait_for_writes(small_folder, store, encoder):
     assert ingest(small_folder, Slow(store, []), Watched(), batch_size=4).points == 9
 
 
+# near-duplicates
+
+
+def test_near_duplicates_are_reported_and_parts_of_one_file_are_none(small_folder, store, encoder):
+    assert ingest(small_folder, store, encoder).near_duplicates == ()
+    Image.new("RGB", (80, 60), (249, 240, 11)).save(small_folder / "almost yellow.webp")
+    report = ingest(small_folder, store, encoder, near_duplicate=0.999)
+    assert [(pair.uri, pair.of) for pair in report.near_duplicates] == [("almost yellow.webp", "yellow.png")]
+    assert 0.999 <= report.near_duplicates[0].score <= 1
+    assert store.count() == 10  # reported, not left out
+
+
+@pytest.mark.parametrize("threshold", [1.1, float("nan")])
+def test_similarities_that_make_no_sense(small_folder, store, encoder, threshold):
+    with pytest.raises(InputError, match="near_duplicate"):
+        ingest(small_folder, store, encoder, near_duplicate=threshold)
+
+
 # the quarantine
 
 

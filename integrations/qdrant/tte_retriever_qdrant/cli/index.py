@@ -33,6 +33,9 @@ def index(
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode. [default: cores less one, 8 at most]")
     ] = None,
+    near_duplicate: Annotated[
+        float | None, typer.Option(help="Report what is at least this similar to other content, such as 0.98.")
+    ] = None,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 1 if more files and parts of files than this fail.")
     ] = None,
@@ -52,7 +55,15 @@ def index(
         # A folder is remembered so that it is found from any working directory.
         name = str(Path(model).resolve()) if Path(model).is_dir() else model
         run = partial(
-            ingest, source, opened, encoder, model_name=name, window_s=window_s, overlap_s=overlap_s, workers=workers
+            ingest,
+            source,
+            opened,
+            encoder,
+            model_name=name,
+            window_s=window_s,
+            overlap_s=overlap_s,
+            near_duplicate=near_duplicate,
+            workers=workers,
         )
         if json_lines:
             report = run(on_event=_print_json)
@@ -103,6 +114,11 @@ def _print_report(report: Report, store: str) -> None:
         table = Table("file", "reason", "what is wrong", title=f"{len(report.failed)} could not be indexed")
         for failure in report.failed:
             table.add_row(Text(failure.uri), failure.reason, Text(failure.message))
+        console.print(table)
+    if report.near_duplicates:
+        table = Table("file", "is almost", "similarity", title=f"{len(report.near_duplicates)} near-duplicates")
+        for pair in report.near_duplicates:
+            table.add_row(Text(pair.uri), Text(pair.of), f"{pair.score:.4f}")
         console.print(table)
     counts = {
         "unchanged": report.unchanged,

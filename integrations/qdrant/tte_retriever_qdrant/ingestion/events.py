@@ -48,6 +48,21 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class NearDuplicate:
+    """Two points of different contents whose vectors are almost the same.
+
+    Attributes:
+        uri: The file of the one that was written in this run.
+        of: The file of the other.
+        score: Cosine similarity of their vectors.
+    """
+
+    uri: str
+    of: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of an ingestion.
 
@@ -60,6 +75,7 @@ class Report:
         skipped: Files of a kind that is not indexed.
         removed: Files that earlier runs had seen and that are gone.
         failed: Files, and parts of files, that could not be indexed.
+        near_duplicates: What was written in this run and is almost the same as something else in the store.
     """
 
     files: int
@@ -70,3 +86,4 @@ class Report:
     skipped: int
     removed: int
     failed: tuple[Failure, ...]
+    near_duplicates: tuple[NearDuplicate, ...] = ()

@@ -50,6 +50,7 @@ def ingest(
     overlap_s: float = 0.0,
     batch_size: int = 32,
     limits: MediaLimits = DEFAULT_LIMITS,
+    near_duplicate: float | None = None,
     workers: int | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
@@ -69,6 +70,8 @@ def ingest(
         overlap_s: How much of each window is in the next one too, in seconds.
         batch_size: Points per write; items per call of a model that does not stream.
         limits: What may be opened.
+        near_duplicate: Report points whose cosine similarity to one of another content is at least this, such as 0.98;
+            that costs a search per point. ``None`` does not look.
         workers: Processes that decode; ``None`` for one less than the machine has cores, and 8 at most.
         time_limit_s: Longest that one item may take to decode, in seconds.
         memory_limit: Most memory (address space) that a process that decodes may have, in bytes.
@@ -85,6 +88,8 @@ def ingest(
         raise InputError(f"batch_size is {batch_size!r}; give 1 or more")
     if workers < 1:
         raise InputError(f"workers is {workers!r}; give 1 or more")
+    if near_duplicate is not None and not -1 <= near_duplicate <= 1:
+        raise InputError(f"near_duplicate is {near_duplicate!r}; give a cosine similarity, such as 0.98")
     if not time_limit_s > 0:
         raise InputError(f"time_limit_s is {time_limit_s!r}; give a number of seconds above 0")
     if memory_limit < LEAST_MEMORY:
@@ -115,7 +120,13 @@ def ingest(
         try:
             with (
                 DecoderPool[Key](settings, workers=workers, time_limit_s=time_limit_s) as pool,
-                Writer(store, encoder.fingerprint, batch_size=batch_size, on_final=tally.settle) as writer,
+                Writer(
+                    store,
+                    encoder.fingerprint,
+                    batch_size=batch_size,
+                    near_duplicate=near_duplicate,
+                    on_final=tally.settle,
+                ) as writer,
             ):
                 parts = read(
                     plan.tasks,
@@ -148,6 +159,7 @@ def ingest(
         skipped=plan.skipped + tally.skipped,
         removed=len(plan.removed),
         failed=tuple(tally.failed),
+        near_duplicates=tuple(writer.near_duplicates),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError
 from tte_retriever_qdrant.errors import StoreUnavailable
+from tte_retriever_qdrant.ingestion.events import NearDuplicate
 from tte_retriever_qdrant.records import Point
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ PAUSES_S: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 30)
 _MAX_BATCH_BYTES = 8 * 1024**2  # of a request; servers refuse larger ones, by default from 32 MB
 _BYTES_PER_NUMBER = 12  # of a vector, written as text
 _MAX_WAITING = 2  # batches
+_NEIGHBOURS = 10  # that are looked at; the nearest may be other parts of the same file
 
 
 class Writer:
@@ -39,20 +41,29 @@ class Writer:
         store: Where to.
         fingerprint: Of the model, a part of the points' ids.
         batch_size: Most points of one write.
+        near_duplicate: Cosine similarity from which a point is noted as almost the same as one of another content, or
+            ``None`` not to look.
         on_final: Is told of files of which all points are durable.
     """
 
     def __init__(
-        self, store: VectorStore, fingerprint: str, *, batch_size: int, on_final: Callable[[Outcome], None]
+        self,
+        store: VectorStore,
+        fingerprint: str,
+        *,
+        batch_size: int,
+        near_duplicate: float | None,
+        on_final: Callable[[Outcome], None],
     ) -> None:
+        self.near_duplicates: list[NearDuplicate] = []
         self._store, self._fingerprint, self._batch_size = store, fingerprint, batch_size
-        self._on_final = on_final
+        self._near_duplicate, self._on_final = near_duplicate, on_final
         self._points: list[Point] = []
         self._outcomes: list[Outcome] = []  # of which each point is, or would have been
         self._bytes = 0
         self._replaced: set[Outcome] = set()
         self._stopped = threading.Event()
-        self._waiting: deque[tuple[list[Outcome], Future[None]]] = deque()
+        self._waiting: deque[tuple[list[Outcome], Future[list[NearDuplicate]]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tte-write")
 
     def add(self, embedded: Embedded) -> None:
@@ -108,17 +119,27 @@ class Writer:
 
     def _collect(self) -> None:
         outcomes, written = self._waiting.popleft()
-        written.result()
+        self.near_duplicates += written.result()
         for outcome in outcomes:
             outcome.pending -= 1
             if outcome.is_final:
                 self._on_final(outcome)
 
-    def _write(self, points: list[Point], stale: list[str]) -> None:
+    def _write(self, points: list[Point], stale: list[str]) -> list[NearDuplicate]:
         if stale:
             self._insist(lambda: self._store.delete(filter={"asset_id": stale}))
         if points:
             self._insist(lambda: self._store.upsert(points))
+        return [] if self._near_duplicate is None else self._neighbours(points, self._near_duplicate)
+
+    def _neighbours(self, points: list[Point], threshold: float) -> list[NearDuplicate]:
+        found = []
+        for point in points:
+            for hit in self._store.search(point.vector, _NEIGHBOURS):
+                if hit.score >= threshold and hit.payload["asset_id"] != point.payload["asset_id"]:
+                    found.append(NearDuplicate(point.payload["uri"], hit.payload["uri"], round(hit.score, 4)))
+                    break
+        return found
 
     def _stored(self, outcome: Outcome, units: Sequence[Unit]) -> set[Unit]:
         asset_id = outcome.task.row.asset_id
