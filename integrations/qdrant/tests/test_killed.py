@@ -70,7 +70,9 @@ def test_killed_at_twenty_random_moments(hundreds, tmp_path, encoder, contents, 
         with subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN), *arguments], stdout=subprocess.PIPE) as run:
             if attempt % 4:  # the rest are killed while they start or plan
                 assert run.stdout.readline() == b"planned\n"
-            time.sleep(moments.uniform(0, 2.0))
+                for _ in range(moments.randint(0, 25)):  # files, of over 300
+                    assert run.stdout.readline()
+            time.sleep(moments.uniform(0, 0.5))
             run.kill()
         assert run.returncode == -signal.SIGKILL  # each was at work
         if attempt % 4:
