@@ -67,6 +67,21 @@ def test_index_then_search(run, small_folder, uri):
     assert (code, out) == (0, "nothing found\n")
 
 
+def test_options_of_index(run, small_folder, uri):
+    (small_folder / "cut.png").write_bytes((small_folder / "yellow.png").read_bytes()[:50])
+    Image.new("RGB", (80, 60), (249, 240, 11)).save(small_folder / "almost yellow.webp")
+    options = ["--overlap-s", 2, "--workers", 1, "--near-duplicate", 0.999, "--max-failures", 1]
+    code, out, _ = run("index", small_folder, "--store", uri, *options)
+    assert code == 0
+    assert "near-duplicates" in out
+    assert "almost yellow.webp" in out
+    code, out, _ = run("search", "x", "--store", uri, "--filter", "modality=video")
+    assert "0:04.0 to 0:10.0" in out
+    code, _, err = run("index", small_folder, "--store", uri, "--overlap-s", 2, "--max-failures", 0)
+    assert code == 1
+    assert "quarantine.jsonl" in err
+
+
 def test_json_lines(run, small_folder, uri):
     code, out, _ = run("index", small_folder, "--store", uri, "--json")
     assert code == 0

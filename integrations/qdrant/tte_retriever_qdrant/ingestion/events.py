@@ -18,7 +18,7 @@ class Event:
         done: Files dealt with so far, of ``total``.
         total: Files to decode in this run.
         uri: The file, by its path under the source; empty for ``planned``.
-        points: Points written for it.
+        points: Points that it has.
         reason: Why it was skipped or failed; ``duplicate`` or a word of ``MediaReason``.
         message: The same for people.
     """
@@ -48,18 +48,34 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class NearDuplicate:
+    """Two points of different contents whose vectors are almost the same.
+
+    Attributes:
+        uri: The file of the one that was written in this run.
+        of: The file of the other.
+        score: Cosine similarity of their vectors.
+    """
+
+    uri: str
+    of: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of an ingestion.
 
     Attributes:
         files: Files found.
         indexed: Files written in this run.
-        points: Points written in this run.
+        points: Points of those files.
         unchanged: Files that an earlier run had written and that are still the same.
         duplicates: Files whose content is that of another file, under whose name it is found.
         skipped: Files of a kind that is not indexed.
         removed: Files that earlier runs had seen and that are gone.
         failed: Files, and parts of files, that could not be indexed.
+        near_duplicates: What was written in this run and is almost the same as something else in the store.
     """
 
     files: int
@@ -70,3 +86,4 @@ class Report:
     skipped: int
     removed: int
     failed: tuple[Failure, ...]
+    near_duplicates: tuple[NearDuplicate, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,21 +14,31 @@ from tte_retriever_qdrant.ingestion.events import Failure
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from tte_retriever.media import MediaLimits
     from tte_retriever_qdrant.ingestion.ledger import Ledger
+    from tte_retriever_qdrant.ingestion.units import Cut
 
 _UNKNOWN_CONTENT = ("missing", "not-a-file", "unreadable")  # such a file may still be what it was
 
 
 @dataclass(frozen=True)
 class Task:
-    """A file to decode; ``row`` is what the ledger says of it now."""
+    """A file to decode.
+
+    Attributes:
+        path: Where it is.
+        row: What the ledger says of it now.
+        is_recut: Whether the store may hold windows of it that were cut otherwise.
+        is_resumed: Whether an earlier run may have written some of the same points.
+    """
 
     path: Path
     row: Row
+    is_recut: bool = False
+    is_resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,13 @@ class _Seen:
     def is_written(self) -> bool:
         return self.before is not None and self.before.state == "WRITTEN"
 
-    def is_done(self, window_s: float) -> bool:
+    def is_done(self, cut: Cut) -> bool:
         """Whether an earlier run has dealt with it for good; whether a duplicate still is one is judged each time."""
         return (
             self.before is not None
             and self.before.state in ("WRITTEN", "SKIPPED")
             and self.before.reason != DUPLICATE
-            and self.before.window_s in (None, window_s)
+            and self.before.cut in ("", str(cut))
         )
 
 
@@ -78,7 +88,7 @@ def make_plan(
     ledger: Ledger,
     limits: MediaLimits,
     *,
-    window_s: float,
+    cut: Cut,
     complete: bool,
     unlisted: Iterable[str],
 ) -> Plan:
@@ -89,7 +99,7 @@ def make_plan(
         paths: The files that were found.
         ledger: What is known of them; files to be decoded are NEW in it afterwards.
         limits: What may be opened.
-        window_s: Length of the windows of videos, in seconds; videos cut otherwise are done again.
+        cut: Into which windows videos are cut; those cut otherwise are done again.
         complete: Whether ``paths`` are all files of ``root``, so that others are gone.
         unlisted: URIs of folders that could not be listed; nothing is known to be gone from them.
     """
@@ -112,16 +122,28 @@ def make_plan(
 
     judged = {(str(root), file.row.uri) for file in seen} | {(str(root), uri) for uri in removed}
     owned = {row.asset_id for row in known if row.state == "WRITTEN" and (row.root, row.uri) not in judged}
-    tasks, rows, counts = _judge(seen, owned, window_s)
+    cuts: defaultdict[str, set[str]] = defaultdict(set)
+    for row in known:
+        cuts[row.asset_id].update(row.cut.split())
+    tasks, rows, counts = _judge(seen, owned, cuts, cut)
     rows += [row for _, row in failed if row is not None]
     ledger.record(rows, removed=[(str(root), uri) for uri in removed])
     failures = tuple(failure for failure, _ in failed)
     return Plan(tuple(tasks), counts["unchanged"], counts["duplicates"], counts["skipped"], removed, failures)
 
 
-def _judge(seen: list[_Seen], owned: set[str], window_s: float) -> tuple[list[Task], list[Row], Counter[str]]:
-    """Sort files into tasks and what needs none; ``owned`` are the assets that are stored under other files' names."""
-    done = {file.row.uri for file in seen if file.is_done(window_s)}
+def _judge(
+    seen: list[_Seen], owned: set[str], cuts: Mapping[str, set[str]], cut: Cut
+) -> tuple[list[Task], list[Row], Counter[str]]:
+    """Sort files into tasks and what needs none.
+
+    Args:
+        seen: The files.
+        owned: The assets that are stored under other files' names.
+        cuts: How each asset was ever cut, as far as the store may know of it.
+        cut: How it is cut in this run.
+    """
+    done = {file.row.uri for file in seen if file.is_done(cut)}
     owned = owned | {file.row.asset_id for file in seen if file.row.uri in done and file.is_written}
     counts: Counter[str] = Counter()
     tasks: list[Task] = []
@@ -134,8 +156,10 @@ def _judge(seen: list[_Seen], owned: set[str], window_s: float) -> tuple[list[Ta
             row = replace(file.row, state="SKIPPED", reason=DUPLICATE)
             counts["duplicates"] += 1
         else:
-            row = file.row
-            tasks.append(Task(file.path, row))
+            others = cuts.get(file.row.asset_id, set()) - {str(cut)}
+            row = replace(file.row, cut=" ".join(sorted({*others, str(cut)})))
+            resumed = not others and file.before is not None and file.before.state == "NEW"
+            tasks.append(Task(file.path, row, is_recut=bool(others), is_resumed=resumed))
         if row != file.before:
             rows.append(row)
     return tasks, rows, counts
