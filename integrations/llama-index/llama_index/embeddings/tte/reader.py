@@ -1,0 +1,168 @@
+"""Files to nodes: images, pages of PDF, windows of videos and pieces of text, each known by its content."""
+
+from __future__ import annotations
+
+import uuid
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.readers.base import BasePydanticReader
+from llama_index.core.schema import (
+    BaseNode,
+    ImageNode,
+    MediaResource,
+    MetadataMode,
+    Node,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
+from llama_index.embeddings.tte.reporting import report_bad
+from llama_index.embeddings.tte.views import asset_id_of, view_of, views_folder
+
+from tte_retriever.errors import InputError, MediaError
+from tte_retriever.media import DEFAULT_LIMITS
+from tte_retriever.media.sources import describe, open_source
+from tte_retriever_qdrant.ingestion import Unit, discover, units
+from tte_retriever_qdrant.ingestion.discovery import check_source, root_of, uri_of
+from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOT_FOR_LLMS = ["asset_id", "file_path"]
+"""Metadata that says nothing to a language model."""
+
+
+class _KnownByContent(BaseNode):
+    """What LlamaIndex asks of a node of media, answered by its content instead of its path."""
+
+    @property
+    def hash(self) -> str:
+        """Differs when the bytes differ; LlamaIndex's own looks at the path only."""
+        return sha256(f"{self.metadata['asset_id']} {super().hash}".encode()).hexdigest()  # type: ignore[safe-super]
+
+    def get_content(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> str:
+        """Nothing to embed as text, so that no index does; once embedded, an index keeps the node for its metadata."""
+        if metadata_mode == MetadataMode.EMBED and self.embedding is None:
+            return ""
+        return super().get_content(metadata_mode)  # type: ignore[safe-super]
+
+
+class _PictureNode(_KnownByContent, ImageNode):
+    """An image, or the picture of a page."""
+
+
+class _MomentNode(_KnownByContent, Node):
+    """A window of a video."""
+
+
+class TTEMediaReader(BasePydanticReader):
+    """Reads a folder, or a file, into nodes for :class:`TTEEmbedding`.
+
+    Images and pages of PDF become ``ImageNode``; windows of videos become ``Node`` with a ``video_resource`` and the
+    window in their metadata; ``.txt`` and ``.md`` files in UTF-8 are split to ``TextNode``. Ids are made from content:
+    the same file gives the same ids wherever it lies, and a changed one gives others. Metadata: ``uri`` (path under the
+    folder), ``file_path``, ``modality`` (``image``, ``page``, ``video``, ``text``), ``asset_id`` (SHA-256 of the file)
+    and, where they apply, ``page``, ``start_s``, ``end_s``. No node holds bytes of media.
+
+    Files that cannot be used are reported by a log warning and a ``BadMediaEvent`` and left out, as are other kinds of
+    files, hidden files, symbolic links, and files with the content of another one.
+
+    Example:
+        >>> from llama_index.embeddings.tte import TTEMediaReader
+        >>> nodes = TTEMediaReader().load_data("my-folder")
+    """
+
+    window_s: float = Field(
+        default=DEFAULT_WINDOW_S, ge=SHORTEST_WINDOW_S, description="Length of the windows of videos, in seconds."
+    )
+    chunk_size: int = Field(
+        default=256, gt=0, description="Most tokens of a piece of text, as SentenceSplitter counts."
+    )
+    views_dir: str | None = Field(
+        default=None, description="Where pictures of pages are kept; None is a folder in LlamaIndex's cache."
+    )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name by which LlamaIndex serializes this class."""
+        return "TTEMediaReader"
+
+    def lazy_load_data(self, source: str | Path, **kwargs: Any) -> Iterator[BaseNode]:  # type: ignore[override]
+        """Yield the nodes of a folder with all its subfolders, or of one file.
+
+        Raises:
+            InputError: It does not exist.
+        """
+        home = check_source(Path(source))
+        seen: set[str] = set()
+        for path in discover(home):
+            uri = uri_of(path, root_of(home))
+            try:
+                asset_id = asset_id_of(path)
+                if asset_id not in seen:
+                    seen.add(asset_id)
+                    metadata = {"uri": uri, "file_path": str(path), "asset_id": asset_id}
+                    yield from self._nodes_of(path, metadata)
+            except InputError as error:
+                report_bad(uri, error)
+
+    async def alazy_load_data(self, source: str | Path, **kwargs: Any) -> list[BaseNode]:  # type: ignore[override]
+        """All of :meth:`lazy_load_data`, off the event loop."""
+        nodes: list[BaseNode] = await self.aload_data(source, **kwargs)  # type: ignore[assignment]
+        return nodes
+
+    def _nodes_of(self, path: Path, metadata: dict[str, str]) -> Iterator[BaseNode]:
+        for unit in units(path, window_s=self.window_s):
+            if unit.modality == "text":
+                yield from self._text_nodes(path, metadata)
+                return
+            try:
+                yield self._media_node(path, unit, {**metadata, **unit.payload()})
+            except InputError as error:
+                report_bad(f"{metadata['uri']}#{unit.name}", error)
+
+    def _media_node(self, path: Path, unit: Unit, metadata: dict[str, Any]) -> BaseNode:
+        fields: dict[str, Any] = _fields(f"{unit.modality}:{unit.name}", metadata)
+        if unit.modality == "video":
+            # Without any text LlamaIndex leaves out the metadata, too, from what its caches go by.
+            return _MomentNode(**fields, video_resource=MediaResource(path=path), text_resource=MediaResource(text=""))
+        if unit.modality == "page":
+            path = view_of(path, unit, metadata["asset_id"], views_folder(self.views_dir))
+        return _PictureNode(**fields, image_path=str(path))
+
+    def _text_nodes(self, path: Path, metadata: dict[str, str]) -> Iterator[BaseNode]:
+        metadata = {**metadata, "modality": "text"}
+        splitter = SentenceSplitter(chunk_size=self.chunk_size, chunk_overlap=self.chunk_size // 8)
+        for index, text in enumerate(splitter.split_text(_read_text(path))):
+            fields = _fields(f"text:{index}:{text}", metadata)
+            yield TextNode(**fields, text=text, excluded_embed_metadata_keys=list(metadata))
+
+
+def _fields(name: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What all nodes have; ``name`` tells the node from others of its file."""
+    node_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{metadata['asset_id']}|{name}"))
+    # Each is its own source: pipelines find what to skip and stores what to delete by the id of the source.
+    itself = RelatedNodeInfo(node_id=node_id)
+    return {
+        "id_": node_id,
+        "metadata": metadata,
+        "excluded_llm_metadata_keys": NOT_FOR_LLMS,
+        "relationships": {NodeRelationship.SOURCE: itself},
+    }
+
+
+def _read_text(path: Path) -> str:
+    with open_source(path, DEFAULT_LIMITS) as file:
+        content = file.read()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MediaError(f"{describe(path)} is not UTF-8 at byte {error.start}; convert it", "corrupt") from error
+    if not text.strip():
+        raise MediaError(f"{describe(path)} holds nothing but white space", "empty")
+    return text
