@@ -23,3 +23,13 @@ class ModelMismatch(StoreError, InputError):
     """The store holds vectors of another model; vectors of two models cannot be compared."""
 
     exit_code = 2
+
+
+class StoreUnavailable(StoreError):
+    """The server cannot be reached, does not answer in time or is overloaded; the same call may succeed later."""
+
+
+class StoreUnauthorized(StoreError):
+    """The server does not let us in, or not that far."""
+
+    exit_code = 2

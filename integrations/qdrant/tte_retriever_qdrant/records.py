@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -11,11 +10,7 @@ if TYPE_CHECKING:
 
 Modality: TypeAlias = Literal["image", "page", "video", "text"]
 
-Scalar: TypeAlias = str | int | float
-Filter: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
-"""Payload keys and the value, or one of the values, that each must have; all keys must match."""
-
-PAYLOAD_FIELDS: dict[str, type[Scalar]] = {
+PAYLOAD_FIELDS: dict[str, type[str | int | float]] = {
     "uri": str,  # path of the file under the source folder, with forward slashes
     "modality": str,
     "asset_id": str,  # SHA-256 of the file's bytes

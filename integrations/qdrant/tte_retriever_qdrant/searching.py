@@ -10,7 +10,8 @@ import numpy as np
 from tte_retriever.errors import InputError
 from tte_retriever.media import load_image, load_video
 from tte_retriever_qdrant.errors import StoreNotFound
-from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec, Filter, Modality
+from tte_retriever_qdrant.filters import Filter, filter_keys
+from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec, Modality
 from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
 
 if TYPE_CHECKING:
@@ -107,6 +108,6 @@ _PAYLOAD_KEYS = (*PAYLOAD_FIELDS, "text")
 
 def _check_filter(filter: Filter | None) -> None:
     # An engine would answer a misspelt key with no hits at all, as if there were none.
-    for key in filter or {}:
+    for key in filter_keys(filter):
         if key not in PAYLOAD_FIELDS:
             raise InputError(f"the filter key {key!r} is unknown; filter by {', '.join(PAYLOAD_FIELDS)}")

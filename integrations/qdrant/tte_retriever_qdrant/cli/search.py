@@ -17,7 +17,6 @@ from tte_retriever_qdrant.records import PAYLOAD_FIELDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tte_retriever_qdrant.records import Scalar
     from tte_retriever_qdrant.searching import SearchHit
 
 
@@ -35,6 +34,7 @@ def search(
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per hit.")] = False,
 ) -> None:
     """Find images, pages, video moments and texts by text, image, video or a mixture."""
+    from tte_retriever_qdrant.filters import parse_filters
     from tte_retriever_qdrant.searching import search as run
     from tte_retriever_qdrant.stores import open_store
 
@@ -53,25 +53,6 @@ def search(
             typer.echo(json.dumps(hit.as_dict(), ensure_ascii=False))
     else:
         _print_table(hits)
-
-
-def parse_filters(arguments: Sequence[str]) -> dict[str, list[Scalar]]:
-    """Read ``key=value`` arguments; a key that comes several times may have any of its values.
-
-    Raises:
-        InputError: Not of that form, an unknown key, or a value of the wrong type.
-    """
-    filters: dict[str, list[Scalar]] = {}
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator or key not in PAYLOAD_FIELDS:
-            raise InputError(f"the filter {argument!r} is not key=value with a key of {', '.join(PAYLOAD_FIELDS)}")
-        kind = PAYLOAD_FIELDS[key]
-        try:
-            filters.setdefault(key, []).append(kind(value))
-        except ValueError as error:
-            raise InputError(f"the filter {argument!r} needs a value of type {kind.__name__}") from error
-    return filters
 
 
 def _print_table(hits: Sequence[SearchHit]) -> None:

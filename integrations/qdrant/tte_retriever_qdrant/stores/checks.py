@@ -13,7 +13,7 @@ from tte_retriever_qdrant.errors import ModelMismatch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tte_retriever_qdrant.records import CollectionSpec, Filter, Point, Scalar
+    from tte_retriever_qdrant.records import CollectionSpec, Point
 
 
 def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, where: str) -> None:
@@ -68,28 +68,7 @@ def check_limit(limit: int) -> None:
         raise InputError(f"{limit} hits were asked for; ask for 1 or more")
 
 
-def conditions(filter: Filter | None) -> list[tuple[str, list[str] | list[int | float]]]:
-    """Spell a filter out as keys with the values that each may have, all of one kind.
-
-    Raises:
-        InputError: A value that is neither text nor a number, a mixture of both, or no value at all.
-    """
-    return [(key, _values(key, value)) for key, value in (filter or {}).items()]
-
-
-def _values(key: str, value: Scalar | Sequence[Scalar]) -> list[str] | list[int | float]:
-    values = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
-    texts = [v for v in values if isinstance(v, str)]
-    # bool is an int to Python but not to Qdrant, and the edge engine matches it with nothing at all.
-    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v)]
-    if values and len(texts) == len(values):
-        return texts
-    if values and len(numbers) == len(values):
-        return numbers
-    raise InputError(f"the filter {key}={value!r} cannot be applied; give a text, a number, or a list of one of them")
-
-
-def check_selection(ids: Sequence[str] | None, filter: Filter | None) -> None:
-    """Refuse a deletion that does not say in exactly one way what to delete."""
-    if (ids is None) == (not filter):
+def check_selection(ids: Sequence[str] | None, compiled: object | None) -> None:
+    """Refuse a deletion that does not say in exactly one way what to delete; ``compiled`` is the engine's filter."""
+    if (ids is None) == (compiled is None):
         raise InputError("delete takes either ids or a filter that is not empty, and exactly one of them")

@@ -15,6 +15,7 @@ import qdrant_edge as edge
 
 from tte_retriever.errors import TTEError
 from tte_retriever_qdrant.errors import StoreError, StoreLocked, StoreNotFound
+from tte_retriever_qdrant.filters import Dialect, compile_filter
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS, Hit
 from tte_retriever_qdrant.stores import checks
 from tte_retriever_qdrant.stores.manifest import MANIFEST, Manifest, read_manifest, write_manifest
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Self
 
-    from tte_retriever_qdrant.records import CollectionSpec, Filter, Point
+    from tte_retriever_qdrant.filters import Filter
+    from tte_retriever_qdrant.records import CollectionSpec, Point
 
 _LOCK = ".lock"
 _SHARDS = "shards"
@@ -36,6 +38,8 @@ _INDEX_TYPES = {
     int: edge.PayloadSchemaType.Integer,
     float: edge.PayloadSchemaType.Float,
 }
+
+_DIALECT = Dialect(edge.Filter, edge.FieldCondition, edge.MatchAny, edge.RangeFloat)
 
 
 class EdgeStore:
@@ -111,7 +115,9 @@ class EdgeStore:
         shard, spec = self._collection()
         checks.check_limit(limit)
         query = edge.Query.Nearest(checks.check_vector(vector, spec.dim, "the query").tolist())
-        request = edge.QueryRequest(limit=limit, query=query, filter=_compile(filter), with_payload=True)
+        request = edge.QueryRequest(
+            limit=limit, query=query, filter=compile_filter(filter, _DIALECT), with_payload=True
+        )
         with self._engine_errors():
             return [Hit(str(found.id), found.score, found.payload or {}) for found in shard.query(request)]
 
@@ -124,15 +130,15 @@ class EdgeStore:
     def count(self, filter: Filter | None = None) -> int:
         """How many points match."""
         shard, _ = self._collection()
-        request = edge.CountRequest(filter=_compile(filter), exact=True)
+        request = edge.CountRequest(filter=compile_filter(filter, _DIALECT), exact=True)
         with self._engine_errors():
             return shard.count(request)
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:
         """Delete points by id or by filter."""
-        checks.check_selection(ids, filter)
         shard, _ = self._collection()
-        wanted = _compile(filter)
+        wanted = compile_filter(filter, _DIALECT)
+        checks.check_selection(ids, wanted)
         operation = (
             edge.UpdateOperation.delete_points(list(ids or ()))
             if wanted is None
@@ -205,22 +211,3 @@ class EdgeStore:
 def _locked(home: Path) -> StoreLocked:
     message = f"the store in {str(home)!r} is in use by another process; wait for it to end or stop it, then try again"
     return StoreLocked(message)
-
-
-def _compile(filter: Filter | None) -> edge.Filter | None:
-    wanted = checks.conditions(filter)
-    return edge.Filter(must=[_condition(key, values) for key, values in wanted]) if wanted else None
-
-
-def _condition(key: str, values: list[str] | list[int | float]) -> edge.FieldCondition | edge.Filter:
-    texts = [value for value in values if isinstance(value, str)]
-    if texts:
-        return edge.FieldCondition(key, match=edge.MatchAny(texts))
-    # A range, since a match takes no floats, and an integer does not match the float of the same value.
-    return edge.Filter(
-        should=[
-            edge.FieldCondition(key, range=edge.RangeFloat(gte=value, lte=value))
-            for value in values
-            if not isinstance(value, str)
-        ]
-    )

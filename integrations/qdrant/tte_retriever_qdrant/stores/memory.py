@@ -11,6 +11,7 @@ from qdrant_client import QdrantClient, models
 
 from tte_retriever.errors import TTEError
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound
+from tte_retriever_qdrant.filters import Dialect, compile_filter
 from tte_retriever_qdrant.records import Hit
 from tte_retriever_qdrant.stores import checks
 
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Self
 
-    from tte_retriever_qdrant.records import CollectionSpec, Filter, Point
+    from tte_retriever_qdrant.filters import Filter
+    from tte_retriever_qdrant.records import CollectionSpec, Point
 
 _COLLECTION = "points"
+_DIALECT = Dialect(models.Filter, models.FieldCondition, lambda texts: models.MatchAny(any=texts), models.Range)
 
 
 class MemoryStore:
@@ -70,7 +73,7 @@ class MemoryStore:
         client, spec = self._collection()
         checks.check_limit(limit)
         query = checks.check_vector(vector, spec.dim, "the query").tolist()
-        wanted = _compile(filter)
+        wanted = compile_filter(filter, _DIALECT)
         with _engine_errors():
             found = client.query_points(_COLLECTION, query=query, query_filter=wanted, limit=limit, with_payload=True)
         return [Hit(str(point.id), point.score, point.payload or {}) for point in found.points]
@@ -84,15 +87,15 @@ class MemoryStore:
     def count(self, filter: Filter | None = None) -> int:
         """How many points match."""
         client, _ = self._collection()
-        wanted = _compile(filter)
+        wanted = compile_filter(filter, _DIALECT)
         with _engine_errors():
             return client.count(_COLLECTION, count_filter=wanted, exact=True).count
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:
         """Delete points by id or by filter."""
-        checks.check_selection(ids, filter)
         client, _ = self._collection()
-        wanted = _compile(filter)
+        wanted = compile_filter(filter, _DIALECT)
+        checks.check_selection(ids, wanted)
         if ids is not None and not ids:  # the client takes an empty list for a mistake
             return
         with _engine_errors():
@@ -137,22 +140,3 @@ def _engine_errors() -> Iterator[None]:
         raise
     except Exception as error:
         raise StoreError(f"the store in memory failed: {error}") from error
-
-
-def _compile(filter: Filter | None) -> models.Filter | None:
-    wanted = checks.conditions(filter)
-    return models.Filter(must=[_condition(key, values) for key, values in wanted]) if wanted else None
-
-
-def _condition(key: str, values: list[str] | list[int | float]) -> models.FieldCondition | models.Filter:
-    texts = [value for value in values if isinstance(value, str)]
-    if texts:
-        return models.FieldCondition(key=key, match=models.MatchAny(any=texts))
-    # A range, since a match takes no floats, and an integer does not match the float of the same value.
-    return models.Filter(
-        should=[
-            models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
-            for value in values
-            if not isinstance(value, str)
-        ]
-    )

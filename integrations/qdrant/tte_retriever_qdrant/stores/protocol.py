@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Self
 
-    from tte_retriever_qdrant.records import CollectionSpec, Filter, Hit, Point
+    from tte_retriever_qdrant.filters import Filter
+    from tte_retriever_qdrant.records import CollectionSpec, Hit, Point
 
 
 class VectorStore(Protocol):
