@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from tte_retriever.errors import InputError
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import ModelMismatch
 from tte_retriever_qdrant.ingestion import discover, units
-from tte_retriever_qdrant.ingestion.units import MAX_TEXT_CHARACTERS, windows
+from tte_retriever_qdrant.ingestion.units import WINDOW_CHARACTERS, Cut, windows
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 
@@ -43,7 +44,21 @@ def test_units_of_every_kind(small_folder):
     ],
 )
 def test_windows_cover_everything_once(duration, expected):
-    assert windows(duration, 6.0) == expected
+    assert windows(duration, Cut(6.0)) == expected
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [
+        (1, [(0, 1)]),
+        (6, [(0, 6)]),
+        (6.9, [(0, 6.9)]),
+        (7.5, [(0, 6), (4, 7.5)]),
+        (14, [(0, 6), (4, 10), (8, 14)]),
+    ],
+)
+def test_windows_that_overlap(duration, expected):
+    assert windows(duration, Cut(6.0, 2.0)) == expected
 
 
 def test_discovery_stays_inside_and_out_of_stores(small_folder, tmp_path, encoder, uris):
@@ -115,11 +130,27 @@ def test_real_files_good_and_bad(real_files, store, encoder, uris):
         assert hit.score == pytest.approx(1, abs=1e-4)
 
 
-def test_long_text_is_cut(tmp_path, store, encoder):
+def test_a_long_text_is_cut_between_words_and_every_word_is_found(tmp_path, store, encoder):
+    (tmp_path / "src").mkdir()
+    words = [f"wörd{number}" for number in range(2_000)]
+    text = "\ufeff" + "\n".join(" ".join(words[i : i + 10]) for i in range(0, len(words), 10))
+    (tmp_path / "src" / "long.txt").write_text(text, encoding="utf-8")
+    ingest(tmp_path / "src", store, encoder)
+    pieces = [item["text"] for item in encoder.encoded]
+    assert {word for piece in pieces for word in piece.split()} == set(words)
+    assert all(len(piece) <= WINDOW_CHARACTERS for piece in pieces)
+    assert all(set(a.split()) & set(b.split()) for a, b in itertools.pairwise(pieces))
+
+    hit = search(store, encoder, text=pieces[3], top_k=1)[0]
+    assert (hit.uri, hit.text) == ("long.txt", pieces[3])
+    assert store.count() == len(pieces) == pytest.approx(len(text) / (WINDOW_CHARACTERS - 200), abs=2)
+
+
+def test_a_long_text_without_a_space(tmp_path, store, encoder):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "long.txt").write_text("äöü" * 3000, encoding="utf-8")
     ingest(tmp_path / "src", store, encoder)
-    assert encoder.encoded == [{"text": ("äöü" * 3000)[:MAX_TEXT_CHARACTERS]}]
+    assert [len(item["text"]) for item in encoder.encoded] == [2000, 2000, 2000, 2000, 1800]
 
 
 def test_names_that_are_no_utf8(tmp_path, store, encoder, uris):
@@ -188,7 +219,19 @@ def test_an_emptied_folder_does_not_empty_the_store(small_folder, store, encoder
 
 
 @pytest.mark.parametrize(
-    "settings", [{"window_s": 0}, {"window_s": 0.001}, {"window_s": float("nan")}, {"batch_size": 0}]
+    "settings",
+    [
+        {"window_s": 0},
+        {"window_s": 0.001},
+        {"window_s": float("nan")},
+        {"overlap_s": -1},
+        {"overlap_s": 4},
+        {"overlap_s": float("nan")},
+        {"batch_size": 0},
+        {"workers": 0},
+        {"time_limit_s": 0},
+        {"memory_limit": 1000},
+    ],
 )
 def test_settings_that_make_no_sense(small_folder, store, encoder, settings):
     with pytest.raises(InputError, match=next(iter(settings))):

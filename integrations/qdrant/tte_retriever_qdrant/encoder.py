@@ -1,9 +1,9 @@
-"""What ingestion and search need of a model; every ``TTEEncoder`` has it."""
+"""What ingestion and search need of a model; every ``TTEEncoder`` has all of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,4 +37,20 @@ class Encoder(Protocol):
 
     def encode_query(self, inputs: list[Item], *, batch_size: int, show_progress_bar: bool) -> np.ndarray:
         """Encode what is searched for; returns shape (N, D)."""
+        ...
+
+
+@runtime_checkable
+class StreamingEncoder(Encoder, Protocol):
+    """A model that can also take a stream, which keeps it busy; of any other, ingestion makes calls with batches."""
+
+    @property
+    def prompts(self) -> Mapping[str, str | None]:
+        """What is put before items, by name."""
+        ...
+
+    def embed(
+        self, inputs: Iterable[Item], *, look_ahead: int, prompt_name: str | None, on_error: Literal["raise", "yield"]
+    ) -> Iterator[Any]:
+        """Encode items in order, and with ``on_error="yield"`` give the error in the place of a vector (D,)."""
         ...

@@ -19,6 +19,10 @@ class StoreLocked(StoreError):
     """The store is in use by another process, or opened twice in this one."""
 
 
+class StoreUnavailable(StoreError):
+    """A store that did not answer, or was too busy to; the same call may succeed later, and ingestion repeats it."""
+
+
 class ModelMismatch(StoreError, InputError):
     """The store holds vectors of another model; vectors of two models cannot be compared."""
 

@@ -1,39 +1,102 @@
-"""Call the model on a batch so that one bad item does not cost the others."""
+"""From decoded parts to vectors: streaming where the model can, and one bad item does not cost the others."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 from tte_retriever.errors import InputError
+from tte_retriever_qdrant.encoder import StreamingEncoder
+from tte_retriever_qdrant.ingestion.units import pixels
 from tte_retriever_qdrant.stores.checks import check_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
 
     from tte_retriever_qdrant.encoder import Encoder, Item
+    from tte_retriever_qdrant.ingestion.reading import Outcome, Part
+    from tte_retriever_qdrant.ingestion.units import Unit
+
+_MAX_PIXELS = 64_000_000  # with the model at a time, or little more: about 200 MB
+_LOOK_AHEAD = 4  # batches
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the order in which sentence-transformers looks for them
 
 
-def embed(encoder: Encoder, items: Sequence[Item], batch_size: int, dim: int) -> list[np.ndarray | InputError]:
-    """Encode items as documents.
+class Embedded(NamedTuple):
+    """What the model made of a part: a vector (D,), float32, or the error for which it has none."""
+
+    outcome: Outcome
+    unit: Unit
+    text: str
+    vector: np.ndarray | InputError
+
+
+class _Taken(NamedTuple):
+    """What is remembered of a part while the model has its item."""
+
+    outcome: Outcome
+    unit: Unit
+    text: str
+    pixels: int
+
+
+def embed(encoder: Encoder, parts: Iterator[Part | None], *, batch_size: int, dim: int) -> Iterator[Embedded]:
+    """Encode parts as documents, in order.
+
+    The model gets a stream that pauses, rather than wait, when it has enough to do and the next part is not there yet,
+    and when it has so many pixels that their memory matters.
 
     Args:
-        encoder: The model.
-        items: Decoded media.
-        batch_size: Items per forward pass of the model.
+        encoder: The model; one that is no ``StreamingEncoder`` gets batches.
+        parts: Decoded parts, and ``None`` where the next one is not there yet.
+        batch_size: Items that are enough to do; items per call of a model that does not stream.
         dim: Length that vectors must have.
-
-    Returns:
-        For each item its vector (D,), float32, or the error for which it has none.
     """
+    taken: deque[_Taken] = deque()
+    ended = False
+
+    def until_pause() -> Iterator[Item]:
+        nonlocal ended
+        for part in parts:
+            if part is not None:
+                taken.append(_Taken(part.outcome, part.unit, part.item.get("text", ""), pixels(part.item)))
+                yield part.item
+            if sum(each.pixels for each in taken) >= _MAX_PIXELS or (part is None and len(taken) >= batch_size):
+                return
+        ended = True
+
+    encode = _streamed if isinstance(encoder, StreamingEncoder) else _batched
+    while not ended:
+        for result in encode(encoder, until_pause(), batch_size):
+            outcome, unit, text, _ = taken.popleft()
+            yield Embedded(outcome, unit, text, result if isinstance(result, InputError) else _checked(result, dim))
+
+
+def _streamed(encoder: StreamingEncoder, items: Iterable[Item], batch_size: int) -> Iterator[np.ndarray | InputError]:
+    prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in encoder.prompts), None)
+    for result in encoder.embed(items, look_ahead=_LOOK_AHEAD * batch_size, prompt_name=prompt_name, on_error="yield"):
+        if isinstance(result, InputError):  # its cause does not count the items of a stream that nobody sees
+            yield result.__cause__ if isinstance(result.__cause__, InputError) else result
+        elif isinstance(result, Exception):  # no fault of the item's
+            raise result
+        else:
+            yield result
+
+
+def _batched(encoder: Encoder, items: Iterable[Item], batch_size: int) -> Iterator[np.ndarray | InputError]:
+    items = iter(items)
+    while batch := list(islice(items, batch_size)):
+        yield from _batch(encoder, batch)
+
+
+def _batch(encoder: Encoder, items: Sequence[Item]) -> list[np.ndarray | InputError]:
     try:
-        vectors = encoder.encode_document(list(items), batch_size=batch_size, show_progress_bar=False)
+        return [*encoder.encode_document(list(items), batch_size=len(items), show_progress_bar=False)]
     except InputError as error:
-        if len(items) == 1:
-            return [error]
-        return [result for item in items for result in embed(encoder, [item], batch_size, dim)]
-    return [_checked(vector, dim) for vector in np.asarray(vectors)]
+        return [error] if len(items) == 1 else [result for item in items for result in _batch(encoder, [item])]
 
 
 def _checked(vector: np.ndarray, dim: int) -> np.ndarray | InputError:

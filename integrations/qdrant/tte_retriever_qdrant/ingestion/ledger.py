@@ -30,7 +30,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     root TEXT NOT NULL, uri TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, asset_id TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('NEW', 'WRITTEN', 'SKIPPED', 'FAILED')),
-    window_s REAL, reason TEXT NOT NULL, message TEXT NOT NULL,
+    cut TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL,
     PRIMARY KEY (root, uri)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS files_by_asset ON files (asset_id);
@@ -49,7 +49,7 @@ class Row:
         mtime_ns: Time of its last change, in nanoseconds.
         asset_id: SHA-256 of its bytes; empty if they could not be read.
         state: How far it got.
-        window_s: Length of its windows in seconds, if it is a video.
+        cut: Into which windows it is cut, if it is a video.
         reason: Why it was SKIPPED or FAILED; of a WRITTEN file, why a part of it is missing.
         message: The same for people.
     """
@@ -60,7 +60,7 @@ class Row:
     mtime_ns: int
     asset_id: str
     state: State
-    window_s: float | None = None
+    cut: str = ""
     reason: str = ""
     message: str = ""
 

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
+from tte_retriever_qdrant.ingestion.decoding import (
+    DEFAULT_MEMORY_LIMIT,
+    DEFAULT_TIME_LIMIT_S,
+    LEAST_MEMORY,
+    DecoderPool,
+    default_workers,
+)
 from tte_retriever_qdrant.ingestion.discovery import check_source, discover, root_of, uri_of
+from tte_retriever_qdrant.ingestion.embedding import embed
 from tte_retriever_qdrant.ingestion.events import Event, EventKind, Failure, Report
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Ledger
 from tte_retriever_qdrant.ingestion.planning import make_plan
-from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S
-from tte_retriever_qdrant.ingestion.writing import Outcome, Writer
+from tte_retriever_qdrant.ingestion.quarantine import write_quarantine
+from tte_retriever_qdrant.ingestion.reading import Outcome, read
+from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, Cut
+from tte_retriever_qdrant.ingestion.worker import Settings
+from tte_retriever_qdrant.ingestion.writing import Writer
 from tte_retriever_qdrant.records import CollectionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tte_retriever_qdrant.encoder import Encoder
+    from tte_retriever_qdrant.ingestion.ledger import State
     from tte_retriever_qdrant.stores import VectorStore
 
 LEDGER = "ledger.sqlite"
 """Name of the ledger in a store's home."""
+
+_LOOK_AHEAD = 2  # batches that are decoded, or being decoded, while the model has another
 
 
 def ingest(
@@ -34,8 +47,12 @@ def ingest(
     *,
     model_name: str = "",
     window_s: float = DEFAULT_WINDOW_S,
+    overlap_s: float = 0.0,
     batch_size: int = 32,
     limits: MediaLimits = DEFAULT_LIMITS,
+    workers: int | None = None,
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+    memory_limit: int = DEFAULT_MEMORY_LIMIT,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
     """Bring a store up to date with a folder or a file.
@@ -49,19 +66,29 @@ def ingest(
         encoder: The model.
         model_name: Name or folder by which the model can be loaded again; the store remembers it.
         window_s: Length of the windows that videos are cut into, in seconds.
-        batch_size: Items per call of the model and per write.
+        overlap_s: How much of each window is in the next one too, in seconds.
+        batch_size: Points per write; items per call of a model that does not stream.
         limits: What may be opened.
-        on_event: Is called as files are dealt with.
+        workers: Processes that decode; ``None`` for one less than the machine has cores, and 8 at most.
+        time_limit_s: Longest that one item may take to decode, in seconds.
+        memory_limit: Most memory (address space) that a process that decodes may have, in bytes.
+        on_event: Is called as files are dealt with, in the caller's thread.
 
     Raises:
         InputError: The source is missing, empty, or holds not a single file that can be indexed.
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
     """
-    if not (math.isfinite(window_s) and window_s >= SHORTEST_WINDOW_S):
-        raise InputError(f"window_s is {window_s!r}; give {SHORTEST_WINDOW_S} seconds or more")
+    cut = Cut(window_s, overlap_s)
+    workers = default_workers() if workers is None else workers
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size!r}; give 1 or more")
+    if workers < 1:
+        raise InputError(f"workers is {workers!r}; give 1 or more")
+    if not time_limit_s > 0:
+        raise InputError(f"time_limit_s is {time_limit_s!r}; give a number of seconds above 0")
+    if memory_limit < LEAST_MEMORY:
+        raise InputError(f"memory_limit is {memory_limit!r}; give {LEAST_MEMORY} bytes or more")
     source = check_source(source)
     root = root_of(source)
     unlisted: list[OSError] = []
@@ -77,16 +104,25 @@ def ingest(
     store.ensure(CollectionSpec(dim, encoder.fingerprint, model_name))
     with Ledger(store.home / LEDGER) as ledger:
         folders = [uri_of(Path(error.filename), root) for error in unlisted]
-        plan = make_plan(root, paths, ledger, limits, window_s=window_s, complete=source.is_dir(), unlisted=folders)
-        tally = _Tally(len(plan.tasks), on_event)
+        plan = make_plan(root, paths, ledger, limits, cut=cut, complete=source.is_dir(), unlisted=folders)
+        tally = _Tally(len(plan.tasks), ledger, on_event, cut)
         tally.tell("planned")
         for folder, error in zip(folders, unlisted, strict=True):
             tally.fail(Failure(folder, "unreadable", f"the folder {folder!r} cannot be listed: {error.strerror}"))
         for failure in plan.failed:
             tally.fail(failure)
-        writer = Writer(store, encoder, ledger, dim=dim, window_s=window_s, batch_size=batch_size, limits=limits)
-        for outcome in writer.write(plan.tasks):
-            tally.settle(outcome)
+        settings = Settings(encoder.video_sampling, cut, limits, memory_limit)
+        try:
+            with (
+                DecoderPool(settings, workers=min(workers, len(plan.tasks)), time_limit_s=time_limit_s) as pool,
+                Writer(store, encoder.fingerprint, batch_size=batch_size, on_final=tally.settle) as writer,
+            ):
+                parts = read(plan.tasks, pool, _LOOK_AHEAD * batch_size, tally.settle)
+                for embedded in embed(encoder, parts, batch_size=batch_size, dim=dim):
+                    writer.add(embedded)
+                writer.finish()
+        finally:
+            write_quarantine(store.home, str(root), ledger.rows(), tally.failed)
         if obsolete := ledger.obsolete():
             store.delete(filter={"asset_id": obsolete})
         ledger.forget_obsolete()
@@ -111,10 +147,12 @@ def ingest(
 
 @dataclass
 class _Tally:
-    """Counts what happens and tells the listener of it."""
+    """Puts in the ledger what becomes of files, counts it, and tells the listener of it."""
 
     total: int
+    ledger: Ledger
     listener: Callable[[Event], None] | None
+    cut: Cut
     done: int = 0
     indexed: int = 0
     points: int = 0
@@ -123,14 +161,21 @@ class _Tally:
     failed: list[Failure] = field(default_factory=list)
 
     def settle(self, outcome: Outcome) -> None:
+        """What is left of the file is durable by now."""
+        state: State = "WRITTEN" if outcome.points else "FAILED" if outcome.failures else "SKIPPED"
+        first = outcome.failures[0] if outcome.failures else Failure(outcome.uri, outcome.reason, "")
+        cut = str(self.cut) if outcome.is_video else ""
+        self.ledger.record(
+            [replace(outcome.task.row, state=state, cut=cut, reason=first.reason, message=first.message)]
+        )
         self.done += 1
         for failure in outcome.failures:
             self.fail(failure)
-        if outcome.state == "WRITTEN":
+        if state == "WRITTEN":
             self.indexed += 1
             self.points += outcome.points
             self.tell("written", outcome.uri, points=outcome.points)
-        elif outcome.state == "SKIPPED":
+        elif state == "SKIPPED":
             self.duplicates += outcome.reason == DUPLICATE
             self.skipped += outcome.reason != DUPLICATE
             self.tell("skipped", outcome.uri, reason=outcome.reason)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tte_retriever.media import MediaLimits
     from tte_retriever_qdrant.ingestion.ledger import Ledger
+    from tte_retriever_qdrant.ingestion.units import Cut
 
 _UNKNOWN_CONTENT = ("missing", "not-a-file", "unreadable")  # such a file may still be what it was
 
@@ -62,13 +63,13 @@ class _Seen:
     def is_written(self) -> bool:
         return self.before is not None and self.before.state == "WRITTEN"
 
-    def is_done(self, window_s: float) -> bool:
+    def is_done(self, cut: Cut) -> bool:
         """Whether an earlier run has dealt with it for good; whether a duplicate still is one is judged each time."""
         return (
             self.before is not None
             and self.before.state in ("WRITTEN", "SKIPPED")
             and self.before.reason != DUPLICATE
-            and self.before.window_s in (None, window_s)
+            and self.before.cut in ("", str(cut))
         )
 
 
@@ -78,7 +79,7 @@ def make_plan(
     ledger: Ledger,
     limits: MediaLimits,
     *,
-    window_s: float,
+    cut: Cut,
     complete: bool,
     unlisted: Iterable[str],
 ) -> Plan:
@@ -89,7 +90,7 @@ def make_plan(
         paths: The files that were found.
         ledger: What is known of them; files to be decoded are NEW in it afterwards.
         limits: What may be opened.
-        window_s: Length of the windows of videos, in seconds; videos cut otherwise are done again.
+        cut: Into which windows videos are cut; those cut otherwise are done again.
         complete: Whether ``paths`` are all files of ``root``, so that others are gone.
         unlisted: URIs of folders that could not be listed; nothing is known to be gone from them.
     """
@@ -112,16 +113,16 @@ def make_plan(
 
     judged = {(str(root), file.row.uri) for file in seen} | {(str(root), uri) for uri in removed}
     owned = {row.asset_id for row in known if row.state == "WRITTEN" and (row.root, row.uri) not in judged}
-    tasks, rows, counts = _judge(seen, owned, window_s)
+    tasks, rows, counts = _judge(seen, owned, cut)
     rows += [row for _, row in failed if row is not None]
     ledger.record(rows, removed=[(str(root), uri) for uri in removed])
     failures = tuple(failure for failure, _ in failed)
     return Plan(tuple(tasks), counts["unchanged"], counts["duplicates"], counts["skipped"], removed, failures)
 
 
-def _judge(seen: list[_Seen], owned: set[str], window_s: float) -> tuple[list[Task], list[Row], Counter[str]]:
+def _judge(seen: list[_Seen], owned: set[str], cut: Cut) -> tuple[list[Task], list[Row], Counter[str]]:
     """Sort files into tasks and what needs none; ``owned`` are the assets that are stored under other files' names."""
-    done = {file.row.uri for file in seen if file.is_done(window_s)}
+    done = {file.row.uri for file in seen if file.is_done(cut)}
     owned = owned | {file.row.asset_id for file in seen if file.row.uri in done and file.is_written}
     counts: Counter[str] = Counter()
     tasks: list[Task] = []
