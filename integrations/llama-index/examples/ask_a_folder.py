@@ -10,23 +10,30 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ImageBlock
-from llama_index.core.base.response.schema import Response
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.embeddings.tte import TTEEmbedding, TTEMediaReader
+from PIL import Image
+
+if TYPE_CHECKING:
+    from llama_index.core.base.response.schema import Response
 
 
 class ShowAndTell(MockLLM):
-    """Stands in for a multimodal LLM: its answer names the pictures that it was shown."""
+    """Stands in for a multimodal LLM: its answer tells what it was shown."""
+
+    is_chat_model: bool = True
 
     def chat(self, messages: list[ChatMessage], **kwargs: object) -> ChatResponse:
-        """Answer with the names of the pictures among the messages."""
-        shown = [block.path for message in messages for block in message.blocks if isinstance(block, ImageBlock)]
-        answer = "I was shown " + ", ".join(path.name for path in shown if path is not None)
+        """Answer with the sizes of the pictures in the messages."""
+        blocks = [block for message in messages for block in message.blocks if isinstance(block, ImageBlock)]
+        sizes = [Image.open(block.resolve_image()).size for block in blocks]
+        answer = f"I was shown {len(sizes)} pictures: " + ", ".join(f"{width}x{height}" for width, height in sizes)
         return ChatResponse(message=ChatMessage(role="assistant", content=answer))
 
 

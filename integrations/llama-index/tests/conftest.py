@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 
 import av
 import numpy as np
@@ -47,10 +48,10 @@ def clip(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def folder(tmp_path, clip):
-    """Two images, a PDF of two pages, a video of two windows, a text."""
-    home = tmp_path / "media"
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory, clip):
+    """Two images, a PDF of two pages, a video of two windows, a text; not to be changed."""
+    home = tmp_path_factory.mktemp("shared") / "media"
     (home / "sub").mkdir(parents=True)
     picture("red").save(home / "red.png")
     picture("blue").save(home / "sub" / "blue.jpg")
@@ -62,6 +63,12 @@ def folder(tmp_path, clip):
 
 
 @pytest.fixture
+def folder(tmp_path, shared_folder):
+    """A copy of that folder."""
+    return shutil.copytree(shared_folder, tmp_path / "media")
+
+
+@pytest.fixture
 def truncated_png():
     buffer = io.BytesIO()
     picture("red").save(buffer, "PNG")
@@ -69,7 +76,7 @@ def truncated_png():
 
 
 class _Recorder(BaseEventHandler):
-    events: list = []
+    events: list
 
     def handle(self, event, **kwargs):
         self.events.append(event)

@@ -148,6 +148,8 @@ def test_a_mixture_is_read_in_its_order(embedding, images, clip):
     blocks = [TextBlock(text="first"), ImageBlock(path=red), TextBlock(text="then")]
     blocks += [ImageBlock(image=blue.read_bytes()), VideoBlock(path=clip)]
     same(embedding.get_multimodal_embedding(blocks), expected)
+    blocks[1] = ImageBlock(url=blocks[1].inline_url())
+    same(embedding.get_multimodal_embedding(blocks), expected)
     same(embedding.get_multimodal_embedding(["first", Image.open(red), "then", blue, VideoClip(clip)]), expected)
     differ(embedding.get_multimodal_embedding(["first", blue, "then", red, clip]), expected)
 

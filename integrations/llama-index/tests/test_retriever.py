@@ -30,32 +30,37 @@ def encoder():
     return TTEEncoder("tte-flash-tiny")
 
 
-@pytest.fixture
-def store(folder, encoder, tmp_path):
+@pytest.fixture(scope="module")
+def store(shared_folder, encoder, tmp_path_factory):
     """URI of a store in which the folder is."""
-    uri = f"edge://{tmp_path / 'store'}"
+    uri = f"edge://{tmp_path_factory.mktemp('store')}"
     with open_store(uri) as opened:
-        ingest(folder, opened, encoder, model_name="tte-flash-tiny")
+        ingest(shared_folder, opened, encoder, model_name="tte-flash-tiny")
     return uri
 
 
 @pytest.fixture
-def make(store, folder, embedding, tmp_path):
-    """``make(…)`` is a retriever over that store."""
-    opened = []
+def opened(store):
+    """That store, for several retrievers: one at a time may have it by URI."""
+    with open_store(store) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make(opened, folder, embedding, tmp_path):
+    """``make(…)`` is a retriever over that store and a copy of the folder."""
 
     def make(**options):
         given = {"embed_model": embedding, "similarity_top_k": 20, "views_dir": tmp_path / "views", **options}
-        opened.append(TTERetriever(store, folder, **given))
-        return opened[-1]
+        return TTERetriever(opened, folder, **given)
 
-    yield make
-    for retriever in opened:
-        retriever.close()
+    return make
 
 
 def found(hits):
-    return [(hit.node.metadata["uri"], hit.node.metadata.get("page"), hit.node.metadata.get("start_s")) for hit in hits]
+    return [
+        (hit.node.metadata["uri"], hit.node.metadata.get("page"), hit.node.metadata.get("start_s")) for hit in hits
+    ]
 
 
 def test_it_is_a_retriever_of_llama_index():
@@ -139,43 +144,72 @@ def test_a_query_without_anything_is_an_error(make):
             retriever.retrieve(query)
 
 
-@pytest.fixture
-def shared(store):
-    """The open store, for several retrievers: one at a time may have it by URI."""
-    with open_store(store) as opened:
-        yield opened
-
-
-def test_group_by_asset_gives_the_best_of_each_file(shared, folder, embedding):
-    everything = TTERetriever(shared, folder, embedding, similarity_top_k=20).retrieve("a circle")
+def test_group_by_asset_gives_the_best_of_each_file(make):
+    everything = make().retrieve("a circle")
     best = {hit.node.metadata["uri"]: hit.score for hit in reversed(everything)}
     assert len(everything) > len(best) == 5
     for top_k in (1, 3, 5, 20):
-        hits = TTERetriever(shared, folder, embedding, similarity_top_k=top_k, group_by_asset=True).retrieve("a circle")
+        hits = make(similarity_top_k=top_k, group_by_asset=True).retrieve("a circle")
         assert {hit.node.metadata["uri"]: hit.score for hit in hits} == dict(
             sorted(best.items(), key=lambda item: -item[1])[:top_k]
         )
 
 
-def test_filters_are_those_of_the_store(shared, folder, embedding):
-    def uris(*filters, **options):
-        wanted = MetadataFilters(filters=[MetadataFilter(**each) for each in filters], **options)
-        return sorted(set(found(TTERetriever(shared, folder, embedding, similarity_top_k=20, filters=wanted).retrieve("x"))))
-
-    assert uris({"key": "uri", "value": "red.png"}) == [("red.png", None, None)]
-    assert uris({"key": "modality", "operator": "in", "value": ["page", "text"]}, {"key": "page", "value": 2}) == [
-        ("doc.pdf", 2, None)
-    ]
-    assert uris({"key": "start_s", "value": 6.0}) == [("clip.mp4", None, 6.0)]
+def condition(key, operator, value):
+    return MetadataFilter(key=key, operator=operator, value=value)
 
 
-def test_filters_that_a_store_cannot_apply_are_refused(shared, folder, embedding):
-    for given, complaint in (
-        ({"key": "colour", "value": "red"}, "filter key 'colour' is unknown"),
-        ({"key": "uri", "value": "red", "operator": "text_match"}, "'text_match' is not supported"),
-    ):
-        with pytest.raises(InputError, match=complaint):
-            TTERetriever(shared, folder, embedding, filters=MetadataFilters(filters=[MetadataFilter(**given)]))
+FILTERS = {
+    "==": ([condition("uri", "==", "red.png")], "and", {"red.png"}),
+    "== of a number": ([condition("page", "==", 2)], "and", {"doc.pdf#2"}),
+    "!=": (
+        [condition("modality", "!=", "video")],
+        "and",
+        {"red.png", "sub/blue.jpg", "notes.md", "doc.pdf#1", "doc.pdf#2"},
+    ),
+    "in": ([condition("modality", "in", ["page", "text"])], "and", {"doc.pdf#1", "doc.pdf#2", "notes.md"}),
+    "nin": ([condition("modality", "nin", ["page", "video", "image"])], "and", {"notes.md"}),
+    ">": ([condition("page", ">", 1)], "and", {"doc.pdf#2"}),
+    "<": ([condition("page", "<", 2)], "and", {"doc.pdf#1"}),
+    ">=": ([condition("start_s", ">=", 6.0)], "and", {"clip.mp4#6.0"}),
+    "<=": ([condition("end_s", "<=", 6)], "and", {"clip.mp4#0.0"}),
+    "the same key twice": ([condition("page", ">", 0), condition("page", "<", 2)], "and", {"doc.pdf#1"}),
+    "or": ([condition("page", "==", 1), condition("uri", "==", "red.png")], "or", {"doc.pdf#1", "red.png"}),
+    "not": (
+        [condition("modality", "in", ["page", "video"]), condition("uri", "==", "red.png")],
+        "not",
+        {"sub/blue.jpg", "notes.md"},
+    ),
+    "nested": (
+        [condition("modality", "==", "page"), MetadataFilters(filters=[condition("page", "==", 1)], condition="not")],
+        "and",
+        {"doc.pdf#2"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_are_those_of_the_store(make, name):
+    filters, how, expected = FILTERS[name]
+    hits = make(filters=MetadataFilters(filters=filters, condition=how)).retrieve("x")
+    names = {uri if page is None and start is None else f"{uri}#{page or start}" for uri, page, start in found(hits)}
+    assert names == expected
+
+
+@pytest.mark.parametrize(
+    ("filter", "complaint"),
+    [
+        (condition("colour", "==", "red"), "filter key 'colour' is unknown"),
+        (condition("uri", "text_match", "red"), "'text_match' is not supported; use one of ==, in"),
+        (condition("page", "==", "2"), "page is a number"),
+        (condition("uri", "in", []), "uri is text"),
+        (condition("page", "==", None), "page is a number"),
+        (condition("page", ">", [1]), "cannot be applied"),
+    ],
+)
+def test_filters_that_a_store_cannot_apply_are_refused(make, filter, complaint):
+    with pytest.raises(InputError, match=complaint):
+        make(filters=MetadataFilters(filters=[filter])).retrieve("x")
 
 
 def test_the_store_says_which_model_to_load(store, folder):
@@ -183,7 +217,7 @@ def test_the_store_says_which_model_to_load(store, folder):
         assert found(retriever.retrieve("a purple star above a black square"))[0] == ("notes.md", None, None)
 
 
-def test_another_model_is_refused(make, store, folder, tmp_path):
+def test_another_model_and_no_store_are_refused(make, folder, tmp_path):
     with pytest.raises(ModelMismatch):
         make(embed_model=TTEEmbedding(model_name="tte-flash-tiny", dim=8)).retrieve("x")
     with pytest.raises(StoreNotFound):
@@ -231,13 +265,15 @@ def test_l12_async_finds_the_same_without_blocking_the_loop(make, caplog):
 
 
 def test_a_query_engine_shows_the_pictures_to_the_llm(make, folder):
-    llm = MockLLMWithChatMemoryOfLastCall()
+    llm = MockLLMWithChatMemoryOfLastCall(is_chat_model=True)
     retriever = make(similarity_top_k=7)
     response = RetrieverQueryEngine.from_args(retriever, llm=llm, multimodal=True).query("a circle")
     assert len(response.source_nodes) == 7
     blocks = [block for message in llm.last_chat_messages for block in message.blocks]
-    shown = {str(block.path) for block in blocks if block.block_type == "image"}
-    assert shown == {hit.node.image_path for hit in response.source_nodes if isinstance(hit.node, ImageNode)}
+    shown = {block.resolve_image().read() for block in blocks if block.block_type == "image"}
+    pictures = {hit.node.image_path for hit in response.source_nodes if isinstance(hit.node, ImageNode)}
+    assert len(pictures) == 6
+    assert shown == {Path(picture).read_bytes() for picture in pictures}
     assert any("a purple star above a black square" in block.text for block in blocks if block.block_type == "text")
 
 

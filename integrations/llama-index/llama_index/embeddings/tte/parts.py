@@ -170,7 +170,7 @@ def _media(
     if path:
         return Path(path)
     if url:
-        raise _not_fetched(kind, url, owner)
+        return _from_url(str(url), kind, owner)
     # ImageNode(image_resource=MediaResource(data=...)) loses the bytes inside LlamaIndex.
     raise MediaError(f"{owner} is an {kind} node without an {kind}; set its path or its bytes", "empty")
 
@@ -185,7 +185,7 @@ def _block_media(kind: str, data: bytes | IOBase | None, path: Path | None, url:
     if path:
         return path
     if url:
-        raise _not_fetched(kind, url, owner)
+        return _from_url(str(url), kind, owner)
     raise MediaError(f"{owner} is empty; set its path or its bytes", "empty")
 
 
@@ -197,8 +197,10 @@ def _decoded(encoded: str | bytes, kind: str, owner: str) -> bytes:
         raise MediaError(message, "corrupt") from error
 
 
-def _not_fetched(kind: str, url: object, owner: str) -> MediaError:
-    return MediaError(
-        f"{owner} names its {kind} by URL, {str(url)!r}; nothing is fetched: download it and set the path",
-        "not-allowed",
-    )
+def _from_url(url: str, kind: str, owner: str) -> bytes:
+    """What a ``data:`` URL holds, as LlamaIndex makes them of files; no other is followed."""
+    head, separator, encoded = url.partition(";base64,")
+    if separator and head.startswith("data:"):
+        return _decoded(encoded, kind, owner)
+    message = f"{owner} names its {kind} by URL, {url[:200]!r}; nothing is fetched: download it and set the path"
+    raise MediaError(message, "not-allowed")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import Field
-from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.readers.base import BasePydanticReader
 from llama_index.core.schema import (
     BaseNode,
@@ -23,12 +22,11 @@ from llama_index.core.schema import (
 from llama_index.embeddings.tte.reporting import report_bad
 from llama_index.embeddings.tte.views import asset_id_of, view_of, views_folder
 
-from tte_retriever.errors import InputError, MediaError
-from tte_retriever.media import DEFAULT_LIMITS
-from tte_retriever.media.sources import describe, open_source
+from tte_retriever.errors import InputError
+from tte_retriever.media import VideoSampling
 from tte_retriever_qdrant.ingestion import Unit, discover, units
 from tte_retriever_qdrant.ingestion.discovery import check_source, root_of, uri_of
-from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S
+from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S, Cut, load_unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,10 +62,13 @@ class TTEMediaReader(BasePydanticReader):
     """Reads a folder, or a file, into nodes for :class:`TTEEmbedding`.
 
     Images and pages of PDF become ``ImageNode``; windows of videos become ``Node`` with a ``video_resource`` and the
-    window in their metadata; ``.txt`` and ``.md`` files in UTF-8 are split to ``TextNode``. Ids are made from content:
-    the same file gives the same ids wherever it lies, and a changed one gives others. Metadata: ``uri`` (path under the
-    folder), ``file_path``, ``modality`` (``image``, ``page``, ``video``, ``text``), ``asset_id`` (SHA-256 of the file)
-    and, where they apply, ``page``, ``start_s``, ``end_s``. No node holds bytes of media.
+    window in their metadata; ``.txt`` and ``.md`` files in UTF-8 become ``TextNode``, long ones several. No node holds
+    bytes of media. Ids are made from content: the same file gives the same ids wherever it lies, and a changed one
+    gives others.
+
+    Metadata: ``uri`` (path under the folder), ``file_path``, ``asset_id`` (SHA-256 of the file), ``modality``
+    (``image``, ``page``, ``video``, ``text``) and, where they apply, ``page``, ``start_s``, ``end_s``, ``start_char``
+    and ``end_char``.
 
     Files that cannot be used are reported by a log warning and a ``BadMediaEvent`` and left out, as are other kinds of
     files, hidden files, symbolic links, and files with the content of another one.
@@ -79,9 +80,6 @@ class TTEMediaReader(BasePydanticReader):
 
     window_s: float = Field(
         default=DEFAULT_WINDOW_S, ge=SHORTEST_WINDOW_S, description="Length of the windows of videos, in seconds."
-    )
-    chunk_size: int = Field(
-        default=256, gt=0, description="Most tokens of a piece of text, as SentenceSplitter counts."
     )
     views_dir: str | None = Field(
         default=None, description="Where pictures of pages are kept; None is a folder in LlamaIndex's cache."
@@ -116,53 +114,29 @@ class TTEMediaReader(BasePydanticReader):
         nodes: list[BaseNode] = await self.aload_data(source, **kwargs)  # type: ignore[assignment]
         return nodes
 
-    def _nodes_of(self, path: Path, metadata: dict[str, str]) -> Iterator[BaseNode]:
-        for unit in units(path, window_s=self.window_s):
-            if unit.modality == "text":
-                yield from self._text_nodes(path, metadata)
-                return
+    def _nodes_of(self, path: Path, file_metadata: dict[str, str]) -> Iterator[BaseNode]:
+        for unit in units(path, Cut(self.window_s)):
             try:
-                yield self._media_node(path, unit, {**metadata, **unit.payload()})
+                yield self._node(path, unit, {**file_metadata, **unit.payload()})
             except InputError as error:
-                report_bad(f"{metadata['uri']}#{unit.name}", error)
+                report_bad(f"{file_metadata['uri']}#{unit.name}", error)
 
-    def _media_node(self, path: Path, unit: Unit, metadata: dict[str, Any]) -> BaseNode:
-        fields: dict[str, Any] = _fields(f"{unit.modality}:{unit.name}", metadata)
+    def _node(self, path: Path, unit: Unit, metadata: dict[str, Any]) -> BaseNode:
+        node_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{metadata['asset_id']}|{unit.modality}:{unit.name}"))
+        fields: dict[str, Any] = {
+            "id_": node_id,
+            "metadata": metadata,
+            "excluded_llm_metadata_keys": NOT_FOR_LLMS,
+            # Each is its own source: pipelines find what to skip, and stores what to delete, by the id of the source.
+            "relationships": {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=node_id)},
+        }
+        if unit.modality == "text":
+            text = load_unit(path, unit, VideoSampling())["text"]
+            return TextNode(**fields, text=text, excluded_embed_metadata_keys=list(metadata))
         if unit.modality == "video":
             # Without any text LlamaIndex leaves out the metadata, too, from what its caches go by.
-            return _MomentNode(**fields, video_resource=MediaResource(path=path), text_resource=MediaResource(text=""))
+            text_resource = MediaResource(text="")
+            return _MomentNode(**fields, video_resource=MediaResource(path=path), text_resource=text_resource)
         if unit.modality == "page":
             path = view_of(path, unit, metadata["asset_id"], views_folder(self.views_dir))
         return _PictureNode(**fields, image_path=str(path))
-
-    def _text_nodes(self, path: Path, metadata: dict[str, str]) -> Iterator[BaseNode]:
-        metadata = {**metadata, "modality": "text"}
-        splitter = SentenceSplitter(chunk_size=self.chunk_size, chunk_overlap=self.chunk_size // 8)
-        for index, text in enumerate(splitter.split_text(_read_text(path))):
-            fields = _fields(f"text:{index}:{text}", metadata)
-            yield TextNode(**fields, text=text, excluded_embed_metadata_keys=list(metadata))
-
-
-def _fields(name: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What all nodes have; ``name`` tells the node from others of its file."""
-    node_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{metadata['asset_id']}|{name}"))
-    # Each is its own source: pipelines find what to skip and stores what to delete by the id of the source.
-    itself = RelatedNodeInfo(node_id=node_id)
-    return {
-        "id_": node_id,
-        "metadata": metadata,
-        "excluded_llm_metadata_keys": NOT_FOR_LLMS,
-        "relationships": {NodeRelationship.SOURCE: itself},
-    }
-
-
-def _read_text(path: Path) -> str:
-    with open_source(path, DEFAULT_LIMITS) as file:
-        content = file.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MediaError(f"{describe(path)} is not UTF-8 at byte {error.start}; convert it", "corrupt") from error
-    if not text.strip():
-        raise MediaError(f"{describe(path)} holds nothing but white space", "empty")
-    return text

@@ -102,7 +102,7 @@ class TTERetriever(BaseRetriever):
         verbose: bool = False,
     ) -> None:
         check_limit(similarity_top_k)
-        self._filter = store_filter(filters)
+        self._filter = None if filters is None else store_filter(filters)
         self._source = Path(source).expanduser().resolve()
         self._embed_model = embed_model
         self._top_k = similarity_top_k
@@ -191,7 +191,7 @@ class TTERetriever(BaseRetriever):
         path = self._locate(metadata["uri"])
         metadata["file_path"] = str(path)
         if metadata["modality"] != "image":
-            unit = Unit(metadata["modality"], *(metadata.get(key) for key in ("page", "start_s", "end_s")))
+            unit = Unit(metadata["modality"], metadata.get("page"), metadata.get("start_s"), metadata.get("end_s"))
             path = view_of(path, unit, metadata["asset_id"], self._views)
         return ImageNode(**fields, image_path=str(path))
 

@@ -57,9 +57,9 @@ def view_of(path: Path, unit: Unit, asset_id: str, folder: Path) -> Path:
     """
     view = folder / f"{asset_id}-{unit.name.replace('=', '-').replace(',', '-')}.png"
     if not view.exists():
-        picture = _draw(path, unit)
         if asset_id_of(path) != asset_id:
             raise MediaError(f"{describe(path)} has changed since it was indexed; index it again", "missing")
+        picture = _draw(path, unit)
         folder.mkdir(parents=True, exist_ok=True)
         draft = view.with_suffix(f".{os.getpid()}.tmp")
         picture.save(draft, "PNG")
