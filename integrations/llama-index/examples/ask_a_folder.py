@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ImageBlock
 from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.llms import MockLLM
+from llama_index.core.llms import LLMMetadata, MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.embeddings.tte import TTEEmbedding, TTEMediaReader
 from PIL import Image
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 class ShowAndTell(MockLLM):
     """Stands in for a multimodal LLM: its answer tells what it was shown."""
 
-    is_chat_model: bool = True
+    @property
+    def metadata(self) -> LLMMetadata:
+        """A chat model that can be shown many pictures at once."""
+        return LLMMetadata(context_window=100_000, is_chat_model=True)
 
     def chat(self, messages: list[ChatMessage], **kwargs: object) -> ChatResponse:
         """Answer with the sizes of the pictures in the messages."""

@@ -4,10 +4,11 @@ import asyncio
 import logging
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.llms import MockLLM
+from llama_index.core.llms import LLMMetadata, MockLLM
 from llama_index.core.llms.mock import MockLLMWithChatMemoryOfLastCall
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import QueryFusionRetriever
@@ -265,7 +266,10 @@ def test_l12_async_finds_the_same_without_blocking_the_loop(make, caplog):
 
 
 def test_a_query_engine_shows_the_pictures_to_the_llm(make, folder):
-    llm = MockLLMWithChatMemoryOfLastCall(is_chat_model=True)
+    class Model(MockLLMWithChatMemoryOfLastCall):
+        metadata: ClassVar = LLMMetadata(context_window=100_000, is_chat_model=True)
+
+    llm = Model()
     retriever = make(similarity_top_k=7)
     response = RetrieverQueryEngine.from_args(retriever, llm=llm, multimodal=True).query("a circle")
     assert len(response.source_nodes) == 7
