@@ -126,6 +126,9 @@ def test_l3_a_docstore_sees_that_bytes_have_changed_at_the_same_path(embedding, 
     assert changed.metadata["uri"] == name
     if strategy is DocstoreStrategy.UPSERTS_AND_DELETE:
         assert set(pipeline.vector_store.data.embedding_dict) == {node.node_id for node in reader.load_data(folder)}
+        (folder / "notes.md").unlink()
+        assert run() == []
+        assert set(pipeline.vector_store.data.embedding_dict) == {node.node_id for node in reader.load_data(folder)}
 
 
 def test_l4_captions_and_images_in_one_index_keep_their_vectors(embedding, images):
@@ -151,7 +154,7 @@ def test_l6_nodes_come_back_from_a_payload_with_their_media(embedding, nodes):
         back = metadata_dict_to_node(json.loads(json.dumps(node_to_metadata_dict(node))))
         (again,) = embedding([back])
         same(again.embedding, own_vector(embedding, node))
-        assert (back.node_id, back.ref_doc_id) == (node.node_id, node.ref_doc_id)
+        assert back.node_id == back.ref_doc_id == node.node_id
 
 
 def test_l7_no_bytes_of_media_get_into_a_payload(embedding, nodes):
@@ -214,7 +217,7 @@ def test_l11_no_event_carries_bytes(embedding, images, clip, events):
 def test_l14_a_node_is_deleted_by_its_source(embedding, nodes):
     index = VectorStoreIndex(embedding(nodes), embed_model=embedding)
     gone = nodes[0]
-    index.delete_ref_doc(gone.ref_doc_id, delete_from_docstore=True)
+    index.delete_ref_doc(gone.node_id, delete_from_docstore=True)
     assert set(index.vector_store.data.embedding_dict) == {node.node_id for node in nodes} - {gone.node_id}
 
 

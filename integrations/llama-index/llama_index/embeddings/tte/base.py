@@ -12,6 +12,7 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.schema import BaseNode, NodeRelationship, RelatedNodeInfo
 from llama_index.core.utils import get_tqdm_iterable
 from llama_index.embeddings.tte.parts import (
     Block,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from llama_index.core.base.embeddings.base import Embedding
-    from llama_index.core.schema import BaseNode, ImageType
+    from llama_index.core.schema import ImageType
 
     from tte_retriever import TTEEncoder
 
@@ -117,7 +118,8 @@ class TTEEmbedding(MultiModalEmbedding):
         they are reported by a log warning and a ``BadMediaEvent``, and are not among the nodes returned.
 
         Returns:
-            The nodes that have a vector, in the order given.
+            The nodes that have a vector, in the order given; those without a source as copies that are their own, so
+            that what a pipeline stores of them can be deleted when they change.
 
         Raises:
             InputError: The model does not have the ``think_budget`` or the ``dim`` of the settings.
@@ -135,7 +137,7 @@ class TTEEmbedding(MultiModalEmbedding):
         self._set_each(sources["text"], self.get_text_embedding_batch, show_progress)
         self._set_each(sources["image"], self.get_image_embedding_batch, show_progress)
         self._set_each(sources["video"], self.get_video_embeddings, show_progress)
-        return [node for node in nodes if node.embedding is not None]
+        return [_with_source(node) for node in nodes if node.embedding is not None]
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """As :meth:`__call__`, off the event loop."""
@@ -302,6 +304,14 @@ def _embed_each(embed: Callable[[list[Any]], list[Embedding]], sources: list[Any
         if len(sources) == 1:
             return [error]
         return [result for source in sources for result in _embed_each(embed, [source])]
+
+
+def _with_source(node: BaseNode) -> BaseNode:
+    """Vector stores delete by the id of the source, and pipelines name there the id of what they were given."""
+    if node.source_node is not None:
+        return node
+    itself = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=node.node_id)}
+    return node.model_copy(update={"relationships": {**node.relationships, **itself}})
 
 
 def _chunks(items: list[list[Part]]) -> list[str]:

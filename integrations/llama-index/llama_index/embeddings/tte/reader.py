@@ -15,8 +15,6 @@ from llama_index.core.schema import (
     MediaResource,
     MetadataMode,
     Node,
-    NodeRelationship,
-    RelatedNodeInfo,
     TextNode,
 )
 from llama_index.embeddings.tte.reporting import report_bad
@@ -122,13 +120,11 @@ class TTEMediaReader(BasePydanticReader):
                 report_bad(f"{file_metadata['uri']}#{unit.name}", error)
 
     def _node(self, path: Path, unit: Unit, metadata: dict[str, Any]) -> BaseNode:
-        node_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{metadata['asset_id']}|{unit.modality}:{unit.name}"))
+        name = f"{metadata['asset_id']}|{unit.modality}:{unit.name}"
         fields: dict[str, Any] = {
-            "id_": node_id,
+            "id_": str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
             "metadata": metadata,
             "excluded_llm_metadata_keys": NOT_FOR_LLMS,
-            # Each is its own source: pipelines find what to skip, and stores what to delete, by the id of the source.
-            "relationships": {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=node_id)},
         }
         if unit.modality == "text":
             text = load_unit(path, unit, VideoSampling())["text"]
