@@ -29,10 +29,6 @@ class ModelMismatch(StoreError, InputError):
     exit_code = 2
 
 
-class StoreUnavailable(StoreError):
-    """The server cannot be reached, does not answer in time or is overloaded; the same call may succeed later."""
-
-
 class StoreUnauthorized(StoreError):
     """The server does not let us in, or not that far."""
 

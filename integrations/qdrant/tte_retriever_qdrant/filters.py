@@ -154,7 +154,7 @@ def _one_of(key: str, values: list[Any], dialect: Dialect) -> Any:
 
 
 def _values(key: str, value: Scalar | Sequence[Scalar]) -> list[Scalar]:
-    values = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+    values: list[Any] = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
     if values and (all(isinstance(v, str) for v in values) or all(_is_number(v) for v in values)):
         return values
     raise InputError(f"the filter {key}={value!r} cannot be applied; give a text, a number, or a list of one of them")

@@ -22,13 +22,31 @@ def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, where: st
     Raises:
         ModelMismatch: The fingerprints or the vectors' lengths differ.
     """
-    if (existing.fingerprint, existing.dim) == (wanted.fingerprint, wanted.dim):
+    if is_same_model(existing, wanted):
         return
     raise ModelMismatch(
         f"{where} holds vectors of the model {existing.model or 'of unknown name'} (fingerprint {existing.fingerprint}, "
         f"{existing.dim} dimensions), and {wanted.model or 'the model given'} has the fingerprint {wanted.fingerprint} "
-        f"({wanted.dim} dimensions); use the store's own model, or index into a new store"
+        f"({wanted.dim} dimensions); use the store's own model, or index into a new store or a new generation of this one"
     )
+
+
+def is_same_model(one: CollectionSpec, other: CollectionSpec) -> bool:
+    """Whether the vectors of two collections can be compared."""
+    return (one.fingerprint, one.dim) == (other.fingerprint, other.dim)
+
+
+def not_begun(where: str) -> InputError:
+    """The error of committing what is no next generation."""
+    return InputError(
+        f"{where}: what was to be committed is not the next generation, or is so no more; commit what "
+        "begin_generation has returned, before another one is begun"
+    )
+
+
+def nothing_before(where: str) -> InputError:
+    """The error of rolling back a store that never had another generation."""
+    return InputError(f"{where} has no generation to go back to; only a commit can be rolled back")
 
 
 def check_points(points: Sequence[Point], dim: int) -> None:

@@ -1,11 +1,11 @@
-"""The file that says what an edge store holds and where in its directory the vectors are."""
+"""The file that says which generations an edge store has and where in its directory they are."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from tte_retriever_qdrant.errors import StoreError
 from tte_retriever_qdrant.records import CollectionSpec
@@ -16,35 +16,52 @@ if TYPE_CHECKING:
 MANIFEST = "tte-store.json"
 """Its name; a directory with such a file is a store."""
 
-_FORMAT = 1
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One collection of an edge store.
+
+    Attributes:
+        spec: What it holds.
+        name: Its directory under the store's.
+        shard: Directory of the engine's files under that one.
+    """
+
+    spec: CollectionSpec
+    name: str
+    shard: str
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an edge store is.
+    """Which generations an edge store has.
 
     Attributes:
-        spec: What the collection holds.
-        shard: Directory of the engine's files, relative to the store's.
+        current: The one that is searched.
+        previous: The one before the last commit.
+        next: The one that is being filled.
     """
 
-    spec: CollectionSpec
-    shard: str
+    current: Generation | None = None
+    previous: Generation | None = None
+    next: Generation | None = None
 
 
 def read_manifest(home: Path) -> Manifest | None:
     """Read the manifest of the store in ``home``; ``None`` if there is none.
 
     Raises:
-        StoreError: It cannot be read, is broken, or was written by a newer version.
+        StoreError: It cannot be read, is broken, or was written by another version.
     """
     path = home / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
-            message = f"{path} has the format {content['format']!r}; this version reads {_FORMAT}: use a newer version"
-            raise StoreError(message)
-        return Manifest(CollectionSpec(**content["collection"]), content["shard"])
+            message = f"{path} has the format {content['format']!r}, and this version reads {_FORMAT}"
+            raise StoreError(f"{message}: use the newer version of the two, or index into a new directory")
+        return Manifest(**{field.name: _generation(content[field.name]) for field in fields(Manifest)})
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -55,10 +72,20 @@ def read_manifest(home: Path) -> Manifest | None:
 
 def write_manifest(home: Path, manifest: Manifest) -> None:
     """Write the manifest so that a reader sees the old one or the new one, whatever happens in between."""
-    content = {"format": _FORMAT, "collection": asdict(manifest.spec), "shard": manifest.shard}
     draft = home / f"{MANIFEST}.new"
     with draft.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
+        json.dump({"format": _FORMAT, **asdict(manifest)}, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(home / MANIFEST)
+    folder = os.open(home, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # of the machine's death, too, one of the two survives: the one that was reported
+    finally:
+        os.close(folder)
+
+
+def _generation(content: dict[str, Any] | None) -> Generation | None:
+    if content is None:
+        return None
+    return Generation(CollectionSpec(**content["spec"]), content["name"], content["shard"])

@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
+    from tte_retriever_qdrant.records import CollectionSpec
     from tte_retriever_qdrant.stores.protocol import VectorStore
 
-_ALLOWED = "edge:///absolute/dir or edge://relative/dir for a directory on this machine, memory:// for nothing on disk"
+_ALLOWED = (
+    "edge:///absolute/dir or edge://relative/dir for a directory on this machine, http(s)://host:6333/collection for a "
+    "Qdrant server, memory:// for nothing on disk"
+)
 
 
 def open_store(uri: str, *, create: bool = True) -> VectorStore:
-    """Open a collection of vectors.
+    """Open the current generation of a store.
 
     Args:
         uri: ``edge:///absolute/dir`` or ``edge://relative/dir`` (relative to the working directory; ``~`` is expanded,
-            nothing else is decoded): Qdrant's engine in this process, in that directory. ``memory://``: a collection
-            that is gone when it is closed.
+            nothing else is decoded): Qdrant's engine in this process, in that directory.
+            ``http(s)://host:port/collection``: a Qdrant server, with the port 6333 unless another is given, the key in
+            the environment as ``QDRANT_API_KEY``, and ``?grpc=6334`` to write and search through that gRPC port.
+            ``memory://``: a collection that is gone when it is closed.
         create: Whether a store that does not exist is made; otherwise that is an error.
 
     Returns:
@@ -29,21 +35,53 @@ def open_store(uri: str, *, create: bool = True) -> VectorStore:
         InputError: No URI of an engine that exists.
         StoreNotFound: There is no store, and ``create`` is false.
         StoreLocked: Another process has it open.
-        StoreError: The directory cannot be used.
+        StoreUnavailable: The server does not answer.
+        StoreUnauthorized: The server wants another key.
+        StoreError: The directory or the server cannot be used.
     """
-    scheme, separator, rest = str(uri).partition("://")
-    if separator and scheme == "edge":
-        if not rest.strip():
-            raise InputError(f"the store {uri!r} names no directory; give {_ALLOWED}")
+    scheme, rest = _split(uri)
+    if scheme == "edge":
         from tte_retriever_qdrant.stores.edge import EdgeStore
 
-        return EdgeStore(Path(rest).expanduser().absolute(), create=create)
-    if separator and scheme == "memory":
-        if rest:
-            raise InputError(f"the store {uri!r} names something in memory; give memory:// alone")
-        from tte_retriever_qdrant.stores.memory import MemoryStore
+        return EdgeStore(_directory(uri, rest), create=create)
+    if scheme in ("http", "https"):
+        from tte_retriever_qdrant.stores.http import http_store
 
-        return MemoryStore()
-    if separator and scheme in ("http", "https"):
-        raise InputError(f"the store {uri!r} is a Qdrant server, which this version cannot use yet; give {_ALLOWED}")
-    raise InputError(f"the store {uri!r} is of no known kind; give {_ALLOWED}")
+        return http_store(uri, create=create)
+    if rest:
+        raise InputError(f"the store {uri!r} names something in memory; give memory:// alone")
+    from tte_retriever_qdrant.stores.memory import memory_store
+
+    return memory_store()
+
+
+def open_generation(uri: str, spec: CollectionSpec) -> VectorStore:
+    """Open the next generation of a store, as ``begin_generation`` does, while another process has the store open.
+
+    Raises:
+        InputError: No URI of such a store; nobody else has one in memory.
+        StoreLocked: Another process is filling the next generation.
+        StoreError: As :func:`open_store`.
+    """
+    scheme, rest = _split(uri)
+    if scheme == "edge":
+        from tte_retriever_qdrant.stores.edge import begin_generation
+
+        return begin_generation(_directory(uri, rest), spec)
+    if scheme == "memory":
+        raise InputError(f"the store {uri!r} is not there before it is open; call its begin_generation")
+    with open_store(uri) as store:
+        return store.begin_generation(spec)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    scheme, separator, rest = str(uri).partition("://")
+    if not separator or scheme not in ("edge", "memory", "http", "https"):
+        raise InputError(f"the store {uri!r} is of no known kind; give {_ALLOWED}")
+    return scheme, rest
+
+
+def _directory(uri: str, rest: str) -> Path:
+    if not rest.strip():
+        raise InputError(f"the store {uri!r} names no directory; give {_ALLOWED}")
+    return Path(rest).expanduser().absolute()

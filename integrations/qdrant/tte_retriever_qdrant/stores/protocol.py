@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -15,12 +15,26 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.filters import Filter
     from tte_retriever_qdrant.records import CollectionSpec, Hit, Point
 
+QUANTIZE_FROM = 10_000
+"""Number of points from which there is an index, of int8 vectors; its best matches are scored with the originals."""
+
+HNSW_EF = 256
+"""Candidates that a search of an index keeps."""
+
+OVERSAMPLING = 3.0
+"""How many times more int8 matches than hits are scored with the original vectors."""
+
 
 class VectorStore(Protocol):
     """One collection of points of one model, searched by cosine similarity.
 
-    Every method raises ``StoreError`` when the engine fails or the store is closed, and all but :meth:`ensure` raise
-    ``StoreNotFound`` as long as nothing was stored.
+    A store has generations, of which :func:`open_store` opens the current one. A re-embedding writes the next one beside
+    it (:meth:`begin_generation`), makes it the current one when it is complete (:meth:`commit`), and can be undone
+    (:meth:`rollback`). An open store stays with the generation that it opened, whose model it was opened for, until
+    that is two commits old.
+
+    Every method raises ``StoreError`` when the engine fails or the store is closed, and all that need a collection
+    raise ``StoreNotFound`` as long as nothing was stored. Of the errors of a server, ``StoreUnavailable`` may pass.
     """
 
     @property
@@ -30,7 +44,7 @@ class VectorStore(Protocol):
 
     @property
     def home(self) -> Path:
-        """A directory for what belongs beside the vectors, such as the ledger; it lives as long as they do."""
+        """A directory for what belongs beside the vectors, such as the ledger; every generation has its own."""
         ...
 
     def ensure(self, spec: CollectionSpec) -> None:
@@ -50,8 +64,16 @@ class VectorStore(Protocol):
         """
         ...
 
-    def search(self, vector: np.ndarray, limit: int, filter: Filter | None = None) -> list[Hit]:
-        """The ``limit`` points nearest to ``vector`` (D,), best first."""
+    def search(
+        self, vector: np.ndarray, limit: int, filter: Filter | None = None, *, exact: bool = False
+    ) -> list[Hit]:
+        """The ``limit`` points nearest to ``vector`` (D,), best first; ``exact`` compares with all, without index."""
+        ...
+
+    def query_batch(
+        self, vectors: Iterable[np.ndarray], limit: int, filter: Filter | None = None, *, exact: bool = False
+    ) -> list[list[Hit]]:
+        """What :meth:`search` finds for each of ``vectors`` (N, D), in one request."""
         ...
 
     def exists(self, ids: Sequence[str]) -> set[str]:
@@ -68,6 +90,36 @@ class VectorStore(Protocol):
 
     def finalize(self) -> None:
         """Bring the index up to date after many writes; searches are right without it, but slower."""
+        ...
+
+    def begin_generation(self, spec: CollectionSpec) -> VectorStore:
+        """Open the next generation, to be filled and then committed, while this one is searched.
+
+        One that was begun for the same model and not committed is resumed; one for another model is dropped.
+
+        Raises:
+            StoreLocked: Another process is filling it.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Make this generation, which :meth:`begin_generation` opened, the current one.
+
+        The generation that was current until now is kept for :meth:`rollback`; the one before it is dropped.
+
+        Raises:
+            InputError: This is not a generation that was begun, or it has been replaced since.
+        """
+        ...
+
+    def rollback(self) -> None:
+        """Make the generation before the last commit the current one, for those who open the store from now on.
+
+        Rolling back again undoes it.
+
+        Raises:
+            InputError: There is no generation to go back to.
+        """
         ...
 
     def close(self) -> None:

@@ -1,18 +1,12 @@
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import textwrap
 import uuid
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
 from tte_retriever.errors import InputError
-from tte_retriever_qdrant import open_store
-from tte_retriever_qdrant.errors import ModelMismatch, StoreError, StoreLocked, StoreNotFound
+from tte_retriever_qdrant.errors import ModelMismatch, StoreError, StoreNotFound
 from tte_retriever_qdrant.records import CollectionSpec, Point
 
 SPEC = CollectionSpec(dim=4, fingerprint="aaaa", model="some-model")
@@ -107,6 +101,19 @@ class TestContract:
         with pytest.raises(InputError, match="1 or more"):
             store.search(QUERY, limit=0)
 
+    def test_a_batch_is_each_of_its_searches(self, store):
+        queries = np.eye(4)[:3] + 0.2
+        filter = {"modality": ["page", "video"]}
+        found = store.query_batch(queries, 2, filter)
+        assert found == [store.search(query, 2, filter) for query in queries]
+        assert [len(hits) for hits in found] == [2, 2, 2]
+        assert store.query_batch([], 2) == []
+        with pytest.raises(InputError, match="zeros"):
+            store.query_batch([QUERY, QUERY * 0], 1)
+
+    def test_exact_finds_the_same(self, store):
+        assert store.search(QUERY, 3, {"modality": "page"}, exact=True) == store.search(QUERY, 3, {"modality": "page"})
+
     def test_exists_and_delete(self, store):
         absent = str(uuid.uuid4())
         assert store.exists([POINTS[0].id, absent]) == {POINTS[0].id}
@@ -147,167 +154,3 @@ def test_nothing_is_found_before_anything_was_stored(store):
     assert store.spec is None
     with pytest.raises(StoreNotFound, match="index something first"):
         store.search(QUERY, 1)
-
-
-def test_edge_survives_closing(tmp_path):
-    uri = f"edge://{tmp_path}/deep/er"
-    with open_store(uri) as store:
-        store.ensure(SPEC)
-        store.upsert(POINTS)
-    with open_store(uri, create=False) as store:
-        assert store.spec == SPEC
-        assert store.count() == 5
-        assert store.search(QUERY, 1)[0].payload == POINTS[0].payload
-
-
-def test_relative_edge_uri_stays_where_it_was_opened(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with open_store("edge://here/x") as store:
-        monkeypatch.chdir("/")
-        store.ensure(SPEC)
-    assert (tmp_path / "here" / "x" / "tte-store.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("uri", "said"),
-    [
-        ("edge://", "no directory"),
-        ("some/dir", "edge://relative/dir"),
-        ("/some/dir", "edge:///absolute/dir"),
-        ("ftp://x", "no known kind"),
-        ("edge:x", "edge://relative/dir"),
-        ("memory://x", "memory:// alone"),
-        ("https://host:6333/c", "cannot use yet"),
-        ("", "edge://"),
-    ],
-)
-def test_unknown_uris_say_what_is_allowed(uri, said):
-    with pytest.raises(InputError, match=said):
-        open_store(uri)
-
-
-def test_missing_store_is_not_made_by_a_reader(tmp_path):
-    with pytest.raises(StoreNotFound, match="tte-retriever index"):
-        open_store(f"edge://{tmp_path / 'none'}", create=False)
-    assert not (tmp_path / "none").exists()
-
-
-def test_a_folder_with_other_files_is_no_store(tmp_path):
-    (tmp_path / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(StoreError, match="holiday"):
-        open_store(f"edge://{tmp_path}")
-    (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(StoreError, match="cannot be used"):
-        open_store(f"edge://{tmp_path / 'file'}")
-
-
-def test_interrupted_creation_is_made_good(tmp_path):
-    """A process that died before the manifest was there has stored nothing."""
-    with open_store(f"edge://{tmp_path}") as store:
-        store.ensure(SPEC)
-    (tmp_path / "tte-store.json").unlink()
-    with open_store(f"edge://{tmp_path}") as store:
-        assert store.spec is None
-        store.ensure(SPEC)
-        store.upsert(POINTS)
-        assert store.count() == 5
-
-
-@pytest.mark.parametrize(
-    "content", ["{", "[]", '{"format": 1}', '{"format": 1, "collection": {"x": 1}, "shard": "s"}']
-)
-def test_broken_manifest(tmp_path, content):
-    with open_store(f"edge://{tmp_path}") as store:
-        store.ensure(SPEC)
-    (tmp_path / "tte-store.json").write_text(content)
-    with pytest.raises(StoreError, match="broken"):
-        open_store(f"edge://{tmp_path}")
-
-
-def test_manifest_of_a_newer_version(tmp_path):
-    with open_store(f"edge://{tmp_path}") as store:
-        store.ensure(SPEC)
-    manifest = tmp_path / "tte-store.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
-    with pytest.raises(StoreError, match="newer version"):
-        open_store(f"edge://{tmp_path}")
-
-
-def test_broken_engine_files_are_a_store_error(tmp_path):
-    with open_store(f"edge://{tmp_path}") as store:
-        store.ensure(SPEC)
-    (config,) = tmp_path.glob("shards/*/edge_config.json")
-    config.write_text("rubbish")
-    with pytest.raises(StoreError, match="failed"):
-        open_store(f"edge://{tmp_path}")
-    # and the failed attempt has let go of the lock
-    with pytest.raises(StoreError, match="failed"):
-        open_store(f"edge://{tmp_path}")
-
-
-HOLDER = """
-    import sys
-    from tte_retriever_qdrant import open_store
-    with open_store(sys.argv[1]):
-        print("open", flush=True)
-        sys.stdin.readline()
-"""
-
-
-def test_store_of_another_process_is_locked_until_that_ends(tmp_path):
-    uri = f"edge://{tmp_path}"
-    with open_store(uri) as store:
-        store.ensure(SPEC)
-    with ExitStack() as stack:
-        holder = stack.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(HOLDER), uri],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-        stack.callback(holder.kill)
-        assert holder.stdout.readline() == "open\n"
-        with pytest.raises(StoreLocked, match=str(tmp_path)) as caught:
-            open_store(uri)
-        assert "wait for it to end or stop it" in str(caught.value)
-        holder.kill()
-        holder.wait()
-    with open_store(uri) as store:
-        assert store.spec == SPEC
-
-
-def test_engine_lock_is_a_store_locked_error(tmp_path):
-    """Another program may use the engine's files without knowing of our lock."""
-    import qdrant_edge
-
-    with open_store(f"edge://{tmp_path}") as store:
-        store.ensure(SPEC)
-    (shard,) = (tmp_path / "shards").iterdir()
-    other = qdrant_edge.EdgeShard.load(str(shard))
-    try:
-        with pytest.raises(StoreLocked, match="in use"):
-            open_store(f"edge://{tmp_path}")
-    finally:
-        other.close()
-
-
-def test_acknowledged_points_survive_kill(tmp_path):
-    program = """
-        import os, signal, sys, uuid
-        import numpy as np
-        from tte_retriever_qdrant import open_store
-        from tte_retriever_qdrant.records import CollectionSpec, Point
-        store = open_store(sys.argv[1])
-        store.ensure(CollectionSpec(4, "aaaa"))
-        for i in range(30):
-            store.upsert([Point(str(uuid.UUID(int=i)), np.array([1, i, 0, 0], np.float32), {"page": i})])
-        os.kill(os.getpid(), signal.SIGKILL)
-    """
-    uri = f"edge://{tmp_path}"
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), uri], timeout=60, check=False)
-    assert done.returncode == -9
-    with open_store(uri) as store:
-        assert store.count() == 30
-        assert store.count({"page": 29}) == 1

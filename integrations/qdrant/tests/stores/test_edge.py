@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+import uuid
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from tte_retriever.errors import InputError
+from tte_retriever_qdrant import open_store
+from tte_retriever_qdrant.errors import StoreError, StoreLocked, StoreNotFound
+from tte_retriever_qdrant.records import CollectionSpec, Point
+from tte_retriever_qdrant.stores import open_generation, shards
+
+SPEC = CollectionSpec(dim=4, fingerprint="aaaa", model="some-model")
+OTHER = CollectionSpec(dim=3, fingerprint="bbbb", model="another-model")
+QUERY = np.array([1, 0, 0, 0], np.float32)
+
+
+def point(name: str, vector: object, **payload: object) -> Point:
+    return Point(str(uuid.uuid5(uuid.NAMESPACE_URL, name)), np.asarray(vector, np.float32), dict(payload))
+
+
+POINTS = [point(name, vector, uri=f"{name}.png") for name, vector in zip("abcde", np.eye(5, 4) + 0.1, strict=True)]
+
+
+def test_edge_survives_closing(tmp_path):
+    uri = f"edge://{tmp_path}/deep/er"
+    with open_store(uri) as store:
+        store.ensure(SPEC)
+        store.upsert(POINTS)
+    with open_store(uri, create=False) as store:
+        assert store.spec == SPEC
+        assert store.count() == 5
+        assert store.search(QUERY, 1)[0].payload == POINTS[0].payload
+
+
+def test_relative_edge_uri_stays_where_it_was_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_store("edge://here/x") as store:
+        monkeypatch.chdir("/")
+        store.ensure(SPEC)
+    assert (tmp_path / "here" / "x" / "tte-store.json").is_file()
+
+
+def test_missing_store_is_not_made_by_a_reader(tmp_path):
+    with pytest.raises(StoreNotFound, match="tte-retriever index"):
+        open_store(f"edge://{tmp_path / 'none'}", create=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_with_other_files_is_no_store(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(StoreError, match="holiday"):
+        open_store(f"edge://{tmp_path}")
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(StoreError, match="cannot be used"):
+        open_store(f"edge://{tmp_path / 'file'}")
+
+
+def test_interrupted_creation_is_made_good(tmp_path):
+    """A process that died before the manifest was there has stored nothing."""
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(SPEC)
+    (tmp_path / "tte-store.json").unlink()
+    with open_store(f"edge://{tmp_path}") as store:
+        assert store.spec is None
+        store.ensure(SPEC)
+        store.upsert(POINTS)
+        assert store.count() == 5
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"format": 2}', '{"format": 2, "current": {"x": 1}, "previous": null, "next": null}']
+)
+def test_broken_manifest(tmp_path, content):
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(SPEC)
+    (tmp_path / "tte-store.json").write_text(content)
+    with pytest.raises(StoreError, match="broken"):
+        open_store(f"edge://{tmp_path}")
+
+
+def test_manifest_of_a_newer_version(tmp_path):
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(SPEC)
+    manifest = tmp_path / "tte-store.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    with pytest.raises(StoreError, match="newer version"):
+        open_store(f"edge://{tmp_path}")
+
+
+def test_broken_engine_files_are_a_store_error(tmp_path):
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(SPEC)
+    (config,) = tmp_path.glob("generations/*/*/edge_config.json")
+    config.write_text("rubbish")
+    with pytest.raises(StoreError, match="failed"):
+        open_store(f"edge://{tmp_path}")
+    # and the failed attempt has let go of the lock
+    with pytest.raises(StoreError, match="failed"):
+        open_store(f"edge://{tmp_path}")
+
+
+HOLDER = """
+    import sys
+    from tte_retriever_qdrant import open_store
+    with open_store(sys.argv[1]):
+        print("open", flush=True)
+        sys.stdin.readline()
+"""
+
+
+def test_store_of_another_process_is_locked_until_that_ends(tmp_path):
+    uri = f"edge://{tmp_path}"
+    with open_store(uri) as store:
+        store.ensure(SPEC)
+    with ExitStack() as stack:
+        holder = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(HOLDER), uri],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        stack.callback(holder.kill)
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(StoreLocked, match=str(tmp_path)) as caught:
+            open_store(uri)
+        assert "wait for it to end or stop it" in str(caught.value)
+        holder.kill()
+        holder.wait()
+    with open_store(uri) as store:
+        assert store.spec == SPEC
+
+
+def test_engine_lock_is_a_store_locked_error(tmp_path):
+    """Another program may use the engine's files without knowing of our lock."""
+    import qdrant_edge
+
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(SPEC)
+    (shard,) = tmp_path.glob("generations/*/shard-*")
+    other = qdrant_edge.EdgeShard.load(str(shard))
+    try:
+        with pytest.raises(StoreLocked, match="in use"):
+            open_store(f"edge://{tmp_path}")
+    finally:
+        other.close()
+
+
+def test_acknowledged_points_survive_kill(tmp_path):
+    program = """
+        import os, signal, sys, uuid
+        import numpy as np
+        from tte_retriever_qdrant import open_store
+        from tte_retriever_qdrant.records import CollectionSpec, Point
+        store = open_store(sys.argv[1])
+        store.ensure(CollectionSpec(4, "aaaa"))
+        for i in range(30):
+            store.upsert([Point(str(uuid.UUID(int=i)), np.array([1, i, 0, 0], np.float32), {"page": i})])
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    uri = f"edge://{tmp_path}"
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), uri], timeout=60, check=False)
+    assert done.returncode == -9
+    with open_store(uri) as store:
+        assert store.count() == 30
+        assert store.count({"page": 29}) == 1
+
+
+# generations and the index
+
+
+FILLER = """
+    import sys, uuid
+    import numpy as np
+    from tte_retriever_qdrant.records import CollectionSpec, Point
+    from tte_retriever_qdrant.stores import open_generation
+    with open_generation(sys.argv[1], CollectionSpec(3, "bbbb")) as new:
+        new.upsert([Point(str(uuid.UUID(int=i)), np.ones(3), {}) for i in range(8)])
+        print("filled", flush=True)
+        if sys.stdin.readline() == "commit\\n":
+            new.commit()
+            print("committed", flush=True)
+"""
+
+
+@pytest.fixture
+def filler(tmp_path):
+    """Another process, which fills the next generation of the store in ``tmp_path`` and waits."""
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(SPEC)
+        store.upsert(POINTS)
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(FILLER), f"edge://{tmp_path}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "filled\n"
+        yield process
+        process.kill()
+
+
+def test_a_reader_gets_the_last_complete_generation(tmp_path, filler):
+    uri = f"edge://{tmp_path}"
+    with open_store(uri, create=False) as store:
+        assert (store.spec, store.count()) == (SPEC, 5)
+        with pytest.raises(StoreLocked):
+            store.begin_generation(CollectionSpec(3, "bbbb"))
+        with pytest.raises(StoreLocked):
+            store.begin_generation(CollectionSpec(3, "cccc"))
+    filler.kill()
+    filler.wait()
+    with open_store(uri, create=False) as store:
+        assert store.count() == 5
+        with store.begin_generation(CollectionSpec(3, "bbbb")) as resumed:
+            assert resumed.count() == 8
+
+
+def test_another_process_commits_while_this_one_serves(tmp_path, filler):
+    uri = f"edge://{tmp_path}"
+    with open_store(uri) as store:
+        filler.stdin.write("commit\n")
+        filler.stdin.flush()
+        assert filler.stdout.readline() == "committed\n"
+        filler.wait()
+        assert len(store.search(QUERY, 10)) == 5
+        with open_store(uri) as new:
+            assert new.count() == 8
+    with open_store(uri) as store:
+        assert store.count() == 8
+
+
+def test_a_generation_in_use_is_not_removed(tmp_path):
+    uri = f"edge://{tmp_path}"
+    with open_store(uri) as first:
+        first.ensure(SPEC)
+        first.upsert(POINTS)
+        for _ in range(2):
+            with open_generation(uri, OTHER) as new:
+                new.commit()
+        assert first.search(QUERY, 1)[0].payload == POINTS[0].payload
+        assert len(list(tmp_path.glob("generations/*/shard-*"))) == 3
+    with open_generation(uri, OTHER) as new:
+        new.commit()
+    assert len(list(tmp_path.glob("generations/*/shard-*"))) == 2
+    assert len(list(tmp_path.glob("generations/*.lock"))) == 3  # and that of the store when it was empty
+
+
+def test_an_empty_store_is_locked_too(tmp_path):
+    with open_store(f"edge://{tmp_path}") as store:
+        with pytest.raises(StoreLocked):
+            open_store(f"edge://{tmp_path}")
+        store.ensure(SPEC)
+        with pytest.raises(StoreLocked):
+            open_store(f"edge://{tmp_path}")
+    with open_store(f"edge://{tmp_path}") as store:
+        assert store.spec == SPEC
+
+
+def test_memory_has_no_generation_from_outside():
+    with pytest.raises(InputError, match="begin_generation"):
+        open_generation("memory://", SPEC)
+
+
+def many(n: int, dim: int = 16) -> list[Point]:
+    vectors = np.random.default_rng(0).normal(size=(n, dim)).astype(np.float32)
+    return [Point(str(uuid.UUID(int=i)), vector, {"page": i}) for i, vector in enumerate(vectors)]
+
+
+def test_searches_and_writes_go_on_while_the_index_is_built(tmp_path, monkeypatch):
+    points = many(12_000)
+    done, failures, during = threading.Event(), [], []
+    build = shards.subprocess.run
+
+    def run(*args, **kwargs):
+        """Holds the child's end back until searches were answered and a write has been asked for."""
+        result = build(*args, **kwargs)
+        assert answered.wait(30)
+        return result
+
+    monkeypatch.setattr(shards.subprocess, "run", run)
+    answered = threading.Event()
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(CollectionSpec(16, "aaaa"))
+        store.upsert(points)
+
+        def ask():
+            while not done.is_set():
+                try:
+                    during.append(store.search(points[len(during) % 500].vector, 1)[0].payload["page"])
+                except Exception as error:
+                    failures.append(error)
+                    return
+                if len(during) > 20:
+                    answered.set()
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        writer = threading.Timer(0.05, lambda: store.upsert([Point(points[0].id, points[0].vector, {"page": -1})]))
+        writer.start()
+        store.finalize()
+        writer.join()
+        done.set()
+        asker.join()
+        assert not failures
+        assert len(during) > 20
+        assert store.search(points[0].vector, 1)[0].payload == {"page": -1}
+        assert store.count() == 12_000
+        assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
+    with open_store(f"edge://{tmp_path}") as store:
+        assert store.count() == 12_000
+        assert store.count({"page": -1}) == 1
+
+
+def test_an_index_that_cannot_be_built_loses_nothing(tmp_path, monkeypatch):
+    points = many(10_000)
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(CollectionSpec(16, "aaaa"))
+        store.upsert(points)
+        monkeypatch.setattr(shards.sys, "executable", "/bin/false")
+        with pytest.raises(StoreError, match="nothing is lost"):
+            store.finalize()
+        assert store.count() == 10_000
+        assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
+
+
+def test_the_index_is_built_once(tmp_path):
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(CollectionSpec(16, "aaaa"))
+        store.upsert(many(9_999))
+        shard = sorted(tmp_path.glob("generations/*/shard-*"))
+        store.finalize()
+        assert sorted(tmp_path.glob("generations/*/shard-*")) == shard
+        store.upsert(many(10_100))
+        store.finalize()
+        indexed = sorted(tmp_path.glob("generations/*/shard-*"))
+        assert indexed != shard
+        assert list(indexed[0].rglob("quantized*"))
+        store.finalize()
+        assert sorted(tmp_path.glob("generations/*/shard-*")) == indexed
+
+
+def test_what_a_killed_index_build_left_is_removed(tmp_path):
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(SPEC)
+        left = store.home / "shard-half"
+        left.mkdir()
+    with open_store(f"edge://{tmp_path}") as store:
+        assert not left.exists()
+        assert store.count() == 0

@@ -1,0 +1,74 @@
+"""Every engine against exact search by NumPy, on vectors with the structure that embeddings have."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import numpy as np
+import pytest
+
+from tte_retriever_qdrant.filters import And, Not, Range
+from tte_retriever_qdrant.records import CollectionSpec, Point
+
+DIM = 96
+
+
+def embeddings(n: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors near a 24-dimensional subspace, as models make them; pure noise has no near neighbours to find."""
+    basis = np.random.default_rng(7).normal(size=(24, DIM))
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, 24)) @ basis + rng.normal(size=(n, DIM))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def fill(store, vectors):
+    store.ensure(CollectionSpec(DIM, "aaaa"))
+    for start in range(0, len(vectors), 500):
+        batch = enumerate(vectors[start : start + 500], start)
+        store.upsert([Point(str(uuid.UUID(int=i)), v, {"page": i, "uri": f"{i % 7}"}) for i, v in batch])
+    store.finalize()
+
+
+def nearest(vectors, queries, allowed=None, k=10):
+    scores = queries @ vectors.T
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    return np.argsort(-scores, axis=1)[:, :k]
+
+
+def pages(answers):
+    return np.array([[hit.payload["page"] for hit in answer] for answer in answers])
+
+
+def test_the_ten_best_are_those_of_exact_search(store):
+    vectors, queries = embeddings(600), embeddings(20, seed=1)
+    fill(store, vectors)
+    np.testing.assert_array_equal(pages(store.query_batch(queries, 10)), nearest(vectors, queries))
+    scores = [[hit.score for hit in answer] for answer in store.query_batch(queries, 10)]
+    np.testing.assert_allclose(scores, np.sort(queries @ vectors.T, axis=1)[:, :-11:-1], atol=1e-5)
+
+    numbers = np.arange(600)
+    allowed = (numbers >= 100) & (numbers % 7 != 3)
+    filter = And((Range("page", gte=100), Not({"uri": "3"})))
+    np.testing.assert_array_equal(pages(store.query_batch(queries, 10, filter)), nearest(vectors, queries, allowed))
+
+
+@pytest.mark.parametrize("uri", ["edge", "server", "server-grpc"], indirect=True)
+def test_a_quantized_index_finds_what_exact_search_finds(store):
+    vectors, queries = embeddings(12_000), embeddings(100, seed=1)
+    fill(store, vectors)
+    if hasattr(store, "_connection"):  # a server builds its index when it sees fit
+        while store._connection.client.get_collection(store._collection).status != "green":
+            time.sleep(0.2)
+    else:
+        assert list(store.home.rglob("quantized*"))
+    truth = nearest(vectors, queries)
+    np.testing.assert_array_equal(pages(store.query_batch(queries, 10, exact=True)), truth)
+    found = pages(store.query_batch(queries, 10))
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)])
+    assert recall >= 0.99
+
+    allowed = np.arange(12_000) % 7 == 3
+    found, truth = pages(store.query_batch(queries, 10, {"uri": "3"})), nearest(vectors, queries, allowed)
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)]) >= 0.99

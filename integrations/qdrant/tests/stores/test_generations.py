@@ -1,0 +1,169 @@
+"""Re-embedding, which every engine does in the same steps."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pytest
+
+from tte_retriever.errors import InputError
+from tte_retriever_qdrant import ingest, open_store, search
+from tte_retriever_qdrant.errors import ModelMismatch, StoreError, StoreNotFound
+from tte_retriever_qdrant.records import CollectionSpec, Point
+
+OLD = CollectionSpec(dim=4, fingerprint="aaaa", model="old-model")
+NEW = CollectionSpec(dim=3, fingerprint="bbbb", model="new-model")
+
+
+def points(spec, n):
+    return [
+        Point(str(uuid.UUID(int=i)), np.eye(spec.dim)[i % spec.dim] + 0.1, {"uri": f"{i}", "modality": spec.model})
+        for i in range(n)
+    ]
+
+
+@pytest.fixture
+def filled(store):
+    store.ensure(OLD)
+    store.upsert(points(OLD, 3))
+    return store
+
+
+@pytest.fixture
+def reopen(uri, store):
+    """Open the store again as another process would; one in memory has no other process, one on disk a lock."""
+    opened = []
+
+    def again():
+        if uri == "memory://":
+            return type(store)(store._connection, store._connection.name)
+        store.close()
+        opened.append(open_store(uri))
+        return opened[-1]
+
+    yield again
+    for each in opened:
+        each.close()
+
+
+def test_the_next_generation_is_filled_unseen_and_swapped_in(filled, reopen):
+    with filled.begin_generation(NEW) as new:
+        assert (new.spec, new.count()) == (NEW, 0)
+        new.upsert(points(NEW, 7))
+        assert (filled.spec, filled.count()) == (OLD, 3)
+        assert new.home != filled.home
+        new.commit()
+        assert (new.spec, new.count()) == (NEW, 7)
+        # Who has the store open stays with the model that it was opened for.
+        assert len(filled.search(np.ones(4), 10)) == 3
+    after = reopen()
+    assert (after.spec, after.count()) == (NEW, 7)
+    assert {hit.payload["modality"] for hit in after.search(np.ones(3), 10)} == {"new-model"}
+
+
+def test_rollback_and_back_again(filled, reopen):
+    with filled.begin_generation(NEW) as new:
+        new.upsert(points(NEW, 7))
+        new.commit()
+    filled.rollback()
+    store = reopen()
+    assert (store.spec, store.count()) == (OLD, 3)
+    store.rollback()
+    store.close()
+    assert reopen().count() == 7
+
+
+def test_a_rollback_keeps_what_is_being_filled(filled):
+    with filled.begin_generation(NEW) as new:
+        new.commit()
+    with filled.begin_generation(NEW) as new:
+        new.upsert(points(NEW, 5))
+        filled.rollback()
+    with filled.begin_generation(NEW) as new:
+        assert new.count() == 5
+
+
+def test_an_interrupted_one_is_resumed(filled):
+    with filled.begin_generation(NEW) as new:
+        new.upsert(points(NEW, 2))
+        (new.home / "ledger").write_text("half")
+    with filled.begin_generation(NEW) as new:
+        assert new.count() == 2
+        assert (new.home / "ledger").read_text() == "half"
+
+
+def test_one_for_another_model_is_dropped(filled):
+    with filled.begin_generation(NEW) as new:
+        new.upsert(points(NEW, 2))
+        (new.home / "ledger").write_text("half")
+        home = new.home
+    third = CollectionSpec(3, "cccc")
+    with filled.begin_generation(third) as new:
+        assert (new.spec, new.count()) == (third, 0)
+    assert not (home / "ledger").exists()
+    assert filled.count() == 3
+
+
+def test_only_the_generation_before_is_kept(filled, reopen):
+    homes = [filled.home]
+    for n in (1, 2):
+        with filled.begin_generation(NEW) as new:
+            new.upsert(points(NEW, n))
+            homes.append(new.home)
+            new.commit()
+    store = reopen()
+    assert store.count() == 2
+    store.rollback()
+    store.close()
+    store = reopen()
+    assert store.count() == 1
+    with store.begin_generation(OLD) as new:
+        new.commit()
+    assert [home.exists() for home in homes] == [False, True, False]
+
+
+def test_what_cannot_be_committed_or_rolled_back(filled):
+    with pytest.raises(InputError, match="not the next generation"):
+        filled.commit()
+    with pytest.raises(InputError, match="no generation to go back to"):
+        filled.rollback()
+    with filled.begin_generation(NEW) as new:
+        new.commit()
+        with pytest.raises(InputError, match="not the next generation"):
+            new.commit()
+    new.close()
+    for call in (new.commit, new.rollback, lambda: new.begin_generation(OLD)):
+        with pytest.raises(StoreError, match="closed"):
+            call()
+
+
+def test_a_first_generation_can_be_filled_before_it_is_seen(store, reopen):
+    with store.begin_generation(NEW) as new:
+        new.upsert(points(NEW, 4))
+        assert store.spec is None
+        with pytest.raises(StoreNotFound):
+            store.count()
+        new.commit()
+    assert reopen().count() == 4
+
+
+def test_re_embedding_a_folder(small_folder, store, standin, reopen):
+    """The whole of it, as a user has it: the ledger goes with the vectors, so all is embedded anew, and back again."""
+    old, new = standin("old"), standin("new")
+    ingest(small_folder, store, old, model_name="old")
+    with pytest.raises(ModelMismatch, match=r"old.*new.*new generation"):
+        ingest(small_folder, store, new, model_name="new")
+    with store.begin_generation(CollectionSpec(new.get_embedding_dimension(), "new", "new")) as generation:
+        report = ingest(small_folder, generation, new, model_name="new")
+        assert (report.indexed, report.points) == (5, 9)
+        assert len(new.encoded) == 9
+        generation.commit()
+    after = reopen()
+    assert search(after, new, text="zebra", top_k=1)[0].uri == "notes.md"
+    assert ingest(small_folder, after, new).unchanged == 5
+    with pytest.raises(ModelMismatch):
+        search(after, old, text="zebra")
+    after.rollback()
+    after.close()
+    assert ingest(small_folder, reopen(), old).unchanged == 5

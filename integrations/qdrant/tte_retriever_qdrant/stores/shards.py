@@ -1,0 +1,102 @@
+"""The engine's files of one generation of an edge store: make them, and index them without stopping anybody.
+
+Run as a program, this module indexes a shard in a process of its own: the engine holds the interpreter for as long as
+that takes, which is up to a millisecond per vector.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING
+
+import qdrant_edge as edge
+
+from tte_retriever_qdrant.errors import StoreError
+from tte_retriever_qdrant.records import PAYLOAD_FIELDS
+from tte_retriever_qdrant.stores.protocol import QUANTIZE_FROM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_INDEX_TYPES = {
+    str: edge.PayloadSchemaType.Keyword,
+    int: edge.PayloadSchemaType.Integer,
+    float: edge.PayloadSchemaType.Float,
+}
+
+
+def make_shard(folder: Path, dim: int) -> str:
+    """Make an empty shard in ``folder`` and return its name there."""
+    name = _new_name()
+    folder.mkdir(parents=True)
+    shard = edge.EdgeShard.create(str(folder / name), _config(dim))
+    for field, kind in PAYLOAD_FIELDS.items():  # before any point: the index is built with its fields in mind
+        shard.update(edge.UpdateOperation.create_field_index(field, _INDEX_TYPES[kind]))
+    shard.close()
+    return name
+
+
+def is_worth_indexing(shard: edge.EdgeShard) -> bool:
+    """Whether so many vectors are not indexed that searches notice; fewer are compared in a millisecond or two."""
+    info = shard.info()
+    return info.points_count - info.indexed_vectors_count >= QUANTIZE_FROM
+
+
+def indexed_copy(folder: Path, shard: str) -> str:
+    """Copy a shard that nobody writes to, index the copy in a child process, and return its name.
+
+    Raises:
+        StoreError: The child failed; then the copy is gone.
+    """
+    name = _new_name()
+    try:
+        shutil.copytree(folder / shard, folder / name)
+        command = [sys.executable, "-m", __name__, str(folder / name)]
+        child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
+        if child.returncode:
+            last = (child.stderr.strip() or "no message").splitlines()[-1]
+            raise StoreError(
+                f"the index of {str(folder)!r} was not built (exit code {child.returncode}: {last}); nothing is lost "
+                "and searches are right but slower: check memory and disk, then index again"
+            )
+    except BaseException:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        raise
+    return name
+
+
+def remove_other_shards(folder: Path, shard: str) -> None:
+    """Remove what interrupted copies have left."""
+    for path in folder.glob("shard-*"):
+        if path.name != shard:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _new_name() -> str:
+    # A fresh name each time: what an interrupted attempt left is never mistaken for a whole shard.
+    return f"shard-{uuid.uuid4().hex[:12]}"
+
+
+def _config(dim: int) -> edge.EdgeConfig:
+    # The threshold is in kB and of a segment, over several of which the points may be spread: half of them will do.
+    threshold = QUANTIZE_FROM * dim * 4 // 1024 // 2
+    return edge.EdgeConfig(
+        vectors=edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine),
+        quantization_config=edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, always_ram=True),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold),
+        wal_enabled=True,
+    )
+
+
+def _optimize(path: str) -> None:
+    shard = edge.EdgeShard.load(path)
+    shard.optimize()
+    shard.flush()
+    shard.close()
+
+
+if __name__ == "__main__":
+    _optimize(sys.argv[1])
