@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from tte_retriever.errors import TTEError
 
 if TYPE_CHECKING:
     from rich.progress import Task
@@ -26,11 +29,19 @@ def index(
     store: Annotated[str, typer.Option(help="Where to: edge:///dir or edge://relative/dir.", metavar="URI")],
     model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = DEFAULT_MODEL,
     window_s: Annotated[float, typer.Option("--window-s", help="Seconds of a video per vector.")] = 6.0,
+    overlap_s: Annotated[float, typer.Option("--overlap-s", help="Seconds that it shares with the next one.")] = 0.0,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode. [default: cores less one, 8 at most]")
+    ] = None,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Exit with 1 if more files and parts of files than this fail.")
+    ] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
 ) -> None:
     """Index images, PDF pages, video moments and texts; run it again to resume or to bring the store up to date."""
     from tte_retriever_qdrant.ingestion import ingest
     from tte_retriever_qdrant.ingestion.discovery import check_source
+    from tte_retriever_qdrant.ingestion.quarantine import QUARANTINE
     from tte_retriever_qdrant.stores import open_store
 
     check_source(source)  # before a model is loaded, and before a store is made for nothing
@@ -40,18 +51,27 @@ def index(
         encoder = load_encoder(model)
         # A folder is remembered so that it is found from any working directory.
         name = str(Path(model).resolve()) if Path(model).is_dir() else model
+        run = partial(
+            ingest, source, opened, encoder, model_name=name, window_s=window_s, overlap_s=overlap_s, workers=workers
+        )
         if json_lines:
-            report = ingest(source, opened, encoder, model_name=name, window_s=window_s, on_event=_print_json)
+            report = run(on_event=_print_json)
             typer.echo(json.dumps({"event": "report", **asdict(report)}, ensure_ascii=False))
-            return
-        with _progress_bar() as progress:
-            bar = progress.add_task("indexing", total=None)
+        else:
+            with _progress_bar() as progress:
+                bar = progress.add_task("indexing", total=None)
 
-            def show(event: Event) -> None:
-                progress.update(bar, completed=event.done, total=event.total)
+                def show(event: Event) -> None:
+                    progress.update(bar, completed=event.done, total=event.total)
 
-            report = ingest(source, opened, encoder, model_name=name, window_s=window_s, on_event=show)
-        _print_report(report, store)
+                report = run(on_event=show)
+            _print_report(report, store)
+        if max_failures is not None and len(report.failed) > max_failures:
+            quarantine = opened.home / QUARANTINE
+            raise TTEError(
+                f"{len(report.failed)} files or parts of files failed, and --max-failures allows {max_failures}; "
+                f"what could be indexed is, and {quarantine} says what is wrong with the rest"
+            )
 
 
 class _RateColumn(ProgressColumn):

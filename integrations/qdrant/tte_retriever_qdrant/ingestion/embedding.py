@@ -68,9 +68,12 @@ def embed(encoder: Encoder, parts: Iterator[Part | None], *, batch_size: int, di
                 return
         ended = True
 
-    encode = _streamed if isinstance(encoder, StreamingEncoder) else _batched
     while not ended:
-        for result in encode(encoder, until_pause(), batch_size):
+        if isinstance(encoder, StreamingEncoder):
+            results = _streamed(encoder, until_pause(), batch_size)
+        else:
+            results = _batched(encoder, until_pause(), batch_size)
+        for result in results:
             outcome, unit, text, _ = taken.popleft()
             yield Embedded(outcome, unit, text, result if isinstance(result, InputError) else _checked(result, dim))
 

@@ -21,7 +21,7 @@ from tte_retriever_qdrant.ingestion.events import Event, EventKind, Failure, Rep
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Ledger
 from tte_retriever_qdrant.ingestion.planning import make_plan
 from tte_retriever_qdrant.ingestion.quarantine import write_quarantine
-from tte_retriever_qdrant.ingestion.reading import Outcome, read
+from tte_retriever_qdrant.ingestion.reading import Key, Outcome, read
 from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, Cut
 from tte_retriever_qdrant.ingestion.worker import Settings
 from tte_retriever_qdrant.ingestion.writing import Writer
@@ -114,7 +114,7 @@ def ingest(
         settings = Settings(encoder.video_sampling, cut, limits, memory_limit)
         try:
             with (
-                DecoderPool(settings, workers=min(workers, len(plan.tasks)), time_limit_s=time_limit_s) as pool,
+                DecoderPool[Key](settings, workers=workers, time_limit_s=time_limit_s) as pool,
                 Writer(store, encoder.fingerprint, batch_size=batch_size, on_final=tally.settle) as writer,
             ):
                 parts = read(plan.tasks, pool, _LOOK_AHEAD * batch_size, tally.settle)

@@ -77,11 +77,12 @@ class Part:
     item: Item
 
 
-_Key = tuple[Outcome, "Unit | None"]
+Key = tuple[Outcome, Unit | None]
+"""What is decoded: a file, or one of its units."""
 
 
 def read(
-    tasks: Iterable[Task], pool: DecoderPool[_Key], look_ahead: int, on_final: Callable[[Outcome], None]
+    tasks: Iterable[Task], pool: DecoderPool[Key], look_ahead: int, on_final: Callable[[Outcome], None]
 ) -> Iterator[Part | None]:
     """Decode files, and yield their parts as they are done; ``None`` when the next one is not there yet.
 
@@ -91,7 +92,7 @@ def read(
         look_ahead: Most parts to ask for in advance.
         on_final: Is told of files of which nothing is left to be written.
     """
-    jobs: deque[_Key] = deque((outcome, None) for outcome in _by_content(tasks))
+    jobs: deque[Key] = deque((outcome, None) for outcome in _by_content(tasks))
     while jobs or pool.pending:
         while jobs and pool.pending < look_ahead:
             outcome, unit = key = jobs.popleft()

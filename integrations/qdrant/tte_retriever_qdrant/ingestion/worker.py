@@ -114,9 +114,8 @@ def _answer(request: Request, settings: Settings) -> bytes:
 
 
 def _decode(request: Request, settings: Settings) -> Decoded:
-    path, found = request.path, (request.unit,) if request.unit else None
-    if found is None:
-        found = tuple(units(path, settings.cut, settings.limits))
+    path = request.path
+    found = tuple(units(path, settings.cut, settings.limits)) if request.unit is None else (request.unit,)
     item = load_unit(path, found[0], settings.sampling, settings.limits) if len(found) == 1 else None
     if stamp(path) != request.stamp:
         raise MediaError(f"{describe(path)} changed while it was being read; run again", "unreadable")
