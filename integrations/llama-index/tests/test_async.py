@@ -13,10 +13,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 class SlowEmbedding(TTEEmbedding):
-    """The real thing on a device that takes half a second more."""
+    """The real thing on a device that takes its time."""
 
     def _encode(self, method, items):
-        time.sleep(0.5)
+        time.sleep(0.4)
         return super()._encode(method, items)
 
 

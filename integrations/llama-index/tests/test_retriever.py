@@ -247,7 +247,7 @@ def test_files_that_are_gone_changed_or_outside_are_reported_and_left_out(make, 
 def test_l12_async_finds_the_same_without_blocking_the_loop(make, caplog):
     class Slow(TTEEmbedding):
         def _encode(self, method, items):
-            time.sleep(0.5)
+            time.sleep(0.4)
             return super()._encode(method, items)
 
     retriever = make(embed_model=Slow(model_name="tte-flash-tiny"))

@@ -28,7 +28,7 @@ from tte_retriever.errors import InputError, MediaError
 from tte_retriever_qdrant import open_store
 from tte_retriever_qdrant.errors import StoreNotFound
 from tte_retriever_qdrant.ingestion import Unit
-from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec
+from tte_retriever_qdrant.records import CollectionSpec
 from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class TTERetriever(BaseRetriever):
             limit *= 4
 
     def _node(self, hit: Hit) -> TextNode:
-        metadata = {key: value for key, value in hit.payload.items() if key in PAYLOAD_FIELDS}
+        metadata = {key: value for key, value in hit.payload.items() if key != "text"}
         source = RelatedNodeInfo(node_id=metadata["asset_id"])
         fields: dict[str, Any] = {
             "id_": hit.id,
