@@ -29,11 +29,14 @@ class CollectionSpec:
         dim: Length of its vectors.
         fingerprint: Identity of the model that made them.
         model: Name or folder by which that model can be loaded again; empty where that is not known.
+        prefix: For Matryoshka models: candidates are found by so many leading dimensions, which are all that is
+            indexed, and scored by all of them. 0 is for models whose leading dimensions say nothing by themselves.
     """
 
     dim: int
     fingerprint: str
     model: str = ""
+    prefix: int = 0
 
 
 @dataclass(frozen=True, eq=False)

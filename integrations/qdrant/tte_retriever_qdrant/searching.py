@@ -17,6 +17,7 @@ from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
 if TYPE_CHECKING:
     from tte_retriever.media import ImageLike, VideoLike
     from tte_retriever_qdrant.encoder import Encoder
+    from tte_retriever_qdrant.records import Hit
     from tte_retriever_qdrant.stores import VectorStore
 
 
@@ -60,6 +61,7 @@ def search(
     video: VideoLike | None = None,
     top_k: int = 10,
     filter: Filter | None = None,
+    per_asset: bool = False,
 ) -> list[SearchHit]:
     """Find what is nearest to a query.
 
@@ -70,7 +72,9 @@ def search(
         image: A path, bytes, a PIL image or an array.
         video: A path, bytes, frames or an array.
         top_k: Most hits to return.
-        filter: Keys of ``PAYLOAD_FIELDS`` and the value, or a list of the values, that a hit may have.
+        filter: Keys of ``PAYLOAD_FIELDS`` and the value, or a list of the values, that a hit may have; or a ``Range``,
+            ``And``, ``Or`` or ``Not`` of :mod:`tte_retriever_qdrant.filters`.
+        per_asset: Whether only the best page or moment of every file is a hit.
 
     Returns:
         Hits, best first.
@@ -97,10 +101,25 @@ def search(
     if not query:
         raise InputError("the query has neither text nor media; give a text, an image or a video")
     vector = np.asarray(encoder.encode_query([query], batch_size=1, show_progress_bar=False))[0]
+    found = best_per_asset(store, vector, top_k, filter) if per_asset else store.search(vector, top_k, filter)
     return [
         SearchHit(rank, hit.score, **{key: value for key, value in hit.payload.items() if key in _PAYLOAD_KEYS})
-        for rank, hit in enumerate(store.search(vector, top_k, filter), start=1)
+        for rank, hit in enumerate(found, start=1)
     ]
+
+
+def best_per_asset(store: VectorStore, vector: np.ndarray, limit: int, filter: Filter | None = None) -> list[Hit]:
+    """The best hits of the ``limit`` assets that are nearest to ``vector`` (D,), best first."""
+    check_limit(limit)
+    asked = limit
+    while True:  # more and more, as long as a few assets take all the places
+        hits = store.search(vector, asked, filter)
+        best: dict[str, Hit] = {}
+        for hit in hits:
+            best.setdefault(hit.payload.get("asset_id", hit.id), hit)
+        if len(best) >= limit or len(hits) < asked:
+            return list(best.values())[:limit]
+        asked *= 4
 
 
 _PAYLOAD_KEYS = (*PAYLOAD_FIELDS, "text")

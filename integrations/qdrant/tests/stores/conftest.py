@@ -6,12 +6,23 @@ import json
 import os
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc as grpcio
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import QdrantClient, grpc, models
+from qdrant_client.conversions.conversion import GrpcToRest as ToRest
+from qdrant_client.conversions.conversion import RestToGrpc as ToGrpc
 
 from tte_retriever_qdrant import open_store
+
+
+def forget_parameters(request):
+    """Drop what the engine in memory, which has no index, warns of."""
+    request.params = None
+    for stage in [request.prefetch] if isinstance(request.prefetch, models.Prefetch) else request.prefetch or []:
+        stage.params = None
 
 
 class _Answers:
@@ -60,6 +71,13 @@ class _Answers:
         asked = models.PointRequest(**body)
         return self.engine.retrieve(name, asked.ids, with_payload=bool(asked.with_payload))
 
+    def post_points_scroll(self, name, body):
+        asked = models.ScrollRequest(**body)
+        records, _ = self.engine.scroll(
+            name, limit=asked.limit, with_payload=asked.with_payload, with_vectors=asked.with_vector
+        )
+        return models.ScrollResult(points=records)
+
     def post_points_count(self, name, body):
         return self.engine.count(name, count_filter=models.CountRequest(**body).filter)
 
@@ -71,7 +89,7 @@ class _Answers:
         asked = models.QueryRequestBatch(**body).searches
         assert all(request.params is not None for request in asked)
         for request in asked:
-            request.params = None  # which the engine in memory warns of
+            forget_parameters(request)
         return self.engine.query_batch_points(name, asked)
 
 
@@ -79,7 +97,8 @@ class StandInServer:
     """A server on this machine; ``answer_all`` replaces its answers by one status and body."""
 
     def __init__(self) -> None:
-        answers, lock, outer = _Answers(), threading.Lock(), self
+        self.answers = answers = _Answers()
+        lock, outer = threading.Lock(), self
         self.answer_all = None
         self.requests: list[tuple[str, str, dict]] = []
 
@@ -122,6 +141,89 @@ class StandInServer:
         self._thread.join()
 
 
+def over_grpc(server):
+    """Serve the same collections by gRPC; returns the gRPC server and its port."""
+    engine = server.answers.engine
+
+    class Collections(grpc.CollectionsServicer):
+        def ListAliases(self, _asked, _context):  # noqa: N802
+            found = engine.get_aliases().aliases
+            return grpc.ListAliasesResponse(aliases=[ToGrpc.convert_alias_description(alias) for alias in found])
+
+        def UpdateAliases(self, asked, _context):  # noqa: N802
+            engine.update_collection_aliases([ToRest.convert_alias_operations(action) for action in asked.actions])
+            return grpc.CollectionOperationResponse(result=True)
+
+        def CollectionExists(self, asked, _context):  # noqa: N802
+            there = engine.collection_exists(asked.collection_name)
+            return grpc.CollectionExistsResponse(result=grpc.CollectionExists(exists=there))
+
+        def Create(self, asked, _context):  # noqa: N802
+            vectors = ToRest.convert_vectors_config(asked.vectors_config)
+            metadata = ToRest.convert_payload(asked.metadata)
+            made = engine.create_collection(asked.collection_name, vectors_config=vectors, metadata=metadata)
+            return grpc.CollectionOperationResponse(result=made)
+
+        def Get(self, asked, _context):  # noqa: N802
+            info = ToGrpc.convert_collection_info(engine.get_collection(asked.collection_name))
+            return grpc.GetCollectionInfoResponse(result=info)
+
+        def Delete(self, asked, _context):  # noqa: N802
+            return grpc.CollectionOperationResponse(result=engine.delete_collection(asked.collection_name))
+
+        def Update(self, asked, _context):  # noqa: N802
+            assert asked.HasField("quantization_config")
+            return grpc.CollectionOperationResponse(result=True)
+
+    done = grpc.PointsOperationResponse(result=grpc.UpdateResult(status=grpc.UpdateStatus.Completed))
+
+    class Points(grpc.PointsServicer):
+        def CreateFieldIndex(self, _asked, _context):  # noqa: N802
+            return done
+
+        def Upsert(self, asked, _context):  # noqa: N802
+            engine.upsert(asked.collection_name, [ToRest.convert_point_struct(point) for point in asked.points])
+            return done
+
+        def Delete(self, asked, _context):  # noqa: N802
+            engine.delete(asked.collection_name, ToRest.convert_points_selector(asked.points))
+            return done
+
+        def Count(self, asked, _context):  # noqa: N802
+            wanted = ToRest.convert_filter(asked.filter) if asked.HasField("filter") else None
+            count = engine.count(asked.collection_name, count_filter=wanted).count
+            return grpc.CountResponse(result=grpc.CountResult(count=count))
+
+        def Get(self, asked, _context):  # noqa: N802
+            ids = [ToRest.convert_point_id(each) for each in asked.ids]
+            found = engine.retrieve(asked.collection_name, ids)
+            return grpc.GetResponse(result=[ToGrpc.convert_retrieved_point(point) for point in found])
+
+        def Scroll(self, asked, _context):  # noqa: N802
+            found, _ = engine.scroll(asked.collection_name, limit=asked.limit, with_vectors=True)
+            return grpc.ScrollResponse(result=[ToGrpc.convert_retrieved_point(point) for point in found])
+
+        def QueryBatch(self, asked, _context):  # noqa: N802
+            requests = [ToRest.convert_query_points(request) for request in asked.query_points]
+            assert all(request.params.hnsw_ef or request.params.exact for request in requests)
+            for request in requests:
+                forget_parameters(request)
+            answers = engine.query_batch_points(asked.collection_name, requests)
+            return grpc.QueryBatchResponse(
+                result=[
+                    grpc.BatchResult(result=[ToGrpc.convert_scored_point(point) for point in answer.points])
+                    for answer in answers
+                ]
+            )
+
+    serving = grpcio.server(ThreadPoolExecutor(1))
+    grpc.add_CollectionsServicer_to_server(Collections(), serving)
+    grpc.add_PointsServicer_to_server(Points(), serving)
+    port = serving.add_insecure_port("127.0.0.1:0")
+    serving.start()
+    return serving, port
+
+
 @pytest.fixture(autouse=True)
 def _no_real_key_or_data(monkeypatch, tmp_path):
     monkeypatch.delenv("QDRANT_API_KEY", raising=False)
@@ -135,7 +237,7 @@ def server():
     stand_in.close()
 
 
-@pytest.fixture(params=["edge", "memory", "http", "server", "server-grpc"])
+@pytest.fixture(params=["edge", "memory", "http", "grpc", "server", "server-grpc"])
 def uri(request, tmp_path, monkeypatch):
     """A store that does not exist yet, in every engine; a real server is that of QDRANT_URL, on this machine."""
     if request.param == "edge":
@@ -144,6 +246,11 @@ def uri(request, tmp_path, monkeypatch):
         yield "memory://"
     elif request.param == "http":
         yield f"{request.getfixturevalue('server').url}/films"
+    elif request.param == "grpc":
+        server = request.getfixturevalue("server")
+        serving, port = over_grpc(server)
+        yield f"{server.url}/films?grpc={port}"
+        serving.stop(0)
     else:
         url = os.environ.get("QDRANT_URL")
         if not url:

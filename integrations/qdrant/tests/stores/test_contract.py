@@ -114,6 +114,13 @@ class TestContract:
     def test_exact_finds_the_same(self, store):
         assert store.search(QUERY, 3, {"modality": "page"}, exact=True) == store.search(QUERY, 3, {"modality": "page"})
 
+    def test_a_sample_is_of_stored_vectors(self, store):
+        wanted = {tuple(np.round(p.vector / np.linalg.norm(p.vector), 4)) for p in POINTS}
+        assert {tuple(np.round(v, 4)) for v in store.sample(10)} == wanted
+        assert store.sample(2).shape == (2, 4)
+        store.delete([p.id for p in POINTS])
+        assert store.sample(2).shape == (0, 4)
+
     def test_exists_and_delete(self, store):
         absent = str(uuid.uuid4())
         assert store.exists([POINTS[0].id, absent]) == {POINTS[0].id}

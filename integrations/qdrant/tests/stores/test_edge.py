@@ -58,6 +58,7 @@ def test_a_folder_with_other_files_is_no_store(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(StoreError, match="holiday"):
         open_store(f"edge://{tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(StoreError, match="cannot be used"):
         open_store(f"edge://{tmp_path / 'file'}")
@@ -253,6 +254,18 @@ def test_a_generation_in_use_is_not_removed(tmp_path):
         new.commit()
     assert len(list(tmp_path.glob("generations/*/shard-*"))) == 2
     assert len(list(tmp_path.glob("generations/*.lock"))) == 3  # and that of the store when it was empty
+
+
+def test_a_reader_does_not_see_a_store_before_its_first_commit(tmp_path):
+    uri = f"edge://{tmp_path}"
+    with open_generation(uri, SPEC) as new:
+        new.upsert(POINTS)
+        for _ in range(2):  # the failed attempt lets go of the lock
+            with pytest.raises(StoreNotFound):
+                open_store(uri, create=False)
+        new.commit()
+    with open_store(uri, create=False) as store:
+        assert store.count() == 5
 
 
 def test_an_empty_store_is_locked_too(tmp_path):

@@ -8,6 +8,7 @@ import uuid
 import numpy as np
 import pytest
 
+from tte_retriever.errors import InputError
 from tte_retriever_qdrant.filters import And, Not, Range
 from tte_retriever_qdrant.records import CollectionSpec, Point
 
@@ -72,3 +73,78 @@ def test_a_quantized_index_finds_what_exact_search_finds(store):
     allowed = np.arange(12_000) % 7 == 3
     found, truth = pages(store.query_batch(queries, 10, {"uri": "3"})), nearest(vectors, queries, allowed)
     assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)]) >= 0.99
+
+
+# staged queries: the prefix first, then the whole
+
+
+def matryoshka(n, seed=0):
+    """Vectors whose first 24 dimensions say nearly everything."""
+    rng = np.random.default_rng(seed)
+    vectors = np.concatenate([rng.normal(size=(n, 24)), 0.3 * rng.normal(size=(n, DIM - 24))], axis=1)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_candidates_by_prefix_are_scored_in_full(store):
+    vectors, queries = matryoshka(600), matryoshka(20, seed=1)
+    store.ensure(CollectionSpec(DIM, "aaaa", prefix=24))
+    fill(store, vectors)
+    np.testing.assert_array_equal(pages(store.query_batch(queries, 10, exact=True)), nearest(vectors, queries))
+    staged = store.query_batch(queries, 10)
+    recall = np.mean(
+        [len(set(a) & set(b)) / 10 for a, b in zip(pages(staged), nearest(vectors, queries), strict=True)]
+    )
+    assert recall >= 0.99
+    for query, hits in zip(queries, staged, strict=True):
+        np.testing.assert_allclose(
+            [h.score for h in hits], [vectors[h.payload["page"]] @ query for h in hits], atol=1e-5
+        )
+    allowed = np.arange(600) % 7 == 3
+    assert set(pages(store.query_batch(queries, 10, {"uri": "3"})).ravel()) <= set(np.flatnonzero(allowed))
+    assert store.sample(3).shape == (3, DIM)
+    np.testing.assert_allclose((store.sample(3) @ vectors.T).max(axis=1), 1, atol=1e-5)
+
+
+def test_only_the_prefix_finds_candidates(store):
+    """Three hundred points point the query's way but for their first two dimensions; others do so in these only."""
+    rng = np.random.default_rng(0)
+    near = np.full((300, 8), 5.0)
+    near[:, :2] = rng.normal(size=(300, 2)) - (9, 0)
+    odd = np.full((150, 8), 0.01)
+    odd[:, 0] = 1
+    vectors = np.concatenate([near, odd])
+    store.ensure(CollectionSpec(8, "aaaa", prefix=2))
+    store.upsert([Point(str(uuid.UUID(int=i)), v.astype(np.float32), {"page": i}) for i, v in enumerate(vectors)])
+    query = np.array([1.0, 0, 3, 3, 3, 3, 3, 3])
+    assert store.search(query, 1, exact=True)[0].payload["page"] < 300
+    assert store.search(query, 1)[0].payload["page"] >= 300
+
+
+@pytest.mark.parametrize("uri", ["edge", "server", "server-grpc"], indirect=True)
+def test_an_index_of_prefixes(store):
+    vectors, queries = matryoshka(12_000), matryoshka(100, seed=1)
+    store.ensure(CollectionSpec(DIM, "aaaa", prefix=24))
+    fill(store, vectors)
+    truth = nearest(vectors, queries)
+    found = store.query_batch(queries, 10)
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(pages(found), truth, strict=True)]) >= 0.95
+    for query, hits in zip(queries, found, strict=True):
+        np.testing.assert_allclose(
+            [h.score for h in hits], [vectors[h.payload["page"]] @ query for h in hits], atol=1e-5
+        )
+    before = sorted(store.home.glob("shard-*"))
+    store.finalize()
+    assert sorted(store.home.glob("shard-*")) == before
+
+
+def test_prefixes_that_are_none(store):
+    for prefix in (-1, 4, 5):
+        with pytest.raises(InputError, match="makes no sense"):
+            store.ensure(CollectionSpec(4, "aaaa", prefix=prefix))
+        with pytest.raises(InputError, match="makes no sense"):
+            store.begin_generation(CollectionSpec(4, "aaaa", prefix=prefix))
+    assert store.spec is None
+    store.ensure(CollectionSpec(4, "aaaa", prefix=2))
+    with pytest.raises(InputError, match=r"first 2 dimensions.*zeros"):
+        store.upsert([Point(str(uuid.UUID(int=1)), np.array([0, 0, 1, 0], np.float32), {})])
+    assert store.count() == 0

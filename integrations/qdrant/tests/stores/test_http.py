@@ -14,7 +14,7 @@ import pytest
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound, StoreUnauthorized, StoreUnavailable
 from tte_retriever_qdrant.records import CollectionSpec, Point
-from tte_retriever_qdrant.stores import client, http
+from tte_retriever_qdrant.stores import client, connection, http
 
 SPEC = CollectionSpec(dim=4, fingerprint="aaaa", model="some-model")
 ONE = Point(str(uuid.UUID(int=1)), np.ones(4, np.float32), {"uri": "a.png"})
@@ -160,7 +160,7 @@ def test_a_key_over_plain_http_is_warned_of(address, warned, monkeypatch, caplog
         raise http.StoreUnavailable("not reached in this test")
 
     monkeypatch.setenv("QDRANT_API_KEY", "sesame")
-    monkeypatch.setattr(client.Connection, "aliases", refused)
+    monkeypatch.setattr(connection.Connection, "aliases", refused)
     with caplog.at_level(logging.WARNING), pytest.raises(StoreUnavailable):
         open_store(f"{address}/films")
     assert [("https://" in record.message, "sesame" in record.message) for record in caplog.records] == (

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def search(
-    store: Annotated[str, typer.Option(help="Where to look: edge:///dir or edge://relative/dir.", metavar="URI")],
+    store: Annotated[
+        str, typer.Option(help="Where to look: edge://dir or http(s)://host:6333/collection.", metavar="URI")
+    ],
     text: Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)] = None,
     image: Annotated[Path | None, typer.Option(help="An image file to look for.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video file to look for.")] = None,

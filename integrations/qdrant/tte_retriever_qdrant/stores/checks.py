@@ -49,7 +49,7 @@ def nothing_before(where: str) -> InputError:
     return InputError(f"{where} has no generation to go back to; only a commit can be rolled back")
 
 
-def check_points(points: Sequence[Point], dim: int) -> None:
+def check_points(points: Sequence[Point], spec: CollectionSpec) -> None:
     """Refuse points that an engine would store and never find, or choke on.
 
     Raises:
@@ -61,7 +61,21 @@ def check_points(points: Sequence[Point], dim: int) -> None:
             UUID(point.id)
         except (ValueError, AttributeError, TypeError) as error:
             raise InputError(f"{name} has an id that is no UUID; give one, such as str(uuid.uuid5(...))") from error
-        check_vector(point.vector, dim, name)
+        vector = check_vector(point.vector, spec.dim, name)
+        if spec.prefix:
+            check_vector(vector[: spec.prefix], spec.prefix, f"{name}, cut to its first {spec.prefix} dimensions,")
+
+
+def check_prefix(spec: CollectionSpec) -> None:
+    """Refuse a prefix that is none.
+
+    Raises:
+        InputError: It is negative, or not shorter than the vectors.
+    """
+    if not 0 <= spec.prefix < spec.dim:
+        raise InputError(
+            f"a prefix of {spec.prefix} of {spec.dim} dimensions makes no sense; give less, or 0 for none"
+        )
 
 
 def check_vector(vector: np.ndarray, dim: int, name: str) -> np.ndarray:

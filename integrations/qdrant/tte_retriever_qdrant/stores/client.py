@@ -1,152 +1,36 @@
-"""A store behind ``qdrant-client``: a server, or the client's own search in memory.
-
-A store named ``films`` is three aliases, which are all that its generations are told apart by: ``films`` the current
-one, ``films.previous`` and ``films.next``. The collections that they stand for are named ``films.<random>`` and carry
-what they hold in their metadata, which is written in the same step that makes them.
-"""
+"""A store behind ``qdrant-client``: a server, or the client's own search in memory."""
 
 from __future__ import annotations
 
-import shutil
-import uuid
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qdrant_client import models
 
-from tte_retriever.errors import TTEError
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.filters import Dialect, compile_filter
-from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec, Hit
+from tte_retriever_qdrant.records import Hit
 from tte_retriever_qdrant.stores import checks
-from tte_retriever_qdrant.stores.protocol import HNSW_EF, OVERSAMPLING, QUANTIZE_FROM
+from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, QUANTIZE_FROM, candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
-    import numpy as np
     from qdrant_client import QdrantClient
     from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
-    from tte_retriever_qdrant.records import Point
+    from tte_retriever_qdrant.records import CollectionSpec, Point
+    from tte_retriever_qdrant.stores.connection import Connection
 
-_METADATA = "tte_retriever"
 _POINTS_PER_REQUEST = 128  # 10 MB of JSON at 4096 dimensions; a server takes 32
-_INDEX_TYPES = {
-    str: models.PayloadSchemaType.KEYWORD,
-    int: models.PayloadSchemaType.INTEGER,
-    float: models.PayloadSchemaType.FLOAT,
-}
 _DIALECT = Dialect(models.Filter, models.FieldCondition, lambda texts: models.MatchAny(any=texts), models.Range)
 _EXACT = models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
 _INDEXED = models.SearchParams(
     hnsw_ef=HNSW_EF, quantization=models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
 )
-
-
-@dataclass(eq=False)
-class Connection:
-    """What the generations of one store share.
-
-    Attributes:
-        client: The client, which is closed with the last generation.
-        name: The store's name, an alias.
-        where: The store in words.
-        data: Directory for the homes of its generations.
-        indexed: Whether there are indexes; without, the client warns of everything that speaks of them.
-        explain: Turns what the client raises into an error of ours.
-        release: Is called after the last generation was closed.
-        users: How many generations are open.
-    """
-
-    client: QdrantClient
-    name: str
-    where: str
-    data: Path
-    indexed: bool
-    explain: Callable[[Exception, str], TTEError]
-    release: Callable[[], None]
-    users: int = 0
-
-    @property
-    def previous(self) -> str:
-        """Alias of the generation before the last commit."""
-        return f"{self.name}.previous"
-
-    @property
-    def next(self) -> str:
-        """Alias of the generation that is being filled."""
-        return f"{self.name}.next"
-
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Raise errors of ours only."""
-        try:
-            yield
-        except TTEError:
-            raise
-        except Exception as error:
-            raise self.explain(error, self.where) from error
-
-    def aliases(self) -> dict[str, str]:
-        """The collections of the store's generations by alias."""
-        ours = (self.name, self.previous, self.next)
-        with self.errors():
-            found = self.client.get_aliases().aliases
-        return {alias.alias_name: alias.collection_name for alias in found if alias.alias_name in ours}
-
-    def point(self, before: dict[str, str], after: dict[str, str]) -> None:
-        """Change the aliases, all at once."""
-        operations: list[models.AliasOperations] = [
-            models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)) for alias in before
-        ]
-        operations += [
-            models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=collection, alias_name=alias))
-            for alias, collection in after.items()
-        ]
-        with self.errors():
-            self.client.update_collection_aliases(operations)
-
-    def make(self, spec: CollectionSpec) -> str:
-        """Make a collection that no alias stands for yet."""
-        collection = f"{self.name}.{uuid.uuid4().hex[:12]}"
-        with self.errors():
-            self.client.create_collection(
-                collection,
-                vectors_config=models.VectorParams(size=spec.dim, distance=models.Distance.COSINE),
-                metadata={_METADATA: asdict(spec)},
-            )
-            if self.indexed:  # before any point: the index is built with its fields in mind
-                for field, kind in PAYLOAD_FIELDS.items():
-                    self.client.create_payload_index(collection, field, _INDEX_TYPES[kind], wait=True)
-        try:
-            self.read_spec(collection)
-        except StoreError:
-            self.drop(collection)
-            raise
-        return collection
-
-    def drop(self, collection: str) -> None:
-        """Delete a collection and what was kept beside it."""
-        with self.errors():
-            self.client.delete_collection(collection)
-        shutil.rmtree(self.data / collection, ignore_errors=True)
-
-    def read_spec(self, collection: str) -> CollectionSpec:
-        """What a collection says that it holds."""
-        with self.errors():
-            metadata = self.client.get_collection(collection).config.metadata or {}
-        try:
-            return CollectionSpec(**metadata[_METADATA])
-        except (KeyError, TypeError) as error:
-            raise StoreError(
-                f"{self.where} does not say of which model it is: the collection {collection!r} has no such metadata; "
-                "use a server of version 1.16 or newer, and a collection that was made by this program"
-            ) from error
 
 
 class ClientStore:
@@ -196,8 +80,8 @@ class ClientStore:
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, durably."""
         client, collection, spec = self._require()
-        checks.check_points(points, spec.dim)
-        records = [models.PointStruct(id=p.id, vector=p.vector.tolist(), payload=p.payload) for p in points]
+        checks.check_points(points, spec)
+        records = [models.PointStruct(id=p.id, vector=_stored(p.vector, spec), payload=p.payload) for p in points]
         with self._connection.errors():
             for start in range(0, len(records), _POINTS_PER_REQUEST):
                 client.upsert(collection, records[start : start + _POINTS_PER_REQUEST], wait=True)
@@ -215,17 +99,21 @@ class ClientStore:
         client, collection, spec = self._require()
         checks.check_limit(limit)
         wanted = compile_filter(filter, _DIALECT)
-        params = (_EXACT if exact else _INDEXED) if self._connection.indexed else None
-        requests = [
-            models.QueryRequest(
-                query=checks.check_vector(vector, spec.dim, "the query").tolist(),
-                filter=wanted,
-                params=params,
-                limit=limit,
-                with_payload=True,
+        exactly, quickly = (_EXACT, _INDEXED) if self._connection.indexed else (None, None)
+        requests = []
+        for vector in vectors:
+            full = checks.check_vector(vector, spec.dim, "the query").tolist()
+            request = models.QueryRequest(
+                query=full, filter=wanted, params=exactly if exact else quickly, limit=limit, with_payload=True
             )
-            for vector in vectors
-        ]
+            if spec.prefix:
+                request.using = FULL
+            if spec.prefix and not exact:
+                request.prefetch = models.Prefetch(
+                    query=full[: spec.prefix], using=PREFIX, filter=wanted, params=quickly, limit=candidates(limit)
+                )
+                request.params = exactly  # candidates are scored with the original vectors
+            requests.append(request)
         if not requests:
             return []
         with self._connection.errors():
@@ -233,6 +121,15 @@ class ClientStore:
         return [
             [Hit(str(point.id), point.score, point.payload or {}) for point in answer.points] for answer in answers
         ]
+
+    def sample(self, n: int) -> np.ndarray:
+        """Vectors of up to ``n`` points."""
+        client, collection, spec = self._require()
+        with self._connection.errors():
+            records, _ = client.scroll(collection, limit=n, with_payload=False, with_vectors=True)
+        vectors: list[Any] = [record.vector for record in records]
+        whole = [vector[FULL] if spec.prefix else vector for vector in vectors]
+        return np.array(whole, np.float32).reshape(-1, spec.dim)
 
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are there."""
@@ -342,3 +239,8 @@ class ClientStore:
         if self._collection is None or self._spec is None:
             raise StoreNotFound(f"{connection.where} holds nothing yet; index something first")
         return connection.client, self._collection, self._spec
+
+
+def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
+    full = vector.tolist()
+    return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full

@@ -1,48 +1,37 @@
 """Qdrant's own engine in this process, one directory per store.
 
-The directory holds ``tte-store.json`` (the manifest), a lock for changing it, and ``generations/``: for each a directory
-with the engine's files and what ingestion keeps beside the vectors, and a lock. One process at a time may have a
-generation open, so one fills the next generation while another searches the current one.
+One process at a time may have a generation open, so one fills the next generation while another searches the current.
 """
 
 from __future__ import annotations
 
-import shutil
 import threading
-import uuid
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import filelock
+import numpy as np
 import qdrant_edge as edge
 
-from tte_retriever.errors import TTEError
-from tte_retriever_qdrant.errors import StoreError, StoreLocked, StoreNotFound
+from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.filters import Dialect, compile_filter
 from tte_retriever_qdrant.records import Hit
 from tte_retriever_qdrant.stores import checks
-from tte_retriever_qdrant.stores.manifest import MANIFEST, Generation, Manifest, read_manifest, write_manifest
-from tte_retriever_qdrant.stores.protocol import HNSW_EF, OVERSAMPLING
-from tte_retriever_qdrant.stores.shards import indexed_copy, is_worth_indexing, make_shard, remove_other_shards
+from tte_retriever_qdrant.stores.directory import Directory, Role, missing
+from tte_retriever_qdrant.stores.manifest import Generation, Manifest, write_manifest
+from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, candidates
+from tte_retriever_qdrant.stores.shards import indexed_copy, is_worth_indexing, remove_other_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
-    import numpy as np
+    import filelock
     from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
     from tte_retriever_qdrant.records import CollectionSpec, Point
 
-Role: TypeAlias = Literal["current", "next"]
-
-_LOCK = ".lock"
-_GENERATIONS = "generations"
-_NONE_YET = "none-yet"  # is locked in place of a generation by who opens a store without one
-_PATIENCE_S = 30  # another process needs the manifest for as long as it takes to make an empty shard
 _DIALECT = Dialect(edge.Filter, edge.FieldCondition, edge.MatchAny, edge.RangeFloat)
 _EXACT = edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
 _INDEXED = edge.SearchParams(
@@ -54,7 +43,7 @@ class EdgeStore:
     """A :class:`~tte_retriever_qdrant.stores.VectorStore` in a directory; see :func:`open_store` for what it raises."""
 
     def __init__(self, home: Path, *, create: bool = True, role: Role = "current") -> None:
-        self._directory = _Directory(home)
+        self._directory = Directory(home)
         self._role: Role = role
         self._generation: Generation | None = None
         self._shard: edge.EdgeShard | None = None
@@ -64,11 +53,11 @@ class EdgeStore:
         self._directory.prepare(create=create)
         try:
             self._attach()
+            if self._generation is None and not create:
+                raise missing(home)
         except BaseException:
             self.close()
             raise
-        if self._generation is None and not create:
-            raise _missing(home)
 
     @property
     def spec(self) -> CollectionSpec | None:
@@ -84,6 +73,7 @@ class EdgeStore:
     def ensure(self, spec: CollectionSpec) -> None:
         """Make the collection, or check that it is of the same model."""
         self._require_open()
+        checks.check_prefix(spec)
         if self._generation is None:
             with self._directory.changing() as manifest:
                 if getattr(manifest, self._role) is None:  # another process may have made it since
@@ -96,10 +86,10 @@ class EdgeStore:
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, durably."""
         _, generation = self._collection()
-        checks.check_points(points, generation.spec.dim)
+        checks.check_points(points, generation.spec)
         self._update(
             edge.UpdateOperation.upsert_points(
-                [edge.Point(p.id, p.vector.astype("float32").tolist(), p.payload) for p in points]
+                [edge.Point(p.id, _stored(p.vector, generation.spec), p.payload) for p in points]
             )
         )
 
@@ -116,19 +106,23 @@ class EdgeStore:
         shard, generation = self._collection()
         checks.check_limit(limit)
         wanted = compile_filter(filter, _DIALECT)
+        spec = generation.spec
         requests = [
-            edge.QueryRequest(
-                limit=limit,
-                query=edge.Query.Nearest(checks.check_vector(vector, generation.spec.dim, "the query").tolist()),
-                filter=wanted,
-                params=_EXACT if exact else _INDEXED,
-                with_payload=True,
-            )
+            _request(checks.check_vector(vector, spec.dim, "the query"), spec, limit, wanted, exact=exact)
             for vector in vectors
         ]
         with self._directory.engine_errors():
             answers = shard.query_batch(edge.QueryBatchRequest(requests)) if requests else []
         return [[Hit(str(found.id), found.score, found.payload or {}) for found in answer] for answer in answers]
+
+    def sample(self, n: int) -> np.ndarray:
+        """Vectors of up to ``n`` points."""
+        shard, generation = self._collection()
+        with self._directory.engine_errors():
+            records, _ = shard.scroll(edge.ScrollRequest(limit=n, with_payload=False, with_vector=True))
+        vectors: list[Any] = [record.vector for record in records]
+        whole = [vector[FULL] if generation.spec.prefix else vector for vector in vectors]
+        return np.array(whole, np.float32).reshape(-1, generation.spec.dim)
 
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are there."""
@@ -158,7 +152,7 @@ class EdgeStore:
         """Index a copy in a child process and go over to it; searches go on, writes wait."""
         with self._writing, self._directory.engine_errors():
             shard, generation = self._collection()
-            if not is_worth_indexing(shard):
+            if not is_worth_indexing(shard, generation.spec):
                 return
             shard.flush()
             indexed = replace(generation, shard=indexed_copy(self.home, generation.shard))
@@ -223,7 +217,7 @@ class EdgeStore:
             self._lock.release()
         found = self._directory.lock_generation(self._role)
         if found is None:
-            self._lock = self._directory.lock(_NONE_YET)
+            self._lock = self._directory.lock_none_yet()
             return
         generation, self._lock = found
         folder = self._directory.of(generation.name)
@@ -252,7 +246,8 @@ class EdgeStore:
 
 def begin_generation(home: Path, spec: CollectionSpec) -> EdgeStore:
     """Open the next generation of the store in ``home``; the current one may be in use."""
-    directory = _Directory(home)
+    checks.check_prefix(spec)
+    directory = Directory(home)
     directory.prepare(create=True)
     with directory.changing() as manifest:
         if manifest.next is None or not checks.is_same_model(manifest.next.spec, spec):
@@ -263,109 +258,23 @@ def begin_generation(home: Path, spec: CollectionSpec) -> EdgeStore:
     return EdgeStore(home, role="next")
 
 
-class _Directory:
-    """The generations in a store's directory, open or not."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.where = f"the store in {str(home)!r}"
-
-    def of(self, name: str) -> Path:
-        return self.home / _GENERATIONS / name
-
-    def prepare(self, *, create: bool) -> None:
-        """Make the directory, or make sure that it is a store's."""
-        if not create and not (self.home / MANIFEST).exists():
-            raise _missing(self.home)
-        try:
-            (self.home / _GENERATIONS).mkdir(parents=True, exist_ok=True)
-            if read_manifest(self.home) is None:
-                self._refuse_foreign_files()
-        except OSError as error:
-            message = f"the store directory {str(self.home)!r} cannot be used: {error.strerror or error}"
-            raise StoreError(message) from error
-
-    @contextmanager
-    def changing(self) -> Iterator[Manifest]:
-        """The manifest, while no other process changes it."""
-        try:
-            with filelock.FileLock(self.home / _LOCK, thread_local=False).acquire(timeout=_PATIENCE_S):
-                yield read_manifest(self.home) or Manifest()
-        except filelock.Timeout as error:
-            raise self._locked() from error
-        except OSError as error:
-            raise StoreError(f"{self.where} cannot be changed: {error.strerror or error}") from error
-
-    def make(self, spec: CollectionSpec) -> Generation:
-        """Make an empty generation, which no manifest speaks of yet."""
-        name = uuid.uuid4().hex[:12]
-        with self.engine_errors():
-            return Generation(spec, name, make_shard(self.of(name), spec.dim))
-
-    def lock(self, name: str) -> filelock.FileLock:
-        """Lock a generation at once or not at all."""
-        lock = filelock.FileLock(self.home / _GENERATIONS / f"{name}.lock", thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise self._locked() from error
-        except OSError as error:
-            message = f"the store directory {str(self.home)!r} cannot be used: {error.strerror or error}"
-            raise StoreError(message) from error
-        return lock
-
-    def lock_generation(self, role: Role) -> tuple[Generation, filelock.FileLock] | None:
-        """Lock the generation that has a role; ``None`` if there is none."""
-        while True:
-            generation: Generation | None = getattr(read_manifest(self.home) or Manifest(), role)
-            if generation is None:
-                return None
-            lock = self.lock(generation.name)
-            try:  # it may have been replaced, or even removed, before the lock was ours
-                if getattr(read_manifest(self.home), role) == generation:
-                    return generation, lock
-            except BaseException:
-                lock.release()
-                raise
-            lock.release()
-
-    def sweep(self) -> None:
-        """Remove the generations that the manifest speaks of no more, but for those in use; call while changing."""
-        manifest = read_manifest(self.home) or Manifest()
-        kept = {generation.name for generation in vars(manifest).values() if generation is not None}
-        for folder in (self.home / _GENERATIONS).iterdir():
-            if folder.is_dir() and folder.name not in kept:
-                try:
-                    lock = self.lock(folder.name)
-                except StoreLocked:
-                    continue
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
-                lock.release()
-
-    @contextmanager
-    def engine_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except TTEError:
-            raise
-        except Exception as error:  # the engine raises bare Exceptions
-            if "WouldBlock" in str(error):
-                raise self._locked() from error
-            raise StoreError(f"{self.where} failed: {error}") from error
-
-    def _locked(self) -> StoreLocked:
-        return StoreLocked(f"{self.where} is in use by another process; wait for it to end or stop it, then try again")
-
-    def _refuse_foreign_files(self) -> None:
-        foreign = {path.name for path in self.home.iterdir()} - {_LOCK, _GENERATIONS, f"{MANIFEST}.new"}
-        if foreign:
-            (self.home / _GENERATIONS).rmdir()
-            raise StoreError(
-                f"the directory {str(self.home)!r} is no store (it has no {MANIFEST}) and holds other files, such as "
-                f"{min(foreign)!r}; give an empty or a new directory"
-            )
+def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
+    full = vector.astype(np.float32).tolist()
+    return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full
 
 
-def _missing(home: Path) -> StoreNotFound:
-    return StoreNotFound(f"there is no store in {str(home)!r}; make one with tte-retriever index, or check the path")
+def _request(
+    vector: np.ndarray, spec: CollectionSpec, limit: int, filter: edge.Filter | None, *, exact: bool
+) -> edge.QueryRequest:
+    full, found = vector.tolist(), None
+    if spec.prefix and not exact:
+        nearest = edge.Query.Nearest(full[: spec.prefix], using=PREFIX)
+        found = [edge.Prefetch(limit=candidates(limit), query=nearest, filter=filter, params=_INDEXED)]
+    return edge.QueryRequest(
+        limit=limit,
+        query=edge.Query.Nearest(full, using=FULL if spec.prefix else None),
+        prefetches=found,
+        filter=filter,
+        params=_EXACT if exact or found else _INDEXED,  # candidates are scored with the original vectors
+        with_payload=True,
+    )

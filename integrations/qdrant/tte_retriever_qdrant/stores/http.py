@@ -20,7 +20,8 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from tte_retriever.errors import InputError
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound, StoreUnauthorized, StoreUnavailable
-from tte_retriever_qdrant.stores.client import ClientStore, Connection
+from tte_retriever_qdrant.stores.client import ClientStore
+from tte_retriever_qdrant.stores.connection import Connection
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult

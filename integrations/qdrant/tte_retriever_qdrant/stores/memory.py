@@ -8,7 +8,8 @@ from pathlib import Path
 from qdrant_client import QdrantClient
 
 from tte_retriever_qdrant.errors import StoreError
-from tte_retriever_qdrant.stores.client import ClientStore, Connection
+from tte_retriever_qdrant.stores.client import ClientStore
+from tte_retriever_qdrant.stores.connection import Connection
 
 _NAME = "points"
 

@@ -24,6 +24,14 @@ HNSW_EF = 256
 OVERSAMPLING = 3.0
 """How many times more int8 matches than hits are scored with the original vectors."""
 
+FULL, PREFIX = "full", "prefix"
+"""Names of the two vectors of a point in a collection with prefixes; where there are none, its vector has no name."""
+
+
+def candidates(limit: int) -> int:
+    """How many points are found by their prefix, to be scored by their full vectors."""
+    return max(100, 10 * limit)
+
 
 class VectorStore(Protocol):
     """One collection of points of one model, searched by cosine similarity.
@@ -74,6 +82,10 @@ class VectorStore(Protocol):
         self, vectors: Iterable[np.ndarray], limit: int, filter: Filter | None = None, *, exact: bool = False
     ) -> list[list[Hit]]:
         """What :meth:`search` finds for each of ``vectors`` (N, D), in one request."""
+        ...
+
+    def sample(self, n: int) -> np.ndarray:
+        """Vectors of up to ``n`` points, (N, D), the same ones each time; ids that are hashes make it a fair sample."""
         ...
 
     def exists(self, ids: Sequence[str]) -> set[str]:

@@ -16,10 +16,12 @@ import qdrant_edge as edge
 
 from tte_retriever_qdrant.errors import StoreError
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS
-from tte_retriever_qdrant.stores.protocol import QUANTIZE_FROM
+from tte_retriever_qdrant.stores.protocol import FULL, PREFIX, QUANTIZE_FROM
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tte_retriever_qdrant.records import CollectionSpec
 
 _INDEX_TYPES = {
     str: edge.PayloadSchemaType.Keyword,
@@ -28,21 +30,22 @@ _INDEX_TYPES = {
 }
 
 
-def make_shard(folder: Path, dim: int) -> str:
+def make_shard(folder: Path, spec: CollectionSpec) -> str:
     """Make an empty shard in ``folder`` and return its name there."""
     name = _new_name()
     folder.mkdir(parents=True)
-    shard = edge.EdgeShard.create(str(folder / name), _config(dim))
+    shard = edge.EdgeShard.create(str(folder / name), _config(spec))
     for field, kind in PAYLOAD_FIELDS.items():  # before any point: the index is built with its fields in mind
         shard.update(edge.UpdateOperation.create_field_index(field, _INDEX_TYPES[kind]))
     shard.close()
     return name
 
 
-def is_worth_indexing(shard: edge.EdgeShard) -> bool:
+def is_worth_indexing(shard: edge.EdgeShard, spec: CollectionSpec) -> bool:
     """Whether so many vectors are not indexed that searches notice; fewer are compared in a millisecond or two."""
     info = shard.info()
-    return info.points_count - info.indexed_vectors_count >= QUANTIZE_FROM
+    indexed = info.indexed_vectors_count // (2 if spec.prefix else 1)  # the engine counts every vector of a point
+    return info.points_count - indexed >= QUANTIZE_FROM
 
 
 def indexed_copy(folder: Path, shard: str) -> str:
@@ -80,11 +83,18 @@ def _new_name() -> str:
     return f"shard-{uuid.uuid4().hex[:12]}"
 
 
-def _config(dim: int) -> edge.EdgeConfig:
+def _config(spec: CollectionSpec) -> edge.EdgeConfig:
+    vectors: edge.EdgeVectorParams | dict[str, edge.EdgeVectorParams]
+    if spec.prefix:
+        no_graph = edge.HnswIndexConfig(m=0, ef_construct=1, full_scan_threshold=1)
+        full = edge.EdgeVectorParams(size=spec.dim, distance=edge.Distance.Cosine, hnsw_config=no_graph)
+        vectors = {FULL: full, PREFIX: edge.EdgeVectorParams(size=spec.prefix, distance=edge.Distance.Cosine)}
+    else:
+        vectors = edge.EdgeVectorParams(size=spec.dim, distance=edge.Distance.Cosine)
     # The threshold is in kB and of a segment, over several of which the points may be spread: half of them will do.
-    threshold = QUANTIZE_FROM * dim * 4 // 1024 // 2
+    threshold = QUANTIZE_FROM * (spec.prefix or spec.dim) * 4 // 1024 // 2
     return edge.EdgeConfig(
-        vectors=edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine),
+        vectors=vectors,
         quantization_config=edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, always_ram=True),
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold),
         wal_enabled=True,

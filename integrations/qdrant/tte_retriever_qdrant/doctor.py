@@ -1,0 +1,121 @@
+"""Examine what searches depend on: the installation, the store, its model, and whether its index finds what is there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tte_retriever.errors import InputError, TTEError
+from tte_retriever_qdrant.records import CollectionSpec
+from tte_retriever_qdrant.stores import open_store
+from tte_retriever_qdrant.stores.checks import check_same_model, check_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tte_retriever_qdrant.encoder import Encoder
+    from tte_retriever_qdrant.stores import VectorStore
+
+ENOUGH_RECALL = 0.95
+"""Share of the truly nearest points that an index should find."""
+
+_PACKAGES = (
+    "tte-retriever",
+    "tte-retriever-qdrant",
+    "qdrant-client",
+    "qdrant-edge-py",
+    "sentence-transformers",
+    "torch",
+)
+_SAMPLE = 100
+_K = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one examination.
+
+    Attributes:
+        name: What was examined: ``environment``, ``store``, ``model`` or ``recall``.
+        ok: Whether nothing has to be done.
+        detail: What was found and, if it is not ok, what to do.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(uri: str, load: Callable[[str], Encoder], model: str | None = None) -> Iterator[Finding]:
+    """Examine a store, without changing it.
+
+    Args:
+        uri: As for ``open_store``.
+        load: Loads a model by name.
+        model: The model to examine it with; that of the store if it is not given.
+
+    Yields:
+        Findings, the later ones only where the earlier ones allow them.
+    """
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+    yield Finding("environment", True, f"Python {platform.python_version()}, {', '.join(versions)}")
+    try:
+        store = open_store(uri, create=False)
+    except TTEError as error:
+        yield Finding("store", False, str(error))
+        return
+    with store:
+        yield from _of_store(store)
+        yield _of_model(store, load, model)
+        yield from _of_index(store)
+
+
+def _of_store(store: VectorStore) -> Iterator[Finding]:
+    try:
+        points, spec = store.count(), store.spec
+    except TTEError as error:
+        yield Finding("store", False, str(error))
+        return
+    detail = f"{points} points of {spec.dim if spec else 0} dimensions"
+    yield Finding("store", points > 0, detail if points else f"{detail}; index something first")
+
+
+def _of_model(store: VectorStore, load: Callable[[str], Encoder], model: str | None) -> Finding:
+    try:
+        if store.spec is None:
+            raise InputError("the store holds nothing yet; index something first")
+        name = model or store.spec.model
+        if not name:
+            raise InputError("the store does not say which model it was made with; name it with --model")
+        encoder = load(name)
+        wanted = CollectionSpec(encoder.get_embedding_dimension() or store.spec.dim, encoder.fingerprint, name)
+        check_same_model(store.spec, wanted, "the store")
+        vectors = np.asarray(encoder.encode_query([{"text": "a test"}], batch_size=1, show_progress_bar=False))
+        check_vector(vectors[0], wanted.dim, "the model's test")
+    except TTEError as error:
+        return Finding("model", False, str(error))
+    return Finding("model", True, f"{name}, fingerprint {wanted.fingerprint}")
+
+
+def _of_index(store: VectorStore) -> Iterator[Finding]:
+    try:
+        sample = store.sample(_SAMPLE)
+        if not len(sample):
+            return
+        found, truth = store.query_batch(sample, _K), store.query_batch(sample, _K, exact=True)
+    except TTEError as error:
+        yield Finding("recall", False, str(error))
+        return
+    # By score and not by id: of equally near points, which may be copies of each other, any will do.
+    shares = [
+        sum(hit.score >= best[-1].score - 1e-5 for hit in hits) / len(best)
+        for hits, best in zip(found, truth, strict=True)
+    ]
+    recall = sum(shares) / len(shares)
+    detail = f"{recall:.3f} of the {_K} nearest are found, with {len(sample)} stored vectors as queries"
+    remedy = "; the index is broken or unfit for these vectors: index into a new generation or a new store"
+    yield Finding("recall", recall >= ENOUGH_RECALL, detail if recall >= ENOUGH_RECALL else detail + remedy)

@@ -1,0 +1,147 @@
+"""What the generations of a store behind ``qdrant-client`` share: the client, and the aliases that tell them apart.
+
+A store named ``films`` is three aliases, which are all that its generations are told apart by: ``films`` the current
+one, ``films.previous`` and ``films.next``. The collections that they stand for are named ``films.<random>`` and carry
+what they hold in their metadata, which is written in the same step that makes them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from qdrant_client import models
+
+from tte_retriever.errors import TTEError
+from tte_retriever_qdrant.errors import StoreError
+from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec
+from tte_retriever_qdrant.stores.checks import check_prefix
+from tte_retriever_qdrant.stores.protocol import FULL, PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from qdrant_client import QdrantClient
+
+_METADATA = "tte_retriever"
+_INDEX_TYPES = {
+    str: models.PayloadSchemaType.KEYWORD,
+    int: models.PayloadSchemaType.INTEGER,
+    float: models.PayloadSchemaType.FLOAT,
+}
+
+
+@dataclass(eq=False)
+class Connection:
+    """What the generations of one store share.
+
+    Attributes:
+        client: The client, which is closed with the last generation.
+        name: The store's name, an alias.
+        where: The store in words.
+        data: Directory for the homes of its generations.
+        indexed: Whether there are indexes; without, the client warns of everything that speaks of them.
+        explain: Turns what the client raises into an error of ours.
+        release: Is called after the last generation was closed.
+        users: How many generations are open.
+    """
+
+    client: QdrantClient
+    name: str
+    where: str
+    data: Path
+    indexed: bool
+    explain: Callable[[Exception, str], TTEError]
+    release: Callable[[], None]
+    users: int = 0
+
+    @property
+    def previous(self) -> str:
+        """Alias of the generation before the last commit."""
+        return f"{self.name}.previous"
+
+    @property
+    def next(self) -> str:
+        """Alias of the generation that is being filled."""
+        return f"{self.name}.next"
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise errors of ours only."""
+        try:
+            yield
+        except TTEError:
+            raise
+        except Exception as error:
+            raise self.explain(error, self.where) from error
+
+    def aliases(self) -> dict[str, str]:
+        """The collections of the store's generations by alias."""
+        ours = (self.name, self.previous, self.next)
+        with self.errors():
+            found = self.client.get_aliases().aliases
+        return {alias.alias_name: alias.collection_name for alias in found if alias.alias_name in ours}
+
+    def point(self, before: dict[str, str], after: dict[str, str]) -> None:
+        """Change the aliases, all at once."""
+        operations: list[models.AliasOperations] = [
+            models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)) for alias in before
+        ]
+        operations += [
+            models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=collection, alias_name=alias))
+            for alias, collection in after.items()
+        ]
+        with self.errors():
+            self.client.update_collection_aliases(operations)
+
+    def make(self, spec: CollectionSpec) -> str:
+        """Make a collection that no alias stands for yet."""
+        check_prefix(spec)
+        collection = f"{self.name}.{uuid.uuid4().hex[:12]}"
+        with self.errors():
+            self.client.create_collection(
+                collection,
+                vectors_config=_vectors(spec),
+                metadata={_METADATA: asdict(spec)},
+            )
+            if self.indexed:  # before any point: the index is built with its fields in mind
+                for field, kind in PAYLOAD_FIELDS.items():
+                    self.client.create_payload_index(collection, field, _INDEX_TYPES[kind], wait=True)
+        try:
+            self.read_spec(collection)
+        except StoreError:
+            self.drop(collection)
+            raise
+        return collection
+
+    def drop(self, collection: str) -> None:
+        """Delete a collection and what was kept beside it."""
+        with self.errors():
+            self.client.delete_collection(collection)
+        shutil.rmtree(self.data / collection, ignore_errors=True)
+
+    def read_spec(self, collection: str) -> CollectionSpec:
+        """What a collection says that it holds."""
+        with self.errors():
+            metadata = self.client.get_collection(collection).config.metadata or {}
+        try:
+            return CollectionSpec(**metadata[_METADATA])
+        except (KeyError, TypeError) as error:
+            raise StoreError(
+                f"{self.where} does not say of which model it is: the collection {collection!r} has no such metadata; "
+                "use a server of version 1.16 or newer, and a collection that was made by this program"
+            ) from error
+
+
+def _vectors(spec: CollectionSpec) -> models.VectorParams | dict[str, models.VectorParams]:
+    if not spec.prefix:
+        return models.VectorParams(size=spec.dim, distance=models.Distance.COSINE)
+    no_graph = models.HnswConfigDiff(m=0)
+    return {
+        FULL: models.VectorParams(size=spec.dim, distance=models.Distance.COSINE, hnsw_config=no_graph),
+        PREFIX: models.VectorParams(size=spec.prefix, distance=models.Distance.COSINE),
+    }

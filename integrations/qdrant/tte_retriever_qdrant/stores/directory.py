@@ -1,0 +1,147 @@
+"""The generations in an edge store's directory: made, locked, pointed to by the manifest, and removed.
+
+The directory holds ``tte-store.json`` (the manifest), a lock for changing it, and ``generations/``: for each a directory
+with the engine's files and what ingestion keeps beside the vectors, and a lock.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import filelock
+
+from tte_retriever.errors import TTEError
+from tte_retriever_qdrant.errors import StoreError, StoreLocked, StoreNotFound
+from tte_retriever_qdrant.stores.manifest import MANIFEST, Generation, Manifest, read_manifest
+from tte_retriever_qdrant.stores.shards import make_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tte_retriever_qdrant.records import CollectionSpec
+
+Role: TypeAlias = Literal["current", "next"]
+
+_LOCK = ".lock"
+_GENERATIONS = "generations"
+_NONE_YET = "none-yet"  # is locked in place of a generation by who opens a store without one
+_PATIENCE_S = 30  # another process needs the manifest for as long as it takes to make an empty shard
+
+
+class Directory:
+    """The generations in a store's directory, open or not."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.where = f"the store in {str(home)!r}"
+
+    def of(self, name: str) -> Path:
+        """The directory of a generation."""
+        return self.home / _GENERATIONS / name
+
+    def prepare(self, *, create: bool) -> None:
+        """Make the directory, or make sure that it is a store's."""
+        if not create and not (self.home / MANIFEST).exists():
+            raise missing(self.home)
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            if read_manifest(self.home) is None:
+                self._refuse_foreign_files()
+            (self.home / _GENERATIONS).mkdir(exist_ok=True)
+        except OSError as error:
+            message = f"the store directory {str(self.home)!r} cannot be used: {error.strerror or error}"
+            raise StoreError(message) from error
+
+    @contextmanager
+    def changing(self) -> Iterator[Manifest]:
+        """The manifest, while no other process changes it."""
+        try:
+            with filelock.FileLock(self.home / _LOCK, thread_local=False).acquire(timeout=_PATIENCE_S):
+                yield read_manifest(self.home) or Manifest()
+        except filelock.Timeout as error:
+            raise self._locked() from error
+        except OSError as error:
+            raise StoreError(f"{self.where} cannot be changed: {error.strerror or error}") from error
+
+    def make(self, spec: CollectionSpec) -> Generation:
+        """Make an empty generation, which no manifest speaks of yet."""
+        name = uuid.uuid4().hex[:12]
+        with self.engine_errors():
+            return Generation(spec, name, make_shard(self.of(name), spec))
+
+    def lock(self, name: str) -> filelock.FileLock:
+        """Lock a generation at once or not at all."""
+        lock = filelock.FileLock(self.home / _GENERATIONS / f"{name}.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise self._locked() from error
+        except OSError as error:
+            message = f"the store directory {str(self.home)!r} cannot be used: {error.strerror or error}"
+            raise StoreError(message) from error
+        return lock
+
+    def lock_none_yet(self) -> filelock.FileLock:
+        """Lock a store without generations, as the one process that may make the first."""
+        return self.lock(_NONE_YET)
+
+    def lock_generation(self, role: Role) -> tuple[Generation, filelock.FileLock] | None:
+        """Lock the generation that has a role; ``None`` if there is none."""
+        while True:
+            generation: Generation | None = getattr(read_manifest(self.home) or Manifest(), role)
+            if generation is None:
+                return None
+            lock = self.lock(generation.name)
+            try:  # it may have been replaced, or even removed, before the lock was ours
+                if getattr(read_manifest(self.home), role) == generation:
+                    return generation, lock
+            except BaseException:
+                lock.release()
+                raise
+            lock.release()
+
+    def sweep(self) -> None:
+        """Remove the generations that the manifest speaks of no more, but for those in use; call while changing."""
+        manifest = read_manifest(self.home) or Manifest()
+        kept = {generation.name for generation in vars(manifest).values() if generation is not None}
+        for folder in (self.home / _GENERATIONS).iterdir():
+            if folder.is_dir() and folder.name not in kept:
+                try:
+                    lock = self.lock(folder.name)
+                except StoreLocked:
+                    continue
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+                lock.release()
+
+    @contextmanager
+    def engine_errors(self) -> Iterator[None]:
+        """Raise errors of ours only."""
+        try:
+            yield
+        except TTEError:
+            raise
+        except Exception as error:  # the engine raises bare Exceptions
+            if "WouldBlock" in str(error):
+                raise self._locked() from error
+            raise StoreError(f"{self.where} failed: {error}") from error
+
+    def _locked(self) -> StoreLocked:
+        return StoreLocked(f"{self.where} is in use by another process; wait for it to end or stop it, then try again")
+
+    def _refuse_foreign_files(self) -> None:
+        foreign = {path.name for path in self.home.iterdir()} - {_LOCK, _GENERATIONS, f"{MANIFEST}.new"}
+        if foreign:
+            raise StoreError(
+                f"the directory {str(self.home)!r} is no store (it has no {MANIFEST}) and holds other files, such as "
+                f"{min(foreign)!r}; give an empty or a new directory"
+            )
+
+
+def missing(home: Path) -> StoreNotFound:
+    """The error of reading a store that is not there."""
+    return StoreNotFound(f"there is no store in {str(home)!r}; make one with tte-retriever index, or check the path")
