@@ -125,6 +125,57 @@ def test_other_windows_replace_the_old_ones(small_folder, store, encoder, conten
     assert sorted(p["start_s"] for p, *_ in contents(store).values() if "start_s" in p) == [0, 3, 6, 9, 12]
 
 
+def test_windows_that_were_cut_otherwise_go_even_after_crashes_and_under_new_names(
+    small_folder, store, encoder, standin, contents
+):
+    class Dying(standin):
+        def encode_document(self, inputs, **settings):
+            if self.encoded:
+                raise RuntimeError("out of memory")
+            return super().encode_document(inputs, **settings)
+
+    def starts():
+        return sorted(p["start_s"] for p, *_ in contents(store).values() if "start_s" in p)
+
+    clip = small_folder / "clip.mp4"
+    ingest(clip, store, encoder, window_s=6)
+    with pytest.raises(RuntimeError):
+        ingest(clip, store, Dying(), window_s=3, batch_size=2)
+    clip = clip.rename(small_folder / "renamed.mp4")
+    ingest(small_folder, store, encoder, window_s=6)
+    assert starts() == [0, 6, 12]
+    ingest(small_folder, store, encoder, window_s=6, overlap_s=2)
+    assert starts() == [0, 4, 8]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "renamed", "a twin is left"])
+def test_a_document_is_taken_up_where_a_crash_left_it(small_folder, store, encoder, standin, uris, meanwhile):
+    class Dying(standin):
+        def encode_document(self, inputs, **settings):
+            if len(self.encoded) == 2:
+                raise RuntimeError("out of memory")
+            return super().encode_document(inputs, **settings)
+
+    folder = small_folder / "documents"
+    folder.mkdir()
+    document, twin = folder / "doc.pdf", folder / "twin.pdf"
+    shutil.move(small_folder / "doc.pdf", document)
+    if meanwhile == "a twin is left":
+        shutil.copy(document, twin)
+    with pytest.raises(RuntimeError):
+        ingest(folder, store, Dying(), batch_size=1)
+    before = store.count()
+    assert before >= 1
+    if meanwhile == "renamed":
+        document.rename(twin)
+    elif meanwhile == "a twin is left":
+        document.unlink()
+    report = ingest(folder, store, encoder)
+    assert len(encoder.encoded) == (3 - before if meanwhile == "nothing" else 3)
+    assert (report.indexed, report.points, store.count()) == (1, 3, 3)
+    assert list(uris(store)) == ["doc.pdf" if meanwhile == "nothing" else "twin.pdf"]
+
+
 def test_a_file_that_broke_is_gone_and_comes_back_when_repaired(small_folder, store, encoder):
     good = (small_folder / "yellow.png").read_bytes()
     ingest(small_folder, store, encoder)

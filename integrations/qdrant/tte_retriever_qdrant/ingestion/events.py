@@ -18,7 +18,7 @@ class Event:
         done: Files dealt with so far, of ``total``.
         total: Files to decode in this run.
         uri: The file, by its path under the source; empty for ``planned``.
-        points: Points written for it.
+        points: Points that it has.
         reason: Why it was skipped or failed; ``duplicate`` or a word of ``MediaReason``.
         message: The same for people.
     """
@@ -54,7 +54,7 @@ class Report:
     Attributes:
         files: Files found.
         indexed: Files written in this run.
-        points: Points written in this run.
+        points: Points of those files.
         unchanged: Files that an earlier run had written and that are still the same.
         duplicates: Files whose content is that of another file, under whose name it is found.
         skipped: Files of a kind that is not indexed.

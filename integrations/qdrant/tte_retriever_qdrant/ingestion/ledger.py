@@ -49,7 +49,8 @@ class Row:
         mtime_ns: Time of its last change, in nanoseconds.
         asset_id: SHA-256 of its bytes; empty if they could not be read.
         state: How far it got.
-        cut: Into which windows it is cut, if it is a video.
+        cut: Into which windows it is cut, if it is a video; as long as it is not WRITTEN, all ways in which it may be,
+            separated by spaces.
         reason: Why it was SKIPPED or FAILED; of a WRITTEN file, why a part of it is missing.
         message: The same for people.
     """

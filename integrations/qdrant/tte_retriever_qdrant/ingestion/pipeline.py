@@ -117,7 +117,13 @@ def ingest(
                 DecoderPool[Key](settings, workers=workers, time_limit_s=time_limit_s) as pool,
                 Writer(store, encoder.fingerprint, batch_size=batch_size, on_final=tally.settle) as writer,
             ):
-                parts = read(plan.tasks, pool, _LOOK_AHEAD * batch_size, tally.settle)
+                parts = read(
+                    plan.tasks,
+                    pool,
+                    look_ahead=_LOOK_AHEAD * batch_size,
+                    stored=writer.stored,
+                    on_final=tally.settle,
+                )
                 for embedded in embed(encoder, parts, batch_size=batch_size, dim=dim):
                     writer.add(embedded)
                 writer.finish()
@@ -164,7 +170,8 @@ class _Tally:
         """What is left of the file is durable by now."""
         state: State = "WRITTEN" if outcome.points else "FAILED" if outcome.failures else "SKIPPED"
         first = outcome.failures[0] if outcome.failures else Failure(outcome.uri, outcome.reason, "")
-        cut = str(self.cut) if outcome.is_video else ""
+        video_cut = str(self.cut) if outcome.is_video else ""
+        cut = outcome.task.row.cut if state == "FAILED" else video_cut
         self.ledger.record(
             [replace(outcome.task.row, state=state, cut=cut, reason=first.reason, message=first.message)]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from tte_retriever_qdrant.ingestion.events import Failure
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from tte_retriever.media import MediaLimits
@@ -26,10 +26,19 @@ _UNKNOWN_CONTENT = ("missing", "not-a-file", "unreadable")  # such a file may st
 
 @dataclass(frozen=True)
 class Task:
-    """A file to decode; ``row`` is what the ledger says of it now."""
+    """A file to decode.
+
+    Attributes:
+        path: Where it is.
+        row: What the ledger says of it now.
+        is_recut: Whether the store may hold windows of it that were cut otherwise.
+        is_resumed: Whether an earlier run may have written some of the same points.
+    """
 
     path: Path
     row: Row
+    is_recut: bool = False
+    is_resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,15 +122,27 @@ def make_plan(
 
     judged = {(str(root), file.row.uri) for file in seen} | {(str(root), uri) for uri in removed}
     owned = {row.asset_id for row in known if row.state == "WRITTEN" and (row.root, row.uri) not in judged}
-    tasks, rows, counts = _judge(seen, owned, cut)
+    cuts: defaultdict[str, set[str]] = defaultdict(set)
+    for row in known:
+        cuts[row.asset_id].update(row.cut.split())
+    tasks, rows, counts = _judge(seen, owned, cuts, cut)
     rows += [row for _, row in failed if row is not None]
     ledger.record(rows, removed=[(str(root), uri) for uri in removed])
     failures = tuple(failure for failure, _ in failed)
     return Plan(tuple(tasks), counts["unchanged"], counts["duplicates"], counts["skipped"], removed, failures)
 
 
-def _judge(seen: list[_Seen], owned: set[str], cut: Cut) -> tuple[list[Task], list[Row], Counter[str]]:
-    """Sort files into tasks and what needs none; ``owned`` are the assets that are stored under other files' names."""
+def _judge(
+    seen: list[_Seen], owned: set[str], cuts: Mapping[str, set[str]], cut: Cut
+) -> tuple[list[Task], list[Row], Counter[str]]:
+    """Sort files into tasks and what needs none.
+
+    Args:
+        seen: The files.
+        owned: The assets that are stored under other files' names.
+        cuts: How each asset was ever cut, as far as the store may know of it.
+        cut: How it is cut in this run.
+    """
     done = {file.row.uri for file in seen if file.is_done(cut)}
     owned = owned | {file.row.asset_id for file in seen if file.row.uri in done and file.is_written}
     counts: Counter[str] = Counter()
@@ -135,8 +156,10 @@ def _judge(seen: list[_Seen], owned: set[str], cut: Cut) -> tuple[list[Task], li
             row = replace(file.row, state="SKIPPED", reason=DUPLICATE)
             counts["duplicates"] += 1
         else:
-            row = file.row
-            tasks.append(Task(file.path, row))
+            others = cuts.get(file.row.asset_id, set()) - {str(cut)}
+            row = replace(file.row, cut=" ".join(sorted({*others, str(cut)})))
+            resumed = not others and file.before is not None and file.before.state == "NEW"
+            tasks.append(Task(file.path, row, is_recut=bool(others), is_resumed=resumed))
         if row != file.before:
             rows.append(row)
     return tasks, rows, counts

@@ -15,13 +15,15 @@ from tte_retriever_qdrant.ingestion.units import TEXT_SUFFIXES, Unit
 from tte_retriever_qdrant.ingestion.worker import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tte_retriever_qdrant.encoder import Item
     from tte_retriever_qdrant.ingestion.decoding import DecoderPool
     from tte_retriever_qdrant.ingestion.planning import Task
 
 _MEDIA_TYPES = mimetypes.MimeTypes()  # Python's own table, not what happens to be registered on this machine
+for _suffix in (".avif", ".heic", ".jp2", ".mkv", ".ppm", ".webp"):  # which not every version of Python knows
+    _MEDIA_TYPES.add_type("video/x-matroska" if _suffix == ".mkv" else "image/" + _suffix[1:], _suffix)
 
 
 @dataclass(eq=False)
@@ -31,7 +33,7 @@ class Outcome:
     Attributes:
         task: The file.
         same: Files with the same content, which are tried in turn if nothing of this one can be decoded.
-        points: Points written.
+        points: Points that it has in the store, once it is final.
         failures: What could not be indexed of it.
         reason: Why it was skipped.
         is_video: Whether it is cut into windows.
@@ -82,7 +84,12 @@ Key = tuple[Outcome, Unit | None]
 
 
 def read(
-    tasks: Iterable[Task], pool: DecoderPool[Key], look_ahead: int, on_final: Callable[[Outcome], None]
+    tasks: Iterable[Task],
+    pool: DecoderPool[Key],
+    *,
+    look_ahead: int,
+    stored: Callable[[Outcome, Sequence[Unit]], set[Unit]],
+    on_final: Callable[[Outcome], None],
 ) -> Iterator[Part | None]:
     """Decode files, and yield their parts as they are done; ``None`` when the next one is not there yet.
 
@@ -90,6 +97,7 @@ def read(
         tasks: The files. Of those with the same content, the first that can be decoded stands for all.
         pool: Where they are decoded.
         look_ahead: Most parts to ask for in advance.
+        stored: Which units of a file the store has; asked of files of several units that an earlier run did not finish.
         on_final: Is told of files of which nothing is left to be written.
     """
     jobs: deque[Key] = deque((outcome, None) for outcome in _by_content(tasks))
@@ -106,8 +114,11 @@ def read(
             outcome.undecoded -= 1
             outcome.fail(answer, unit)
         elif answer.item is None:
-            outcome.undecoded = len(answer.units)
-            jobs.extendleft((outcome, each) for each in reversed(answer.units))
+            done = stored(outcome, answer.units) if outcome.task.is_resumed else set()
+            left = [each for each in answer.units if each not in done]
+            outcome.points, outcome.undecoded, outcome.any_decoded = len(done), len(left), bool(done)
+            outcome.is_video = any(each.modality == "video" for each in answer.units)
+            jobs.extendleft((outcome, each) for each in reversed(left))
             if not answer.units:
                 _explain_no_units(outcome)
         else:
@@ -143,7 +154,11 @@ def _explain_no_units(outcome: Outcome) -> None:
     """A file whose name promises media is a failure; any other is of a kind that nobody asked to index."""
     path = outcome.task.path
     promised = _MEDIA_TYPES.guess_type(path.name)[0] or ""
-    if promised.startswith(("image/", "video/")) or promised == "application/pdf" or path.suffix in TEXT_SUFFIXES:
+    if (
+        promised.startswith(("image/", "video/"))
+        or promised == "application/pdf"
+        or path.suffix.lower() in TEXT_SUFFIXES
+    ):
         message = f"{describe(path)} is no image, video, PDF or text that can be opened, whatever its name says"
         outcome.fail(MediaError(message, "unsupported"))
     else:

@@ -12,13 +12,14 @@ from tte_retriever_qdrant.errors import StoreUnavailable
 from tte_retriever_qdrant.records import Point
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
 
     from tte_retriever_qdrant.ingestion.embedding import Embedded
     from tte_retriever_qdrant.ingestion.reading import Outcome
+    from tte_retriever_qdrant.ingestion.units import Unit
     from tte_retriever_qdrant.stores import VectorStore
 
 PAUSES_S: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 30)
@@ -77,6 +78,11 @@ class Writer:
         while self._waiting and (self._waiting[0][1].done() or len(self._waiting) > _MAX_WAITING):
             self._collect()
 
+    def stored(self, outcome: Outcome, units: Sequence[Unit]) -> set[Unit]:
+        """Those units of a file that are in the store under its name."""
+        # In the thread of the writes, for not every engine can do two things at once.
+        return self._thread.submit(self._stored, outcome, units).result()
+
     def finish(self) -> None:
         """Write what is left, and wait until all is durable; raises as :meth:`add` does."""
         self._flush()
@@ -95,10 +101,9 @@ class Writer:
     def _flush(self) -> None:
         outcomes, points = self._outcomes, self._points
         self._outcomes, self._points, self._bytes = [], [], 0
-        # An earlier run may have cut the same video otherwise.
-        videos = {outcome for outcome in outcomes if outcome.is_video} - self._replaced
-        self._replaced |= videos
-        stale = [outcome.task.row.asset_id for outcome in videos]
+        recut = {outcome for outcome in outcomes if outcome.task.is_recut} - self._replaced
+        self._replaced |= recut
+        stale = [outcome.task.row.asset_id for outcome in recut]
         self._waiting.append((outcomes, self._thread.submit(self._write, points, stale)))
 
     def _collect(self) -> None:
@@ -114,6 +119,14 @@ class Writer:
             self._insist(lambda: self._store.delete(filter={"asset_id": stale}))
         if points:
             self._insist(lambda: self._store.upsert(points))
+
+    def _stored(self, outcome: Outcome, units: Sequence[Unit]) -> set[Unit]:
+        asset_id = outcome.task.row.asset_id
+        asset = {"asset_id": asset_id}
+        if self._store.count(asset) != self._store.count({**asset, "uri": outcome.uri}):
+            return set()  # some are under the name of another file with that content, so all are to be written again
+        ids = {unit.point_id(asset_id, self._fingerprint): unit for unit in units}
+        return {ids[each] for each in self._store.exists(list(ids))}
 
     def _insist(self, call: Callable[[], None]) -> None:
         for pause_s in PAUSES_S:
