@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import base64
 import pickle
 from io import BytesIO
@@ -10,32 +9,17 @@ import numpy as np
 import pytest
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.llms.types import ImageBlock, TextBlock, VideoBlock
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.schema import Document, ImageDocument, ImageNode, MediaResource, Node, QueryBundle, TextNode
-from llama_index.embeddings.tte import TTEEmbedding
-from PIL import Image, ImageDraw
+from llama_index.embeddings.tte import TTEEmbedding, VideoClip
+from PIL import Image
 
 from tte_retriever import MediaError, TTEEncoder, TTEError
+from tte_retriever.errors import InputError
 
 TEXTS = ["a red circle", "two blue squares above a green triangle", "x"]
-
-
-@pytest.fixture(scope="module")
-def embedding():
-    return TTEEmbedding(model_name="tte-flash-tiny", embed_batch_size=2)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    paths = []
-    for color in ("red", "blue", "green"):
-        image = Image.new("RGB", (96, 96), "white")
-        ImageDraw.Draw(image).ellipse((20, 20, 70, 70), fill=color)
-        paths.append(str(folder / f"{color}.png"))
-        image.save(paths[-1])
-    return paths
 
 
 def same(left, right):
@@ -56,7 +40,7 @@ def test_it_is_an_embedding_of_llama_index():
 
 
 def test_settings_survive_serialization():
-    settings = {"model_name": "some/model", "think_budget": 3, "device": "cpu", "embed_batch_size": 7}
+    settings = {"model_name": "some/model", "think_budget": 3, "dim": 64, "device": "cpu", "embed_batch_size": 7}
     embedding = TTEEmbedding(**settings)
     data = embedding.to_dict()
     assert data["class_name"] == "TTEEmbedding"
@@ -64,7 +48,7 @@ def test_settings_survive_serialization():
         assert {name: getattr(copy, name) for name in settings} == settings
 
 
-@pytest.mark.parametrize("settings", [{"think_budget": -1}, {"embed_batch_size": 0}, {"modelname": "x"}])
+@pytest.mark.parametrize("settings", [{"think_budget": -1}, {"dim": 0}, {"embed_batch_size": 0}, {"modelname": "x"}])
 def test_a_wrong_setting_is_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         TTEEmbedding(**settings)
@@ -123,6 +107,86 @@ def test_a_changed_setting_takes_effect(embedding):
         changed.get_query_embedding(TEXTS[0])
 
 
+def test_fewer_dimensions_are_the_leading_ones_at_length_1(embedding, images):
+    short = TTEEmbedding(model_name="tte-flash-tiny", dim=16)
+    for whole, part in (
+        (embedding.get_text_embedding(TEXTS[0]), short.get_text_embedding(TEXTS[0])),
+        (embedding.get_image_embedding(images[0]), short.get_image_embedding(images[0])),
+    ):
+        same(part, np.array(whole[:16]) / np.linalg.norm(whole[:16]))
+
+
+# Videos and mixtures -----------------------------------------------------------------------------------------------
+
+
+def test_a_video_is_embedded_as_the_encoder_does(embedding, clip):
+    vector = TTEEncoder("tte-flash-tiny").encode_document([{"video": clip}])[0]
+    for video in (clip, str(clip), BytesIO(clip.read_bytes()), VideoClip(clip), VideoClip(clip, 0, 100)):
+        same(embedding.get_video_embedding(video), vector)
+
+
+def test_stretches_of_a_video_have_vectors_of_their_own(embedding, clip):
+    stretches = [VideoClip(clip, 0, 6), VideoClip(clip, 6), VideoClip(clip)]
+    vectors = embedding.get_video_embeddings(stretches)
+    same(vectors, [embedding.get_video_embedding(stretch) for stretch in stretches])
+    differ(vectors[0], vectors[1])
+
+
+def test_a_bad_video_raises(embedding, tmp_path, images):
+    (tmp_path / "bad.mp4").write_bytes(b"not a video")
+    for video in (tmp_path / "bad.mp4", "nowhere.mp4", images[0]):
+        with pytest.raises(MediaError):
+            embedding.get_video_embedding(video)
+
+
+def test_a_mixture_is_read_in_its_order(embedding, images, clip):
+    red, blue = Path(images[0]), Path(images[1])
+    parts = [{"type": "text", "text": "first"}, {"type": "image", "image": red}, {"type": "text", "text": "then"}]
+    parts += [{"type": "image", "image": blue}, {"type": "video", "video": clip}]
+    expected = TTEEncoder("tte-flash-tiny").encode_document([[{"role": "user", "content": parts}]])[0]
+    same(embedding.get_multimodal_embedding(["first", red, "then", blue, clip]), expected)
+    blocks = [TextBlock(text="first"), ImageBlock(path=red), TextBlock(text="then")]
+    blocks += [ImageBlock(image=blue.read_bytes()), VideoBlock(path=clip)]
+    same(embedding.get_multimodal_embedding(blocks), expected)
+    blocks[1] = ImageBlock(url=blocks[1].inline_url())
+    same(embedding.get_multimodal_embedding(blocks), expected)
+    same(embedding.get_multimodal_embedding(["first", Image.open(red), "then", blue, VideoClip(clip)]), expected)
+    differ(embedding.get_multimodal_embedding(["first", blue, "then", red, clip]), expected)
+
+
+def test_a_mixture_of_one_is_that_one(embedding, images, clip):
+    same(embedding.get_multimodal_embedding([TEXTS[0]]), embedding.get_text_embedding(TEXTS[0]))
+    same(embedding.get_multimodal_embedding([Path(images[0])]), embedding.get_image_embedding(images[0]))
+    same(embedding.get_multimodal_embedding([clip]), embedding.get_video_embedding(clip))
+    same(embedding.get_multimodal_query_embedding([TEXTS[0]]), embedding.get_query_embedding(TEXTS[0]))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "complaint"),
+    [
+        ([], "one block or more"),
+        ("text", "one block or more"),
+        ([3], "a int was given"),
+        ([" "], "text is empty"),
+        ([ImageBlock(url="https://example.org/cat.png")], "nothing is fetched"),
+        ([VideoBlock(url="https://example.org/cat.mp4")], "nothing is fetched"),
+        ([ImageBlock()], "the image block is empty"),
+    ],
+)
+def test_a_bad_mixture_raises(embedding, blocks, complaint):
+    with pytest.raises(InputError, match=complaint):
+        embedding.get_multimodal_embedding(blocks)
+
+
+def test_a_node_with_a_video_is_embedded_by_the_stretch_in_its_metadata(embedding, clip):
+    resource = MediaResource(path=clip)
+    whole, part = Node(video_resource=resource), Node(video_resource=resource, metadata={"start_s": 6, "end_s": 9.0})
+    encoded = Node(video_resource=MediaResource(data=clip.read_bytes()))
+    embedding([whole, part, encoded])
+    same([whole.embedding, encoded.embedding], [embedding.get_video_embedding(clip)] * 2)
+    same(part.embedding, embedding.get_video_embedding(VideoClip(clip, 6, 9)))
+
+
 # Nodes -------------------------------------------------------------------------------------------------------------
 
 
@@ -146,29 +210,8 @@ def expected(embedding, images):
 
 def test_each_node_is_embedded_by_what_it_holds(embedding, images):
     nodes = nodes_of_each_kind(images)
-    assert embedding(nodes) is nodes
+    assert [node.node_id for node in embedding(nodes)] == [node.node_id for node in nodes]
     same([node.embedding for node in nodes], expected(embedding, images))
-
-
-def test_async_gives_the_same_without_blocking_the_event_loop(embedding, images):
-    nodes = nodes_of_each_kind(images)
-
-    async def run():
-        task = asyncio.create_task(embedding.acall(nodes))
-        await asyncio.sleep(0)
-        assert not task.done()
-        await task
-        return await asyncio.gather(
-            embedding.aget_query_embedding(TEXTS[0]),
-            embedding.aget_text_embedding(TEXTS[0]),
-            embedding.aget_image_embedding(images[0]),
-        )
-
-    query, text, image = asyncio.run(run())
-    same([node.embedding for node in nodes], expected(embedding, images))
-    same(query, embedding.get_query_embedding(TEXTS[0]))
-    same(text, embedding.get_text_embedding(TEXTS[0]))
-    same(image, embedding.get_image_embedding(images[0]))
 
 
 def test_text_is_embedded_with_its_metadata(embedding):
@@ -178,20 +221,40 @@ def test_text_is_embedded_with_its_metadata(embedding):
 
 
 @pytest.mark.parametrize(
-    ("node", "complaint"),
+    ("node", "reason", "complaint"),
     [
-        (Node(video_resource=MediaResource(path=Path("clip.mp4"))), "holds video"),
-        (Node(audio_resource=MediaResource(path=Path("song.mp3"))), "holds audio"),
-        (ImageNode(image_url="https://example.org/cat.png"), "nothing is fetched"),
-        (Node(image_resource=MediaResource(url="https://example.org/cat.png")), "nothing is fetched"),
-        (ImageNode(image="%%%"), "not base64"),
-        (ImageNode(image_resource=MediaResource(data=b"lost by LlamaIndex")), "without an image"),
+        (Node(video_resource=MediaResource(path=Path("clip.mp4"))), "missing", "does not exist"),
+        (Node(audio_resource=MediaResource(path=Path("song.mp3"))), "unsupported", "holds audio"),
+        (ImageNode(image_path="nowhere.png"), "missing", "does not exist"),
+        (ImageNode(image_url="https://example.org/cat.png"), "not-allowed", "nothing is fetched"),
+        (Node(image_resource=MediaResource(url="https://example.org/cat.png")), "not-allowed", "nothing is fetched"),
+        (ImageNode(image="%%%"), "corrupt", "not base64"),
+        (ImageNode(image_resource=MediaResource(data=b"lost by LlamaIndex")), "empty", "without an image"),
+        (TextNode(text=" "), "unsupported", "text is empty"),
     ],
 )
-def test_a_node_that_cannot_be_embedded_is_refused(embedding, node, complaint):
-    with pytest.raises(TTEError, match=complaint):
-        embedding([TextNode(text="fine"), node])
+def test_a_bad_node_is_reported_and_left_out_and_the_others_have_their_own_vectors(
+    embedding, images, events, caplog, node, reason, complaint
+):
+    good = [TextNode(text=TEXTS[0]), ImageNode(image_path=images[0]), TextNode(text=TEXTS[1])]
+    node.embedding = [1.0]  # of what it held before
+    pipeline = IngestionPipeline(transformations=[embedding])
+    done = pipeline.run(nodes=[good[0], node, good[1], good[2]])
+    assert [each.node_id for each in done] == [each.node_id for each in good]
+    same(done[0].embedding, embedding.get_text_embedding(TEXTS[0]))
+    same(done[1].embedding, embedding.get_image_embedding(images[0]))
+    same(done[2].embedding, embedding.get_text_embedding(TEXTS[1]))
     assert node.embedding is None
+    (event,) = events("BadMediaEvent")
+    assert (event.source, event.reason) == (f"node {node.node_id}", reason)
+    assert complaint in event.message
+    assert complaint in caplog.text
+
+
+@pytest.mark.parametrize("settings", [{"think_budget": 999}, {"dim": 9999}])
+def test_a_setting_that_the_model_does_not_have_is_not_blamed_on_nodes(settings):
+    with pytest.raises(InputError, match=f"{next(iter(settings))} is {next(iter(settings.values()))}"):
+        TTEEmbedding(**settings)([TextNode(text="x")])
 
 
 def test_an_ingestion_pipeline_tells_images_apart(embedding, images):

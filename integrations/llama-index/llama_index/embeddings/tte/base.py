@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import threading
 from contextlib import contextmanager
-from io import BytesIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import llama_index.core.instrumentation as instrument
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.embeddings import MultiModalEmbedding
-from llama_index.core.schema import BaseNode, ImageNode, ImageType, MetadataMode, Node
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.schema import BaseNode, NodeRelationship, RelatedNodeInfo
+from llama_index.core.utils import get_tqdm_iterable
+from llama_index.embeddings.tte.parts import (
+    Block,
+    Part,
+    VideoClip,
+    VideoType,
+    as_chat,
+    block_part,
+    image_of,
+    image_part,
+    kind_of,
+    name_of,
+    text_of,
+    video_of,
+)
+from llama_index.embeddings.tte.reporting import report_bad
 
-from tte_retriever.errors import InputError, MediaError
+from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from llama_index.core.base.embeddings.base import Embedding
+    from llama_index.core.schema import ImageType
 
     from tte_retriever import TTEEncoder
+
+_Method = Literal["encode_query", "encode_document"]
+
+dispatcher = instrument.get_dispatcher(__name__)
 
 
 class _LazyEncoder:
@@ -50,11 +70,11 @@ class _LazyEncoder:
 
 
 class TTEEmbedding(MultiModalEmbedding):
-    """Text and images in one vector space, by an encoder that thinks before it embeds.
+    """Text, images, videos and mixtures of them in one vector space, by an encoder that thinks before it embeds.
 
     The model is loaded at the first embedding, not before; pickles, copies and ``to_dict`` carry the settings and
-    never the weights. As a transformation of an ``IngestionPipeline`` it embeds an image node by its image (a caption
-    in the node is not part of that vector) and any other node by its text.
+    never the weights. As a transformation of an ``IngestionPipeline`` it embeds a node by its video, its image or its
+    text; a caption in an image node is not part of that vector.
 
     Example:
         >>> from llama_index.embeddings.tte import TTEEmbedding
@@ -71,6 +91,9 @@ class TTEEmbedding(MultiModalEmbedding):
     think_budget: int | None = Field(
         default=None, ge=0, description="Think tokens per item; None is what the model was built with."
     )
+    dim: int | None = Field(
+        default=None, gt=0, description="Leading dimensions to keep, scaled to length 1; None is all of them."
+    )
     device: str | None = Field(default=None, description="Torch device, such as 'cuda:0'; None chooses.")
 
     _model: _LazyEncoder = PrivateAttr(default_factory=_LazyEncoder)
@@ -80,39 +103,72 @@ class TTEEmbedding(MultiModalEmbedding):
         """The name by which LlamaIndex serializes this class."""
         return "TTEEmbedding"
 
-    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Set ``embedding`` of each node, from its image if it has one and from its text otherwise.
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the model's weights and settings, which a store remembers; loads the model."""
+        with self._model.using(self.model_name, self.device) as encoder:
+            return encoder.fingerprint
+
+    # Nodes ---------------------------------------------------------------------------------------------------------
+
+    def __call__(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> Sequence[BaseNode]:
+        """Set ``embedding`` of each node, by its video or image if it has one and by its text otherwise.
+
+        Nodes that cannot be embedded (broken or missing media, media by URL, audio, no text) do not stop the others:
+        they are reported by a log warning and a ``BadMediaEvent``, and are not among the nodes returned.
+
+        Returns:
+            The nodes that have a vector, in the order given; those without a source as copies that are their own, so
+            that what a pipeline stores of them can be deleted when they change.
 
         Raises:
-            InputError: A node holds video or audio, or an image only by URL.
-            MediaError: An image cannot be opened.
+            InputError: The model does not have the ``think_budget`` or the ``dim`` of the settings.
         """
-        texts, images = _by_kind(nodes)
-        _assign(texts, self.get_text_embedding_batch([text for _, text in texts], **kwargs))
-        _assign(images, self.get_image_embedding_batch([image for _, image in images], **kwargs))
-        return nodes
+        with self._model.using(self.model_name, self.device) as encoder:
+            self._options(encoder)  # a wrong setting is not the fault of each node
+        sources: dict[str, list[tuple[BaseNode, Any]]] = {"text": [], "image": [], "video": []}
+        for node in nodes:
+            node.embedding = None  # nothing that fails below keeps a vector of its former content
+            try:
+                kind = kind_of(node)
+                sources[kind].append((node, _SOURCE_OF[kind](node)))
+            except InputError as error:
+                report_bad(f"node {node.node_id}", error)
+        self._set_each(sources["text"], self.get_text_embedding_batch, show_progress)
+        self._set_each(sources["image"], self.get_image_embedding_batch, show_progress)
+        self._set_each(sources["video"], self.get_video_embeddings, show_progress)
+        return [_with_source(node) for node in nodes if node.embedding is not None]
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """As :meth:`__call__`, off the event loop."""
-        texts, images = _by_kind(nodes)
-        _assign(texts, await self.aget_text_embedding_batch([text for _, text in texts], **kwargs))
-        _assign(images, await self.aget_image_embedding_batch([image for _, image in images], **kwargs))
-        return nodes
+        return await asyncio.to_thread(self.__call__, nodes, **kwargs)
+
+    def _set_each(
+        self,
+        sources: list[tuple[BaseNode, Any]],
+        embed: Callable[[list[Any]], list[Embedding]],
+        show_progress: bool,
+    ) -> None:
+        batches = range(0, len(sources), self.embed_batch_size)
+        for start in get_tqdm_iterable(batches, show_progress and len(sources) > 0, "Generating embeddings"):
+            batch = sources[start : start + self.embed_batch_size]
+            results = _embed_each(embed, [source for _, source in batch])
+            for (node, _), result in zip(batch, results, strict=True):
+                if isinstance(result, InputError):
+                    report_bad(f"node {node.node_id}", result)
+                else:
+                    node.embedding = result
+
+    # Text ----------------------------------------------------------------------------------------------------------
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        return self._encode("encode_query", [{"text": query}])[0]
+        return self._encode("encode_query", [[query]])[0]
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return self._encode("encode_document", [{"text": text} for text in texts])
-
-    def _get_image_embedding(self, img_file_path: ImageType) -> Embedding:
-        return self._get_image_embeddings([img_file_path])[0]
-
-    def _get_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
-        return self._encode("encode_document", [{"image": _image_source(image)} for image in img_file_paths])
+        return self._encode("encode_document", [[text] for text in texts])
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         return await asyncio.to_thread(self._get_query_embedding, query)
@@ -123,78 +179,140 @@ class TTEEmbedding(MultiModalEmbedding):
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
 
+    # Images --------------------------------------------------------------------------------------------------------
+
+    def _get_image_embedding(self, img_file_path: ImageType) -> Embedding:
+        return self._get_image_embeddings([img_file_path])[0]
+
+    def _get_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
+        return self._encode_media("encode_document", [[image_part(image)] for image in img_file_paths])
+
     async def _aget_image_embedding(self, img_file_path: ImageType) -> Embedding:
         return await asyncio.to_thread(self._get_image_embedding, img_file_path)
 
     async def _aget_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
         return await asyncio.to_thread(self._get_image_embeddings, img_file_paths)
 
-    def _encode(self, method: str, items: list[dict[str, Any]]) -> list[Embedding]:
+    # Videos --------------------------------------------------------------------------------------------------------
+
+    def get_video_embedding(self, video: VideoType) -> Embedding:
+        """Embed a video, or the stretch of it that a :class:`VideoClip` names.
+
+        Raises:
+            MediaError: It cannot be used.
+        """
+        return self.get_video_embeddings([video])[0]
+
+    async def aget_video_embedding(self, video: VideoType) -> Embedding:
+        """As :meth:`get_video_embedding`, off the event loop."""
+        return await asyncio.to_thread(self.get_video_embedding, video)
+
+    def get_video_embeddings(self, videos: Sequence[VideoType]) -> list[Embedding]:
+        """Embed videos in batches of ``embed_batch_size``; raises as :meth:`get_video_embedding`."""
+        clips = [video if isinstance(video, VideoClip) else VideoClip(video) for video in videos]
+        batches = [clips[i : i + self.embed_batch_size] for i in range(0, len(clips), self.embed_batch_size)]
+        return [
+            embedding
+            for batch in batches
+            for embedding in self._encode_called_back("encode_document", [[clip] for clip in batch])
+        ]
+
+    async def aget_video_embeddings(self, videos: Sequence[VideoType]) -> list[Embedding]:
+        """As :meth:`get_video_embeddings`, off the event loop."""
+        return await asyncio.to_thread(self.get_video_embeddings, videos)
+
+    # Mixtures ------------------------------------------------------------------------------------------------------
+
+    def get_multimodal_embedding(self, blocks: Sequence[Block]) -> Embedding:
+        """Embed text, images and videos together, in the order in which they are read, as one vector to be found.
+
+        Args:
+            blocks: LlamaIndex's content blocks, or a ``str`` (text), a ``Path`` (its content says whether it is an
+                image or a video), a PIL image, a :class:`VideoClip`.
+
+        Raises:
+            InputError: There is no block, or one of no known kind.
+            MediaError: An image or a video cannot be used, or is named by URL.
+        """
+        return self._encode_blocks("encode_document", blocks)
+
+    async def aget_multimodal_embedding(self, blocks: Sequence[Block]) -> Embedding:
+        """As :meth:`get_multimodal_embedding`, off the event loop."""
+        return await asyncio.to_thread(self.get_multimodal_embedding, blocks)
+
+    def get_multimodal_query_embedding(self, blocks: Sequence[Block]) -> Embedding:
+        """As :meth:`get_multimodal_embedding`, as a query to find others by."""
+        return self._encode_blocks("encode_query", blocks)
+
+    async def aget_multimodal_query_embedding(self, blocks: Sequence[Block]) -> Embedding:
+        """As :meth:`get_multimodal_query_embedding`, off the event loop."""
+        return await asyncio.to_thread(self.get_multimodal_query_embedding, blocks)
+
+    # Inside --------------------------------------------------------------------------------------------------------
+
+    def _encode_blocks(self, method: _Method, blocks: Sequence[Block]) -> Embedding:
+        if isinstance(blocks, str) or not blocks:
+            raise InputError(f"{blocks!r} was given as blocks; give a list with one block or more")
+        return self._encode_called_back(method, [[block_part(block) for block in blocks]])[0]
+
+    def _encode_called_back(self, method: _Method, items: list[list[Part]]) -> list[Embedding]:
+        """Encode with the callback that LlamaIndex itself gives for texts and images."""
+        payload: dict[str, Any] = {EventPayload.SERIALIZED: self.to_payload()}
+        with self.callback_manager.event(CBEventType.EMBEDDING, payload=payload) as event:
+            embeddings = self._encode_media(method, items)
+            event.on_end(payload={EventPayload.CHUNKS: _chunks(items), EventPayload.EMBEDDINGS: embeddings})
+        return embeddings
+
+    def _encode_media(self, method: _Method, items: list[list[Part]]) -> list[Embedding]:
+        """Encode with the instrumentation events that LlamaIndex dispatches for texts only."""
+        dispatcher.event(EmbeddingStartEvent(model_dict=self.to_payload()))
+        embeddings = self._encode(method, items)
+        dispatcher.event(EmbeddingEndEvent(chunks=_chunks(items), embeddings=embeddings))
+        return embeddings
+
+    def _encode(self, method: _Method, items: list[list[Part]]) -> list[Embedding]:
         """Encode one batch; E floats per item."""
-        options: dict[str, Any] = {"batch_size": self.embed_batch_size, "show_progress_bar": False}
-        if self.think_budget is not None:
-            options["think_budget"] = self.think_budget
         with self._model.using(self.model_name, self.device) as encoder:
-            embeddings = getattr(encoder, method)(items, **options)  # (B, E) float32
+            chats = [as_chat(parts, encoder) for parts in items]
+            embeddings = getattr(encoder, method)(chats, **self._options(encoder))  # (B, E) float32
         return [embedding.tolist() for embedding in embeddings]
 
-
-def _by_kind(nodes: Sequence[BaseNode]) -> tuple[list[tuple[BaseNode, str]], list[tuple[BaseNode, ImageType]]]:
-    """Split nodes into those embedded by their text and those embedded by their image."""
-    texts: list[tuple[BaseNode, str]] = []
-    images: list[tuple[BaseNode, ImageType]] = []
-    for node in nodes:
-        image = _image_of(node)
-        if image is None:
-            texts.append((node, node.get_content(metadata_mode=MetadataMode.EMBED)))
-        else:
-            images.append((node, image))
-    return texts, images
-
-
-def _image_of(node: BaseNode) -> ImageType | None:
-    """The image a node is embedded by, or None for a text node."""
-    if isinstance(node, ImageNode):
-        return _image_from(node, node.image, node.image_path, node.image_url)
-    if isinstance(node, Node):
-        for kind in ("video", "audio"):
-            if getattr(node, f"{kind}_resource") is not None:
+    def _options(self, encoder: TTEEncoder) -> dict[str, Any]:
+        options: dict[str, Any] = {"batch_size": self.embed_batch_size, "show_progress_bar": False}
+        largest = {"think_budget": encoder.thought.max_budget, "dim": encoder.get_embedding_dimension()}
+        for name, most in largest.items():
+            value = getattr(self, name)
+            if value is not None and most is not None and value > most:
                 raise InputError(
-                    f"node {node.node_id!r} holds {kind}; text and images are embedded here: "
-                    "pass video to tte_retriever.TTEEncoder, and leave other kinds out"
+                    f"{name} is {value}, but the model {self.model_name!r} has {most}; give {most} or less"
                 )
-        if node.image_resource is not None:
-            resource = node.image_resource
-            return _image_from(node, resource.data, resource.path, resource.url)
-    return None
+        if self.think_budget is not None:
+            options["think_budget"] = self.think_budget
+        if self.dim is not None:
+            options |= {"truncate_dim": self.dim, "normalize_embeddings": True}
+        return options
 
 
-def _image_from(node: BaseNode, encoded: str | bytes | None, path: str | Path | None, url: object) -> ImageType:
-    if encoded:
-        try:
-            return BytesIO(base64.b64decode(encoded, validate=True))
-        except (binascii.Error, ValueError) as error:
-            raise MediaError(
-                f"node {node.node_id!r} has an image that is not base64 ({error}); encode the bytes of the file",
-                "corrupt",
-            ) from error
-    if path:
-        return str(path)
-    if url:
-        raise MediaError(
-            f"node {node.node_id!r} names its image by URL, {str(url)!r}; nothing is fetched: "
-            "download it and set the path",
-            "not-allowed",
-        )
-    # ImageNode(image_resource=MediaResource(data=...)) loses the bytes inside LlamaIndex.
-    raise MediaError(f"node {node.node_id!r} is an image node without an image; set its path or its bytes", "empty")
+_SOURCE_OF: dict[str, Callable[[BaseNode], Any]] = {"text": text_of, "image": image_of, "video": video_of}
 
 
-def _image_source(image: ImageType) -> Path | bytes:
-    """LlamaIndex says that a string is a path, so here, and only here, it is one."""
-    return image.getvalue() if isinstance(image, BytesIO) else Path(image)
+def _embed_each(embed: Callable[[list[Any]], list[Embedding]], sources: list[Any]) -> list[Embedding | InputError]:
+    """Embed a batch so that one bad item does not cost the others."""
+    try:
+        return [*embed(sources)]
+    except InputError as error:
+        if len(sources) == 1:
+            return [error]
+        return [result for source in sources for result in _embed_each(embed, [source])]
 
 
-def _assign(nodes: Sequence[tuple[BaseNode, object]], embeddings: Sequence[Embedding]) -> None:
-    for (node, _), embedding in zip(nodes, embeddings, strict=True):
-        node.embedding = embedding
+def _with_source(node: BaseNode) -> BaseNode:
+    """Vector stores delete by the id of the source, and pipelines name there the id of what they were given."""
+    if node.source_node is not None:
+        return node
+    itself = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=node.node_id)}
+    return node.model_copy(update={"relationships": {**node.relationships, **itself}})
+
+
+def _chunks(items: list[list[Part]]) -> list[str]:
+    return [" ".join(name_of(part) for part in parts) for parts in items]

@@ -1,0 +1,206 @@
+"""What is embedded: the parts of a node, of a content block, or of a mixed query, as one list in reading order."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from io import BytesIO, IOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from llama_index.core.base.llms.types import ImageBlock, TextBlock, VideoBlock
+from llama_index.core.schema import BaseNode, ImageNode, ImageType, MetadataMode, Node
+from PIL import Image
+
+from tte_retriever.errors import InputError, MediaError
+from tte_retriever.media import load_video, media_kind
+
+if TYPE_CHECKING:
+    from tte_retriever import TTEEncoder
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    """A video, or a stretch of it.
+
+    Attributes:
+        source: Path of the file, or its bytes.
+        start_s: Where it starts, in seconds.
+        end_s: Where it ends, in seconds; ``None`` is the end of the video.
+    """
+
+    source: str | Path | BytesIO | bytes
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+Kind: TypeAlias = Literal["text", "image", "video"]
+VideoType: TypeAlias = str | Path | BytesIO | VideoClip
+"""What is embedded as a video; a ``str`` is a path, as for LlamaIndex's images."""
+Block: TypeAlias = TextBlock | ImageBlock | VideoBlock | str | Path | Image.Image | VideoClip
+"""A part of a mixed input: a ``str`` is text, a ``Path`` is an image or a video, which its content tells."""
+Part: TypeAlias = str | Path | bytes | Image.Image | VideoClip
+"""Text, an image, or a video."""
+
+
+def kind_of(node: BaseNode) -> Kind:
+    """What a node is embedded by: its video or its image if it has one, otherwise its text.
+
+    Raises:
+        InputError: It holds audio.
+    """
+    if isinstance(node, ImageNode):
+        return "image"
+    if isinstance(node, Node):
+        if node.audio_resource is not None:
+            raise InputError(
+                f"node {node.node_id!r} holds audio; text, images and videos are embedded here: leave it out, or give "
+                "its transcript as a TextNode"
+            )
+        if node.video_resource is not None:
+            return "video"
+        if node.image_resource is not None:
+            return "image"
+    return "text"
+
+
+def text_of(node: BaseNode) -> str:
+    """The text of a node, with the metadata that it shows to embedding models."""
+    return node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def image_of(node: BaseNode) -> ImageType:
+    """The image of a node.
+
+    Raises:
+        MediaError: There is none, it is not base64, or it is named by URL only.
+    """
+    if isinstance(node, ImageNode):
+        found = _media(node, "image", node.image, node.image_path, node.image_url)
+    else:
+        found = _media(node, "image", *_resource(node, "image_resource"))
+    return str(found) if isinstance(found, Path) else BytesIO(found)
+
+
+def video_of(node: BaseNode) -> VideoClip:
+    """The video of a node; numbers under ``start_s`` and ``end_s`` in its metadata say which stretch of it.
+
+    Raises:
+        MediaError: There is none, it is not base64, or it is named by URL only.
+        InputError: ``start_s`` or ``end_s`` is not a number.
+    """
+    start_s, end_s = node.metadata.get("start_s"), node.metadata.get("end_s")
+    for name, value in (("start_s", start_s), ("end_s", end_s)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InputError(f"node {node.node_id!r} has {name}={value!r} in its metadata; give seconds as a number")
+    return VideoClip(_media(node, "video", *_resource(node, "video_resource")), start_s or 0.0, end_s)
+
+
+def image_part(image: ImageType) -> Part:
+    """LlamaIndex says that a string is a path where it gives an image, so here, and only here, it is one."""
+    return image.getvalue() if isinstance(image, BytesIO) else Path(image)
+
+
+def block_part(block: Block) -> Part:
+    """A content block as a part.
+
+    Raises:
+        MediaError: It is named by URL only, or a path to something that is neither image nor video.
+        InputError: It is of no known kind.
+    """
+    if isinstance(block, TextBlock):
+        return block.text
+    if isinstance(block, ImageBlock):
+        return _block_media("image", block.image, block.path, block.url)
+    if isinstance(block, VideoBlock):
+        return VideoClip(_block_media("video", block.video, block.path, block.url))
+    if isinstance(block, Path):
+        return VideoClip(block) if media_kind(block) == "video" else block
+    if isinstance(block, (str, Image.Image, VideoClip)):
+        return block
+    raise InputError(
+        f"a {type(block).__name__} was given; give text (str, TextBlock), images (ImageBlock, Path, PIL image) and "
+        "videos (VideoBlock, Path, VideoClip)"
+    )
+
+
+def as_chat(parts: list[Part], encoder: TTEEncoder) -> list[dict[str, Any]]:
+    """Parts as a chat of one message, which keeps their order; videos are cut to their stretches."""
+    return [{"role": "user", "content": [_content(part, encoder) for part in parts]}]
+
+
+def name_of(part: Part) -> str:
+    """What events say of a part: its text or its path, never its bytes."""
+    source = part.source if isinstance(part, VideoClip) else part
+    if isinstance(source, BytesIO):
+        source = source.getvalue()
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    return f"<image of {source.width}x{source.height} pixels>" if isinstance(source, Image.Image) else str(source)
+
+
+def _content(part: Part, encoder: TTEEncoder) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if not isinstance(part, VideoClip):
+        return {"type": "image", "image": part}
+    source = part.source.getvalue() if isinstance(part.source, BytesIO) else part.source
+    frames = load_video(
+        Path(source) if isinstance(source, str) else source,
+        encoder.media_limits,
+        sampling=encoder.video_sampling,
+        start_s=part.start_s,
+        end_s=part.end_s,
+    )
+    return {"type": "video", "video": frames}
+
+
+def _resource(node: BaseNode, name: str) -> tuple[bytes | None, Path | None, object]:
+    resource = getattr(node, name)
+    return resource.data, resource.path, resource.url
+
+
+def _media(
+    node: BaseNode, kind: str, encoded: str | bytes | None, path: str | Path | None, url: object
+) -> Path | bytes:
+    owner = f"node {node.node_id!r}"
+    if encoded:
+        return _decoded(encoded, kind, owner)
+    if path:
+        return Path(path)
+    if url:
+        return _from_url(str(url), kind, owner)
+    # ImageNode(image_resource=MediaResource(data=...)) loses the bytes inside LlamaIndex.
+    raise MediaError(f"{owner} is an {kind} node without an {kind}; set its path or its bytes", "empty")
+
+
+def _block_media(kind: str, data: bytes | IOBase | None, path: Path | None, url: object) -> Path | bytes:
+    owner = f"the {kind} block"
+    if isinstance(data, bytes) and data:  # LlamaIndex has encoded it
+        return _decoded(data, kind, owner)
+    if isinstance(data, IOBase):
+        data.seek(0)
+        return bytes(data.read())
+    if path:
+        return path
+    if url:
+        return _from_url(str(url), kind, owner)
+    raise MediaError(f"{owner} is empty; set its path or its bytes", "empty")
+
+
+def _decoded(encoded: str | bytes, kind: str, owner: str) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        message = f"{owner} has an {kind} that is not base64 ({error}); encode the bytes of the file"
+        raise MediaError(message, "corrupt") from error
+
+
+def _from_url(url: str, kind: str, owner: str) -> bytes:
+    """What a ``data:`` URL holds, as LlamaIndex makes them of files; no other is followed."""
+    head, separator, encoded = url.partition(";base64,")
+    if separator and head.startswith("data:"):
+        return _decoded(encoded, kind, owner)
+    message = f"{owner} names its {kind} by URL, {url[:200]!r}; nothing is fetched: download it and set the path"
+    raise MediaError(message, "not-allowed")

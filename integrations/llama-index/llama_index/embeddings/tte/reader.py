@@ -1,0 +1,138 @@
+"""Files to nodes: images, pages of PDF, windows of videos and pieces of text, each known by its content."""
+
+from __future__ import annotations
+
+import uuid
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.readers.base import BasePydanticReader
+from llama_index.core.schema import (
+    BaseNode,
+    ImageNode,
+    MediaResource,
+    MetadataMode,
+    Node,
+    TextNode,
+)
+from llama_index.embeddings.tte.reporting import report_bad
+from llama_index.embeddings.tte.views import asset_id_of, view_of, views_folder
+
+from tte_retriever.errors import InputError
+from tte_retriever.media import VideoSampling
+from tte_retriever_qdrant.ingestion import Unit, discover, units
+from tte_retriever_qdrant.ingestion.discovery import check_source, root_of, uri_of
+from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S, Cut, load_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOT_FOR_LLMS = ["asset_id", "file_path"]
+"""Metadata that says nothing to a language model."""
+
+
+class _KnownByContent(BaseNode):
+    """What LlamaIndex asks of a node of media, answered by its content instead of its path."""
+
+    @property
+    def hash(self) -> str:
+        """Differs when the bytes differ; LlamaIndex's own looks at the path only."""
+        return sha256(f"{self.metadata['asset_id']} {super().hash}".encode()).hexdigest()  # type: ignore[safe-super]
+
+    def get_content(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> str:
+        """Nothing to embed as text, so that no index does; once embedded, an index keeps the node for its metadata."""
+        if metadata_mode == MetadataMode.EMBED and self.embedding is None:
+            return ""
+        return super().get_content(metadata_mode)  # type: ignore[safe-super]
+
+
+class _PictureNode(_KnownByContent, ImageNode):
+    """An image, or the picture of a page."""
+
+
+class _MomentNode(_KnownByContent, Node):
+    """A window of a video."""
+
+
+class TTEMediaReader(BasePydanticReader):
+    """Reads a folder, or a file, into nodes for :class:`TTEEmbedding`.
+
+    Images and pages of PDF become ``ImageNode``; windows of videos become ``Node`` with a ``video_resource`` and the
+    window in their metadata; ``.txt`` and ``.md`` files in UTF-8 become ``TextNode``, long ones several. No node holds
+    bytes of media. Ids are made from content: the same file gives the same ids wherever it lies, and a changed one
+    gives others.
+
+    Metadata: ``uri`` (path under the folder), ``file_path``, ``asset_id`` (SHA-256 of the file), ``modality``
+    (``image``, ``page``, ``video``, ``text``) and, where they apply, ``page``, ``start_s``, ``end_s``, ``start_char``
+    and ``end_char``.
+
+    Files that cannot be used are reported by a log warning and a ``BadMediaEvent`` and left out, as are other kinds of
+    files, hidden files, symbolic links, and files with the content of another one.
+
+    Example:
+        >>> from llama_index.embeddings.tte import TTEMediaReader
+        >>> nodes = TTEMediaReader().load_data("my-folder")
+    """
+
+    window_s: float = Field(
+        default=DEFAULT_WINDOW_S, ge=SHORTEST_WINDOW_S, description="Length of the windows of videos, in seconds."
+    )
+    views_dir: str | None = Field(
+        default=None, description="Where pictures of pages are kept; None is a folder in LlamaIndex's cache."
+    )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name by which LlamaIndex serializes this class."""
+        return "TTEMediaReader"
+
+    def lazy_load_data(self, source: str | Path, **kwargs: Any) -> Iterator[BaseNode]:  # type: ignore[override]
+        """Yield the nodes of a folder with all its subfolders, or of one file.
+
+        Raises:
+            InputError: It does not exist.
+        """
+        home = check_source(Path(source))
+        seen: set[str] = set()
+        for path in discover(home):
+            uri = uri_of(path, root_of(home))
+            try:
+                asset_id = asset_id_of(path)
+                if asset_id not in seen:
+                    seen.add(asset_id)
+                    metadata = {"uri": uri, "file_path": str(path), "asset_id": asset_id}
+                    yield from self._nodes_of(path, metadata)
+            except InputError as error:
+                report_bad(uri, error)
+
+    async def alazy_load_data(self, source: str | Path, **kwargs: Any) -> list[BaseNode]:  # type: ignore[override]
+        """All of :meth:`lazy_load_data`, off the event loop."""
+        nodes: list[BaseNode] = await self.aload_data(source, **kwargs)  # type: ignore[assignment]
+        return nodes
+
+    def _nodes_of(self, path: Path, file_metadata: dict[str, str]) -> Iterator[BaseNode]:
+        for unit in units(path, Cut(self.window_s)):
+            try:
+                yield self._node(path, unit, {**file_metadata, **unit.payload()})
+            except InputError as error:
+                report_bad(f"{file_metadata['uri']}#{unit.name}", error)
+
+    def _node(self, path: Path, unit: Unit, metadata: dict[str, Any]) -> BaseNode:
+        name = f"{metadata['asset_id']}|{unit.modality}:{unit.name}"
+        fields: dict[str, Any] = {
+            "id_": str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
+            "metadata": metadata,
+            "excluded_llm_metadata_keys": NOT_FOR_LLMS,
+        }
+        if unit.modality == "text":
+            text = load_unit(path, unit, VideoSampling())["text"]
+            return TextNode(**fields, text=text, excluded_embed_metadata_keys=list(metadata))
+        if unit.modality == "video":
+            # Without any text LlamaIndex leaves out the metadata, too, from what its caches go by.
+            text_resource = MediaResource(text="")
+            return _MomentNode(**fields, video_resource=MediaResource(path=path), text_resource=text_resource)
+        if unit.modality == "page":
+            path = view_of(path, unit, metadata["asset_id"], views_folder(self.views_dir))
+        return _PictureNode(**fields, image_path=str(path))

@@ -1,0 +1,205 @@
+"""Search a tte-retriever store from LlamaIndex: by text, image, video or a mixture of them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
+from llama_index.core.schema import (
+    ImageNode,
+    NodeRelationship,
+    NodeWithScore,
+    QueryBundle,
+    RelatedNodeInfo,
+    TextNode,
+)
+from llama_index.embeddings.tte.base import TTEEmbedding
+from llama_index.embeddings.tte.filters import store_filter
+from llama_index.embeddings.tte.reader import NOT_FOR_LLMS
+from llama_index.embeddings.tte.reporting import report_bad
+from llama_index.embeddings.tte.views import view_of, views_folder
+
+from tte_retriever.errors import InputError, MediaError
+from tte_retriever_qdrant import open_store
+from tte_retriever_qdrant.errors import StoreNotFound
+from tte_retriever_qdrant.ingestion import Unit
+from tte_retriever_qdrant.records import CollectionSpec
+from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from llama_index.core.base.embeddings.base import Embedding
+    from llama_index.core.callbacks import CallbackManager
+    from llama_index.core.vector_stores.types import MetadataFilters
+    from llama_index.embeddings.tte.parts import Block, VideoClip
+    from PIL import Image
+    from typing_extensions import Self
+
+    from tte_retriever_qdrant.records import Hit
+    from tte_retriever_qdrant.stores import VectorStore
+
+
+@dataclass
+class MediaQuery(QueryBundle):
+    """A query with an image or a video, or both, and perhaps a text.
+
+    Attributes:
+        query_str: What to look for, or what is asked about the media.
+        image: A path or a PIL image.
+        video: A path, or a stretch of a video.
+    """
+
+    query_str: str = ""
+    image: Path | Image.Image | None = None
+    video: Path | VideoClip | None = None
+
+
+class TTERetriever(BaseRetriever):
+    """Finds images, pages, moments of videos and texts in a store that ``tte-retriever index`` or ``ingest`` made.
+
+    Images come back as ``ImageNode`` with their file, pages and moments as ``ImageNode`` with a picture that is drawn
+    when it is first needed, texts as ``TextNode``; all of them with the metadata of
+    :class:`~llama_index.embeddings.tte.TTEMediaReader`. ``ref_doc_id`` is the ``asset_id``. Hits whose file is gone,
+    changed or broken are reported by a log warning and a ``BadMediaEvent``, and left out.
+
+    Queries are a ``str``, a ``QueryBundle`` (with ``image_path`` the image and the text are one query, with
+    ``embedding`` that is the query) or a :class:`MediaQuery`.
+
+    Args:
+        store: URI of the store, as ``open_store`` takes it, or an open store.
+        source: The folder that was indexed.
+        embed_model: The model that the store was made with; ``None`` loads the one that the store names.
+        similarity_top_k: Most hits.
+        filters: Conditions on ``uri``, ``modality``, ``asset_id``, ``page``, ``start_s`` and ``end_s``.
+        group_by_asset: Whether only the best hit of each file is given.
+        views_dir: Where pictures of pages and moments are kept; ``None`` is a folder in LlamaIndex's cache.
+        callback_manager: As for any retriever.
+        verbose: As for any retriever.
+
+    Raises:
+        InputError: ``similarity_top_k`` or ``filters`` make no sense.
+        StoreNotFound: There is no such store.
+        StoreLocked: Another process has it open.
+    """
+
+    def __init__(
+        self,
+        store: str | VectorStore,
+        source: str | Path,
+        embed_model: TTEEmbedding | None = None,
+        *,
+        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
+        filters: MetadataFilters | None = None,
+        group_by_asset: bool = False,
+        views_dir: str | Path | None = None,
+        callback_manager: CallbackManager | None = None,
+        verbose: bool = False,
+    ) -> None:
+        check_limit(similarity_top_k)
+        self._filter = None if filters is None else store_filter(filters)
+        self._source = Path(source).expanduser().resolve()
+        self._embed_model = embed_model
+        self._top_k = similarity_top_k
+        self._group_by_asset = group_by_asset
+        self._views = views_folder(views_dir)
+        super().__init__(callback_manager=callback_manager, verbose=verbose)
+        self._store = open_store(store, create=False) if isinstance(store, str) else store
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        vector = query_bundle.embedding or self._embed(query_bundle)
+        found: list[NodeWithScore] = []
+        for hit in self._search(np.asarray(vector, np.float32)):
+            try:
+                found.append(NodeWithScore(node=self._node(hit), score=hit.score))
+            except InputError as error:
+                report_bad(str(hit.payload.get("uri", hit.id)), error)
+        return found
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
+
+    def _embed(self, query: QueryBundle) -> Embedding:
+        model = self._model()
+        media: list[Block] = [Path(query.image_path)] if query.image_path else []
+        if isinstance(query, MediaQuery):
+            media += [medium for medium in (query.image, query.video) if medium is not None]
+        if media:
+            return model.get_multimodal_query_embedding(
+                [*media, *([query.query_str] if query.query_str.strip() else [])]
+            )
+        texts = [text for text in query.embedding_strs if text.strip()]
+        if not texts:
+            raise InputError("the query has neither text nor media; give a text, an image or a video")
+        return model.get_agg_embedding_from_queries(texts) if len(texts) > 1 else model.get_query_embedding(texts[0])
+
+    def _model(self) -> TTEEmbedding:
+        spec = self._store.spec
+        if spec is None:
+            raise StoreNotFound("the store holds nothing yet; index something first")
+        if self._embed_model is None:
+            if not spec.model:
+                raise InputError("the store does not name its model; give embed_model=TTEEmbedding(model_name=…)")
+            self._embed_model = TTEEmbedding(model_name=spec.model)
+        model = self._embed_model
+        wanted = CollectionSpec(model.dim or spec.dim, model.fingerprint, model.model_name)
+        check_same_model(spec, wanted, "the store")
+        return model
+
+    def _search(self, vector: np.ndarray) -> list[Hit]:
+        if not self._group_by_asset:
+            return self._store.search(vector, self._top_k, self._filter)
+        limit = 4 * self._top_k
+        while True:
+            hits = self._store.search(vector, limit, self._filter)
+            best: dict[str, Hit] = {}
+            for hit in hits:
+                best.setdefault(hit.payload["asset_id"], hit)
+            if len(best) >= self._top_k or len(hits) < limit:
+                return list(best.values())[: self._top_k]
+            limit *= 4
+
+    def _node(self, hit: Hit) -> TextNode:
+        metadata = {key: value for key, value in hit.payload.items() if key != "text"}
+        source = RelatedNodeInfo(node_id=metadata["asset_id"])
+        fields: dict[str, Any] = {
+            "id_": hit.id,
+            "metadata": metadata,
+            "excluded_embed_metadata_keys": list(metadata),
+            "excluded_llm_metadata_keys": NOT_FOR_LLMS,
+            "relationships": {NodeRelationship.SOURCE: source},
+        }
+        if metadata["modality"] == "text":
+            return TextNode(**fields, text=hit.payload.get("text", ""))
+        path = self._locate(metadata["uri"])
+        metadata["file_path"] = str(path)
+        if metadata["modality"] != "image":
+            unit = Unit(metadata["modality"], metadata.get("page"), metadata.get("start_s"), metadata.get("end_s"))
+            path = view_of(path, unit, metadata["asset_id"], self._views)
+        return ImageNode(**fields, image_path=str(path))
+
+    def _locate(self, uri: str) -> Path:
+        path = (self._source / uri).resolve()
+        if not path.is_relative_to(self._source):
+            raise MediaError(f"the store names {uri!r}, which is outside {str(self._source)!r}", "not-allowed")
+        if not path.is_file():
+            message = f"{str(path)!r} is gone since it was indexed; index the folder again, or check source="
+            raise MediaError(message, "missing")
+        return path

@@ -1,0 +1,73 @@
+"""Pictures of pages and of moments in videos, as files that any multimodal model can be shown."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_index.core.utils import get_cache_dir
+
+from tte_retriever.errors import MediaError
+from tte_retriever.media import DEFAULT_LIMITS, VideoSampling, load_video
+from tte_retriever.media.sources import describe, open_source
+from tte_retriever_qdrant.documents import load_page
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tte_retriever_qdrant.ingestion import Unit
+
+_ONE_FRAME = VideoSampling(min_frames=1, max_frames=1)  # the one in the middle
+
+
+def views_folder(folder: str | Path | None) -> Path:
+    """Where pictures are kept: ``folder``, or a folder in LlamaIndex's cache (``LLAMA_INDEX_CACHE_DIR``)."""
+    return Path(folder).expanduser().absolute() if folder is not None else Path(get_cache_dir()) / "tte_views"
+
+
+def asset_id_of(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        MediaError: It cannot be read, or is too large.
+    """
+    digest = hashlib.sha256()
+    with open_source(path, DEFAULT_LIMITS) as file:
+        try:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        except OSError as error:
+            raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
+    return digest.hexdigest()
+
+
+def view_of(path: Path, unit: Unit, asset_id: str, folder: Path) -> Path:
+    """The picture of a page or of the middle of a video window; drawn when it is first asked for.
+
+    Args:
+        path: The file.
+        unit: The page or the window.
+        asset_id: SHA-256 of the bytes that the file must have.
+        folder: Where pictures are kept, under names that tell their content.
+
+    Raises:
+        MediaError: The file is broken, or is not what it was (``missing``).
+    """
+    view = folder / f"{asset_id}-{unit.name.replace('=', '-').replace(',', '-')}.png"
+    if not view.exists():
+        if asset_id_of(path) != asset_id:
+            raise MediaError(f"{describe(path)} has changed since it was indexed; index it again", "missing")
+        picture = _draw(path, unit)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = view.with_suffix(f".{os.getpid()}.tmp")
+        picture.save(draft, "PNG")
+        draft.replace(view)
+    return view
+
+
+def _draw(path: Path, unit: Unit) -> Image.Image:
+    if unit.page is not None:
+        return load_page(path, unit.page)
+    return load_video(path, sampling=_ONE_FRAME, start_s=unit.start_s or 0.0, end_s=unit.end_s).frames[0]
