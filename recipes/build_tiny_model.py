@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
+from tte_retriever.errors import InputError
 from tte_retriever.evaluation.small_world import ANSWERS, CLIP_S, Clip, Family, Item, Page, Pair, Scene, draw_pairs
 from tte_retriever.evaluation.small_world.drawing import worn
 from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, page_pair, rngs, sample_times
@@ -98,7 +99,14 @@ class WorldConfig(TrainConfig):
 
 
 def mixture(config: WorldConfig, stage: WorldStage) -> DatasetDict:
-    """Per family, as many numbers as it has rows in the stage; the collator draws what they stand for."""
+    """Per family, as many numbers as it has rows in the stage; the collator draws what they stand for.
+
+    Raises:
+        InputError: If the stage mixes what is no data set.
+    """
+    known = [data.name for data in config.data]
+    if (unknown := sorted(stage.mixture.keys() - known)) or not stage.mixture:
+        raise InputError(f"the mixture of stage {stage.name!r} has {unknown or 'nothing'}; it can have {known}.")
     total, batch = sum(stage.mixture.values()), int(config.trainer["per_device_train_batch_size"])
     steps = {name: -(-cast("int", stage.steps) * share // total) for name, share in stage.mixture.items()}
     return DatasetDict({name: Dataset.from_dict({"index": range(int(n) * batch)}) for name, n in steps.items()})

@@ -17,6 +17,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tte_retriever import TTEEncoder
+from tte_retriever.errors import InputError
 from tte_retriever.evaluation.small_world import ANSWERS, FAMILIES
 from tte_retriever.training.config import read_config_as
 from tte_retriever.training.losses import distinct_candidates
@@ -91,6 +92,12 @@ def test_families_are_drawn_by_their_shares(recipe, config):
     stage = config().stages[0]  # caption and page once, moment twice
     lengths = {name: len(rows) // 48 for name, rows in recipe.mixture(config(), stage).items()}
     assert lengths == {"caption": stage.steps // 4, "page": stage.steps // 4, "moment": stage.steps // 2}
+
+
+def test_a_mixture_of_unknown_families_is_refused(recipe, config):
+    stage = replace(config().stages[0], mixture={"captions": 1.0})
+    with pytest.raises(InputError, match=r"transcription.*'captions'.*'caption'"):
+        recipe.mixture(config(), stage)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
