@@ -8,6 +8,7 @@ multimodal LLM of LlamaIndex in its place.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -51,8 +52,12 @@ def ask(folder: str, question: str, top_k: int = 3) -> Response:
 
 def main() -> None:
     """Answer the question on the command line, and say where the answer comes from."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="images, PDF, videos, texts")
+    parser.add_argument("question")
+    arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
-    response = ask(*sys.argv[1:3])
+    response = ask(arguments.folder, arguments.question)
     sources = [f"{source.score:.3f} {source.node.metadata['uri']}" for source in response.source_nodes]
     sys.stdout.write("\n".join([str(response), *sources]) + "\n")
 
