@@ -29,6 +29,7 @@ from tte_retriever_qdrant import open_store
 from tte_retriever_qdrant.errors import StoreNotFound
 from tte_retriever_qdrant.ingestion import Unit
 from tte_retriever_qdrant.records import CollectionSpec
+from tte_retriever_qdrant.searching import best_per_asset
 from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
 
 if TYPE_CHECKING:
@@ -164,17 +165,9 @@ class TTERetriever(BaseRetriever):
         return model
 
     def _search(self, vector: np.ndarray) -> list[Hit]:
-        if not self._group_by_asset:
-            return self._store.search(vector, self._top_k, self._filter)
-        limit = 4 * self._top_k
-        while True:
-            hits = self._store.search(vector, limit, self._filter)
-            best: dict[str, Hit] = {}
-            for hit in hits:
-                best.setdefault(hit.payload["asset_id"], hit)
-            if len(best) >= self._top_k or len(hits) < limit:
-                return list(best.values())[: self._top_k]
-            limit *= 4
+        if self._group_by_asset:
+            return best_per_asset(self._store, vector, self._top_k, self._filter)
+        return self._store.search(vector, self._top_k, self._filter)
 
     def _node(self, hit: Hit) -> TextNode:
         metadata = {key: value for key, value in hit.payload.items() if key != "text"}
