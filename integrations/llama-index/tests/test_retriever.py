@@ -267,7 +267,7 @@ def test_l12_async_finds_the_same_without_blocking_the_loop(make, caplog):
 
 def test_a_query_engine_shows_the_pictures_to_the_llm(make, folder):
     class Model(MockLLMWithChatMemoryOfLastCall):
-        metadata: ClassVar = LLMMetadata(context_window=100_000, is_chat_model=True)
+        metadata: ClassVar[LLMMetadata] = LLMMetadata(context_window=100_000, is_chat_model=True)
 
     llm = Model()
     retriever = make(similarity_top_k=7)
