@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(*, quick: bool = False) -> Iterator[Measurement]:
-    """Measure, in about half an hour; figures come as they are taken.
+    """Measure, in about half an hour of CPU time; figures come as they are taken.
 
     Args:
         quick: A smaller model, fewer items and rounds, in about a minute: to see that it works, not to quote.

@@ -48,7 +48,7 @@ class SimulatedModel:
 
     def encode_document(self, inputs: list[Any], *, batch_size: int, show_progress_bar: bool) -> np.ndarray:
         """Not called: it streams."""
-        raise NotImplementedError
+        raise TypeError("this model streams; ingestion should have called embed")
 
     encode_query = encode_document
 
