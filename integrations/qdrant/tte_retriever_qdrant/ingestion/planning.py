@@ -168,7 +168,7 @@ def _judge(
 def _look_at(path: Path, root: str, uri: str, before: Row | None, limits: MediaLimits) -> _Seen:
     size, mtime_ns = stamp(path)
     same_stamp = before is not None and (before.size, before.mtime_ns) == (size, mtime_ns)
-    asset_id = before.asset_id if before is not None and same_stamp and before.asset_id else _hash(path, limits)
+    asset_id = before.asset_id if before is not None and same_stamp and before.asset_id else asset_id_of(path, limits)
     row = Row(root, uri, size, mtime_ns, asset_id, "NEW")
     return _Seen(path, row, before if before is not None and before.asset_id == asset_id else None)
 
@@ -188,7 +188,12 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _hash(path: Path, limits: MediaLimits) -> str:
+def asset_id_of(path: Path, limits: MediaLimits) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Raises:
+        MediaError: It cannot be read, or is too large.
+    """
     with open_source(path, limits) as file:
         digest = hashlib.sha256()
         try:

@@ -18,12 +18,13 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index.embeddings.tte.reporting import report_bad
-from llama_index.embeddings.tte.views import asset_id_of, view_of, views_folder
+from llama_index.embeddings.tte.views import view_of, views_folder
 
 from tte_retriever.errors import InputError
-from tte_retriever.media import VideoSampling
+from tte_retriever.media import DEFAULT_LIMITS, VideoSampling
 from tte_retriever_qdrant.ingestion import Unit, discover, units
 from tte_retriever_qdrant.ingestion.discovery import check_source, root_of, uri_of
+from tte_retriever_qdrant.ingestion.planning import asset_id_of
 from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S, Cut, load_unit
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class TTEMediaReader(BasePydanticReader):
         for path in discover(home):
             uri = uri_of(path, root_of(home))
             try:
-                asset_id = asset_id_of(path)
+                asset_id = asset_id_of(path, DEFAULT_LIMITS)
                 if asset_id not in seen:
                     seen.add(asset_id)
                     metadata = {"uri": uri, "file_path": str(path), "asset_id": asset_id}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,9 @@ from llama_index.core.utils import get_cache_dir
 
 from tte_retriever.errors import MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling, load_video
-from tte_retriever.media.sources import describe, open_source
+from tte_retriever.media.sources import describe
 from tte_retriever_qdrant.documents import load_page
+from tte_retriever_qdrant.ingestion.planning import asset_id_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,22 +25,6 @@ _ONE_FRAME = VideoSampling(min_frames=1, max_frames=1)  # the one in the middle
 def views_folder(folder: str | Path | None) -> Path:
     """Where pictures are kept: ``folder``, or a folder in LlamaIndex's cache (``LLAMA_INDEX_CACHE_DIR``)."""
     return Path(folder).expanduser().absolute() if folder is not None else Path(get_cache_dir()) / "tte_views"
-
-
-def asset_id_of(path: Path) -> str:
-    """SHA-256 of a file's bytes.
-
-    Raises:
-        MediaError: It cannot be read, or is too large.
-    """
-    digest = hashlib.sha256()
-    with open_source(path, DEFAULT_LIMITS) as file:
-        try:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        except OSError as error:
-            raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
-    return digest.hexdigest()
 
 
 def view_of(path: Path, unit: Unit, asset_id: str, folder: Path) -> Path:
@@ -57,7 +41,7 @@ def view_of(path: Path, unit: Unit, asset_id: str, folder: Path) -> Path:
     """
     view = folder / f"{asset_id}-{unit.name.replace('=', '-').replace(',', '-')}.png"
     if not view.exists():
-        if asset_id_of(path) != asset_id:
+        if asset_id_of(path, DEFAULT_LIMITS) != asset_id:
             raise MediaError(f"{describe(path)} has changed since it was indexed; index it again", "missing")
         picture = _draw(path, unit)
         folder.mkdir(parents=True, exist_ok=True)
