@@ -160,7 +160,10 @@ def columns_of(pairs: list[Pair], family: Family, *, retrieval: bool) -> dict[st
         columns["negative"] = [Cell({"text": answer}, answer) for answer in ANSWERS[family]]
     if family == "edit":
         # The picture as it was before the edit: the candidate that looks most like the query.
-        columns["negative"] = [Cell({"image": pair.query["image"]}, pair.shown) for pair in pairs[::EDITS_PER_SCENE]]
+        columns["negative"] = [
+            Cell({"image": pair.query["image"]}, pair.shown, "" if i % 2 else cast("Scene", pair.shown).key)
+            for i, pair in enumerate(pairs[::EDITS_PER_SCENE])
+        ]
     return columns
 
 

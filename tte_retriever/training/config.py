@@ -119,6 +119,7 @@ class StageConfig:
         contrastive_weight: Of the contrastive loss; 0 leaves it out.
         rationale_weight: Of the generation loss; 0 leaves it out.
         schedule: Name of a transformers schedule: ``linear``, ``cosine``, ``constant_with_warmup`` …
+        schedule_options: Of the schedule: ``{min_lr_rate: 0.05}`` for ``cosine_with_min_lr``.
         warmup: Steps of rising learning rate; below 1, a share of the stage.
     """
 
@@ -129,6 +130,7 @@ class StageConfig:
     contrastive_weight: float = 1.0
     rationale_weight: float = 1.0
     schedule: str = "linear"
+    schedule_options: dict[str, Any] = field(default_factory=dict)
     warmup: float = 0.0
 
 

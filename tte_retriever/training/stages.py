@@ -63,6 +63,7 @@ def stage_arguments(config: TrainConfig, stage: StageConfig) -> SentenceTransfor
         "seed": config.seed + config.stages.index(stage),  # another order of the data in each stage
         "learning_rate": stage.learning_rate,
         "lr_scheduler_type": stage.schedule,
+        "lr_scheduler_kwargs": stage.schedule_options,
         "warmup_steps": stage.warmup if stage.warmup < 1 else round(stage.warmup),
     }
     try:
