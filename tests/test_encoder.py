@@ -202,6 +202,16 @@ def test_fingerprint_knows_how_the_tokens_are_pooled(encoder):
     assert TTEEncoder(modules=modules, device="cpu").fingerprint != encoder.fingerprint
 
 
+def test_fingerprint_knows_what_becomes_of_pixels_and_frames():
+    model = TTEEncoder("tte-flash-tiny", device="cpu")
+    seen = {model.fingerprint}
+    model.processor.image_processor.size = {"shortest_edge": 1024, "longest_edge": 8192}
+    seen.add(model.fingerprint)
+    model.processor.video_processor.max_frames = 4
+    seen.add(model.fingerprint)
+    assert len(seen) == 3
+
+
 def test_fingerprint_follows_training(tmp_path):
     model = TTEEncoder("tte-flash-tiny", device="cpu")
     before = model.fingerprint

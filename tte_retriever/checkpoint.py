@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from sentence_transformers.base.modules import Module
 
 _MODELS = Path(__file__).parent / "models"
+
+_PIXEL_SETTINGS = (
+    *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+    *("patch_size", "temporal_patch_size", "merge_size", "fps", "min_frames", "max_frames"),
+)
 
 
 def bundled_models() -> list[str]:
@@ -41,18 +47,35 @@ def resolve_model(name_or_path: str) -> str:
     return name_or_path
 
 
-def fingerprint(model: SentenceTransformer) -> str:
-    """A short hash of weights by value, chat template, prompts, modules after the first with settings, dimension.
+def settings(model: SentenceTransformer) -> str:
+    """What decides on vectors beside the weights, as JSON: template, pixels, frames, modules, prompts, dimension.
 
-    The same checkpoint has the same fingerprint wherever it is loaded, also after a lossless change of dtype. Settings of
-    the image and video processors are not in it.
+    Of the processors only what changes pixels or frames, for releases of transformers add keys that change nothing.
+    """
+    processor = model.processor
+    pixels = [
+        {key: vars(part).get(key) for key in _PIXEL_SETTINGS}
+        for name in ("image_processor", "video_processor")
+        if (part := getattr(processor, name, None)) is not None
+    ]
+    known = {
+        "template": getattr(processor, "chat_template", None),
+        "pixels": pixels,
+        "modules": [(type(module).__name__, cast("Module", module).get_config_dict()) for module in list(model)[1:]],
+        "prompts": model.prompts,
+        "dimension": model.truncate_dim or model.get_embedding_dimension(),
+    }
+    return json.dumps(known, sort_keys=True, default=dict)
+
+
+def fingerprint(model: SentenceTransformer) -> str:
+    """A short hash of the weights by value and of :func:`settings`.
+
+    The same checkpoint has the same fingerprint wherever it is loaded, also after a lossless change of dtype.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    template = getattr(model.processor, "chat_template", None)
-    head = [(type(module).__name__, cast("Module", module).get_config_dict()) for module in list(model)[1:]]
-    digest.update(repr((template, head, model.prompts)).encode())
-    digest.update(str(model.truncate_dim or model.get_embedding_dimension()).encode())
+    digest.update(settings(model).encode())
     return digest.hexdigest()[:16]

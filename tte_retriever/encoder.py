@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device, truncate_embeddings
 from tqdm.autonotebook import tqdm  # type: ignore[import-untyped]
 
-from tte_retriever.checkpoint import fingerprint, resolve_model
+from tte_retriever.checkpoint import fingerprint, resolve_model, settings
 from tte_retriever.errors import CheckpointError, InputError, MediaError, TTEError
 from tte_retriever.inference import collate, split, stream
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoFrames, VideoSampling, typed_input
@@ -73,15 +73,16 @@ class TTEEncoder(SentenceTransformer):
                 "rows; the two are not of one checkpoint. Load a folder in which they were saved together."
             )
         self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer)
-        self._hashed: tuple[tuple[tuple[int, int], ...], str] | None = None
+        self._hashed: tuple[tuple[tuple[tuple[int, int], ...], str], str] | None = None
 
     @property
     def fingerprint(self) -> str:
         """Identifies the embedding space; see :func:`tte_retriever.checkpoint.fingerprint`.
 
-        Hashing takes seconds for a large model, so it is done once, and again after the weights were changed.
+        Hashing takes seconds for a large model, so it is done once, and again after weights or settings were changed.
         """
-        state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values())
+        weights = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values())
+        state = (weights, settings(self))
         if self._hashed is None or self._hashed[0] != state:
             self._hashed = (state, fingerprint(self))
         return self._hashed[1]
