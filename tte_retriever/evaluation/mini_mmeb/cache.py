@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def cached(file: Path | None, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -27,13 +27,21 @@ def cached(file: Path | None, compute: Callable[[], np.ndarray]) -> np.ndarray:
     try:
         if file.exists():
             return np.load(file, allow_pickle=False)
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"The cached vectors {file} cannot be used ({error}); delete the file, or give another folder."
-        ) from error
+        file.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that a bad folder costs none
+    except (OSError, EOFError, ValueError) as error:
+        raise _unusable(file, error) from error
     vectors = compute()
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-        np.save(part, vectors)
-    Path(part.name).replace(file)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            np.save(stream, vectors)
+        part.replace(file)
+    except OSError as error:
+        raise _unusable(file, error) from error
     return vectors
+
+
+def _unusable(file: Path, error: Exception) -> InputError:
+    return InputError(
+        f"The cached vectors {file} cannot be read or written ({error}); delete the file, or give another folder."
+    )

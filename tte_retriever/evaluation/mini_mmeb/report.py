@@ -96,7 +96,7 @@ class Report:
         table.add_column("prior", _percent(float(np.mean([row.prior_only for row in rows]))), justify="right")
         table.add_column("n", justify="right")
         for row in rows:
-            spread = " to ".join(map(_percent, row.ci95))
+            spread = "–".join(map(_percent, row.ci95))
             known = _percent(row.chance), _percent(row.prior_only)
             table.add_row(row.name, row.metric, _percent(row.score), spread, *known, str(row.n))
         return table

@@ -69,16 +69,15 @@ def evaluate(
     used = used_budget(model, think_budget)
     space = fingerprint(model)
 
-    def vectors(task: Task, items: list[Item], role: Role) -> np.ndarray:
-        def compute() -> np.ndarray:
-            return embed(model, items, role, think_budget)
+    # The fingerprint holds for every dtype that the weights fit into; the vectors are those of one.
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
 
-        if cache is None:
-            return compute()
-        # The fingerprint holds for every dtype that the weights fit into; the vectors are those of one.
-        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-        drawn = f"{task.name}-{split}-{seed}-{role}-{digest(items)}"
-        return cached(cache / f"{space}-{dtype}" / f"think-{think_budget}-{drawn}.npy", compute)
+    def vectors(task: Task, items: list[Item], role: Role) -> np.ndarray:
+        file = None
+        if cache is not None:
+            drawn = f"{task.name}-{split}-{seed}-{role}-{digest(items)}"
+            file = cache / f"{space}-{dtype}" / f"think-{think_budget}-{drawn}.npy"
+        return cached(file, lambda: embed(model, items, role, think_budget))
 
     bar = tqdm(chosen, desc=SUITE, disable=not show_progress_bar)
     scores = tuple(_score(model, task, split, task.pools(split, seed, queries), vectors) for task in bar)
