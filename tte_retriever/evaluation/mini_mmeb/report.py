@@ -86,12 +86,12 @@ class Report:
         """For a terminal; figures in per cent."""
         budget = "" if self.think_budget is None else f", think budget {self.think_budget}"
         title = f"{self.suite}, {self.split}, seed {self.seed}: {self.model}{budget}"
-        table = Table(title=title, box=box.SIMPLE_HEAD, show_footer=True)
+        table = Table(title=title, box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
         rows = self.tasks
         table.add_column("task", "mean over tasks", no_wrap=True)
         table.add_column("metric")
         table.add_column("score", _percent(self.mean), justify="right")
-        table.add_column("95 %", justify="right")
+        table.add_column("95 %", justify="right", no_wrap=True)
         table.add_column("chance", _percent(float(np.mean([row.chance for row in rows]))), justify="right")
         table.add_column("prior", _percent(float(np.mean([row.prior_only for row in rows]))), justify="right")
         table.add_column("n", justify="right")
