@@ -61,13 +61,13 @@ def _takes(model: SentenceTransformer, kinds: tuple[str, ...]) -> bool:
 
 
 def used_budget(model: SentenceTransformer, budget: int | None) -> int | None:
-    """How many tokens the model will think with; ``None`` for a model that is no :class:`TTEEncoder`.
+    """The budget that the model will think with; ``None`` for a model that is no :class:`TTEEncoder`.
 
     Raises:
         InputError: If such a model is told to think.
     """
     if isinstance(model, TTEEncoder):
-        return model.thought.max_budget if budget is None else budget
+        return model.max_budget if budget is None else budget
     if budget is not None:
         raise InputError(
             f"think_budget is {budget}, but a {type(model).__name__} takes none; leave it out, or load a think-token "

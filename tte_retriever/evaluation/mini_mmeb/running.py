@@ -76,7 +76,7 @@ def evaluate(
         file = None
         if cache is not None:
             drawn = f"{task.name}-{split}-{seed}-{role}-{digest(items)}"
-            file = cache / f"{space}-{dtype}" / f"think-{think_budget}-{drawn}.npy"
+            file = cache / f"{space}-{dtype}" / f"think-{used}-{drawn}.npy"
         return cached(file, lambda: embed(model, items, role, think_budget))
 
     bar = tqdm(chosen, desc=SUITE, disable=not show_progress_bar)
