@@ -106,7 +106,8 @@ def ingest(
     dim = encoder.get_embedding_dimension()
     if dim is None:
         raise InputError("the model does not say how long its vectors are; give a complete embedding model")
-    store.ensure(CollectionSpec(dim, encoder.fingerprint, model_name))
+    prefix = store.spec.prefix if store.spec is not None else 0
+    store.ensure(CollectionSpec(dim, encoder.fingerprint, model_name, prefix))
     with Ledger(store.home / LEDGER) as ledger:
         folders = [uri_of(Path(error.filename), root) for error in unlisted]
         plan = make_plan(root, paths, ledger, limits, cut=cut, complete=source.is_dir(), unlisted=folders)
