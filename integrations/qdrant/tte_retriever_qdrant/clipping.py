@@ -36,9 +36,7 @@ def check_target(target: Path) -> None:
         raise InputError(f"the clip {str(target)!r} is in a folder that does not exist; make it, or give another")
 
 
-def write_clip(
-    source: Path, target: Path, start_s: float, end_s: float, limits: MediaLimits = DEFAULT_LIMITS
-) -> None:
+def write_clip(source: Path, target: Path, start_s: float, end_s: float, limits: MediaLimits = DEFAULT_LIMITS) -> None:
     """Write a stretch of a video or an animation as MP4 (H.264), cut exactly, with its frames' own times and no sound.
 
     It is encoded anew, since what is only copied has to start at a keyframe.
@@ -63,13 +61,15 @@ def write_clip(
         with draft.open("wb") as file, av.open(file, "w", format="mp4") as container:
             _encode(frames, container, start_s, end_s)
         draft.replace(target)
-    except OSError as error:  # PyAV's are of this class, too
+    except (OSError, av.FFmpegError) as error:
         raise TTEError(f"the clip {str(target)!r} cannot be written: {error.strerror or error}") from error
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _encode(frames: Iterator[tuple[float, Image.Image]], container: OutputContainer, start_s: float, end_s: float) -> None:
+def _encode(
+    frames: Iterator[tuple[float, Image.Image]], container: OutputContainer, start_s: float, end_s: float
+) -> None:
     time_s, image = next(frames)
     stream = container.add_stream("libx264", options=_QUALITY)
     # This kind of H.264 halves the colours' resolution, which takes an even number of pixels.
@@ -83,7 +83,7 @@ def _encode(frames: Iterator[tuple[float, Image.Image]], container: OutputContai
         for packet in packets:
             if waiting:
                 last = waiting.pop()
-                last.duration = packet.pts - last.pts
+                last.duration = (packet.pts or 0) - (last.pts or 0)
                 container.mux(last)
             waiting.append(packet)
 

@@ -103,11 +103,8 @@ def ingest(
             f"there are no files to index in {str(source)!r}; give a folder with images, videos, PDF or text files "
             f"(hidden files and symbolic links do not count; {len(unlisted)} folders could not be listed)"
         )
-    dim = encoder.get_embedding_dimension()
-    if dim is None:
-        raise InputError("the model does not say how long its vectors are; give a complete embedding model")
-    prefix = store.spec.prefix if store.spec is not None else 0
-    store.ensure(CollectionSpec(dim, encoder.fingerprint, model_name, prefix))
+    spec = spec_of(encoder, model_name, prefix=store.spec.prefix if store.spec is not None else 0)
+    store.ensure(spec)
     with Ledger(store.home / LEDGER) as ledger:
         folders = [uri_of(Path(error.filename), root) for error in unlisted]
         plan = make_plan(root, paths, ledger, limits, cut=cut, complete=source.is_dir(), unlisted=folders)
@@ -136,7 +133,7 @@ def ingest(
                     stored=writer.stored,
                     on_final=tally.settle,
                 )
-                for embedded in embed(encoder, parts, batch_size=batch_size, dim=dim):
+                for embedded in embed(encoder, parts, batch_size=batch_size, dim=spec.dim):
                     writer.add(embedded)
                 writer.finish()
         finally:
@@ -162,6 +159,18 @@ def ingest(
         failed=tuple(tally.failed),
         near_duplicates=tuple(writer.near_duplicates),
     )
+
+
+def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> CollectionSpec:
+    """What a collection of a model's vectors holds.
+
+    Raises:
+        InputError: The model does not say how long they are.
+    """
+    dim = encoder.get_embedding_dimension()
+    if dim is None:
+        raise InputError("the model does not say how long its vectors are; give a complete embedding model")
+    return CollectionSpec(dim, encoder.fingerprint, model_name, prefix)
 
 
 @dataclass

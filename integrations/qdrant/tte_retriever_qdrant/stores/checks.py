@@ -71,7 +71,9 @@ def nothing_begun(where: str) -> InputError:
 def not_dropped(where: str, role: Role, held: Iterable[Role]) -> InputError:
     """The error of dropping the generation that is searched, or one that is not there."""
     others = ", ".join(each for each in held if each != "current") or "no other"
-    return InputError(f"{where} cannot drop its {role} generation; beside the current one, which stays, it has {others}")
+    return InputError(
+        f"{where} cannot drop its {role} generation; beside the current one, which stays, it has {others}"
+    )
 
 
 def check_points(points: Sequence[Point], spec: CollectionSpec) -> None:

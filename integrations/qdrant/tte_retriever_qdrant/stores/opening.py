@@ -120,7 +120,9 @@ def open_generations(uri: str) -> Iterator[Generations]:
         directory.prepare(create=False)
         yield directory
     elif scheme == "memory":
-        raise InputError(f"the store {uri!r} is not there before it is open; give the URI of one on a disk or a server")
+        raise InputError(
+            f"the store {uri!r} is not there before it is open; give the URI of one on a disk or a server"
+        )
     else:
         from tte_retriever_qdrant.stores.http import connect, missing
 
