@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from tte_retriever_qdrant.records import Hit
 
-JOIN_FROM = 0.9
-"""Share of a clip's best score that a moment must have to become part of the clip."""
+JOIN_FROM = 0.8
+"""Share of a clip's best score that a moment must have to become part of the clip (``benchmarks/moments.py``)."""
 
 _SLACK_S = 0.002  # windows are stored in milliseconds
 

@@ -44,7 +44,7 @@ def generations(
     ],
     store: Annotated[str, typer.Option(help="edge://dir or http(s)://host:6333/collection.", metavar="URI")],
     dropped: Annotated[
-        Dropped | None, typer.Argument(metavar="[previous|next|update]", help="Which one to drop.", show_default=False)
+        Dropped | None, typer.Argument(metavar="WHICH", help="Which one to drop.", show_default=False)
     ] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per generation.")] = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import webbrowser
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,7 +134,7 @@ def _open(hit: SearchHit, path: Path) -> None:
         place = f"#page={hit.page}"
     elif hit.start_s is not None and hit.end_s is not None:
         place = f"#t={hit.start_s:g},{hit.end_s:g}"
-    if typer.launch(path.as_uri() + place):
+    if not webbrowser.open(path.as_uri() + place):  # typer.launch takes what follows # for a part of the file's name
         raise TTEError(f"the system has no viewer for {str(path)!r}; open it by hand, at {where(hit)}")
     typer.echo(f"opened {where(hit)}", err=True)
 

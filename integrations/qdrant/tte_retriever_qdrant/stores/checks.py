@@ -40,8 +40,8 @@ def check_same_prefix(existing: CollectionSpec, wanted: CollectionSpec, where: s
     if existing.prefix != wanted.prefix:
         raise InputError(
             f"{where} was made with a prefix of {existing.prefix} dimensions, and {wanted.prefix} were asked for (0: none); "
-            "go on with its own, or fill a new generation with tte-retriever index … --reembed, after dropping one that "
-            "was begun with tte-retriever generations drop next"
+            "go on with its own, or fill a new generation with tte-retriever index … --reembed (one that was begun goes "
+            "with tte-retriever generations drop next)"
         )
 
 
