@@ -11,37 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tte_retriever.cli import loading
-from tte_retriever.cli.main import main
 from tte_retriever_qdrant import ingest, open_store
 
 CONFTEST = Path(__file__).with_name("conftest.py")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, standin):
-    """Run ``tte-retriever`` with the stand-in for its model; returns exit code, stdout, stderr."""
-    loaded = []
-
-    def load(name):
-        loaded.append(name)
-        return standin(fingerprint=f"fingerprint of {Path(name).name}")
-
-    monkeypatch.setattr(loading, "load_encoder", load)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        return caught.value.code or 0, *capsys.readouterr()
-
-    call.loaded = loaded
-    return call
-
-
-@pytest.fixture
-def uri(tmp_path):
-    return f"edge://{tmp_path / 'store'}"
 
 
 def lines(text):
@@ -75,7 +47,7 @@ def test_options_of_index(run, small_folder, uri):
     assert code == 0
     assert "near-duplicates" in out
     assert "almost yellow.webp" in out
-    code, out, _ = run("search", "x", "--store", uri, "--filter", "modality=video")
+    code, out, _ = run("search", "x", "--store", uri, "--filter", "modality=video", "--moments")
     assert "0:04.0 to 0:10.0" in out
     code, _, err = run("index", small_folder, "--store", uri, "--overlap-s", 2, "--max-failures", 0)
     assert code == 1
