@@ -168,6 +168,26 @@ SLOW = f"""
 """
 
 
+def test_searches_go_on_while_another_process_indexes(run, small_folder, uri):
+    run("index", small_folder, "--store", uri)
+    (small_folder / "black.txt").write_text("giraffe")
+    giraffe = ("search", "giraffe", "--store", uri, "--filter", "modality=text", "--json")
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SLOW), str(small_folder), uri],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert json.loads(process.stdout.readline())["event"] == "planned"
+        code, out, _ = run(*giraffe)
+        assert (code, [hit["uri"] for hit in lines(out)]) == (0, ["notes.md"])
+        process.kill()
+    assert len(lines(run(*giraffe)[1])) == 1
+    code, out, _ = run("index", small_folder, "--store", uri, "--json")
+    assert (code, lines(out)[-1]["indexed"], lines(out)[-1]["unchanged"]) == (0, 1, 5)
+    assert [hit["uri"] for hit in lines(run(*giraffe)[1])] == ["black.txt", "notes.md"]
+
+
 def test_ctrl_c_ends_cleanly_and_the_next_run_finishes(run, small_folder, uri):
     Image.new("RGB", (8, 8)).save(small_folder / "black.png")
     with subprocess.Popen(
