@@ -70,9 +70,10 @@ def generations(
     elif not rows:
         typer.echo("no generations")
     else:
-        table = Table(*rows[0])
+        columns = [name for name in rows[0] if name != "home"]  # for scripts: too long for a table
+        table = Table(*columns)
         for row in rows:
-            table.add_row(*(Text(str(value)) for value in row.values()))
+            table.add_row(*(Text(str(row[name])) for name in columns))
         Console().print(table)
 
 
@@ -92,4 +93,5 @@ def _described(generation: GenerationInfo) -> dict[str, Any]:
         "dim": spec.dim,
         "prefix": spec.prefix,
         "files": files,
+        "home": str(generation.home),
     }
