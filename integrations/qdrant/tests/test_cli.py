@@ -157,6 +157,12 @@ def test_a_missing_source_leaves_no_store_behind(run, tmp_path, uri):
     assert not (tmp_path / "store").exists()
 
 
+def test_an_empty_source_leaves_no_model_behind(run, tmp_path, small_folder, uri):
+    (tmp_path / "empty").mkdir()
+    assert run("index", tmp_path / "empty", "--store", uri, "--model", "one")[0] == 2
+    assert run("index", small_folder, "--store", uri, "--model", "another")[0] == 0
+
+
 SLOW = f"""
     import runpy, sys
     from tte_retriever.cli import loading

@@ -365,6 +365,7 @@ def test_an_update_leaves_the_generation_to_go_back_to(tmp_path):
 def test_a_failed_update_changes_nothing(tmp_path):
     uri = f"edge://{tmp_path}"
     with updating(uri, SPEC) as store:
+        store.ensure(SPEC)
         store.upsert(POINTS)
 
     def fail():
@@ -381,6 +382,7 @@ def test_a_failed_update_changes_nothing(tmp_path):
 def test_a_reader_waits_while_the_generation_is_copied(tmp_path, monkeypatch):
     uri = f"edge://{tmp_path}"
     with updating(uri, SPEC) as store:
+        store.ensure(SPEC)
         store.upsert(POINTS)
     copying, asked, counts = threading.Event(), threading.Event(), []
     copytree = directory.shutil.copytree
@@ -415,9 +417,10 @@ def test_a_reader_waits_while_the_generation_is_copied(tmp_path, monkeypatch):
 def test_a_store_that_is_open_elsewhere_is_not_copied(tmp_path):
     uri = f"edge://{tmp_path}"
     with updating(uri, SPEC) as store:
-        with pytest.raises(StoreLocked), updating(uri, SPEC):
-            pass
-        store.upsert(POINTS)
+        for _ in range(2):
+            with pytest.raises(StoreLocked), updating(uri, SPEC):
+                pass
+            store.ensure(SPEC)
     with open_store(uri), pytest.raises(StoreLocked), updating(uri, SPEC):
         pass
     assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1

@@ -266,6 +266,7 @@ def test_a_store_is_made_and_brought_up_to_date(uri):
         pytest.skip("one in memory is gone when it is closed")
     for n in (3, 5):
         with updating(uri, NEW) as store:
+            store.ensure(NEW)
             store.upsert(points(NEW, n))
         with open_store(uri, create=False) as store:
             assert store.count() == n

@@ -76,6 +76,7 @@ def index(
             model_name=name,
             window_s=window_s,
             overlap_s=overlap_s,
+            prefix=prefix,
             near_duplicate=near_duplicate,
             workers=workers,
         )

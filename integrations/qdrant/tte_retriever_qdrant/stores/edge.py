@@ -275,7 +275,7 @@ def begin_generation(home: Path, spec: CollectionSpec) -> EdgeStore:
 
 
 def begin_update(home: Path, spec: CollectionSpec) -> EdgeStore:
-    """Open a copy of the current generation of the store in ``home``, or the generation itself if it is the first.
+    """Open a copy of the current generation of the store in ``home``, or the store itself if it has none yet.
 
     A copy that was begun and not committed is resumed.
     """
@@ -288,15 +288,7 @@ def begin_update(home: Path, spec: CollectionSpec) -> EdgeStore:
             checks.check_same_prefix(manifest.current.spec, spec, directory.where)
             if manifest.update is None:
                 write_manifest(home, replace(manifest, update=directory.copy(manifest.current)))
-    if manifest.current is not None:
-        return EdgeStore(home, role="update")
-    store = EdgeStore(home)
-    try:
-        store.ensure(spec)
-    except BaseException:
-        store.close()
-        raise
-    return store
+    return EdgeStore(home, role="current" if manifest.current is None else "update")
 
 
 def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:

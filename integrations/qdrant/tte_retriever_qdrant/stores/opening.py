@@ -82,7 +82,7 @@ def updating(uri: str, spec: CollectionSpec) -> Iterator[VectorStore]:
     """Open a store to bring it up to date; when the block ends without an error, who opens it finds what was written.
 
     An edge store is copied for that, so that others can search it as it was until then; after an error or a crash, the
-    copy is taken up again. Its first generation, and a store on a server, are written to in place.
+    copy is taken up again. One that holds nothing yet, and a store on a server, are written to in place.
 
     Raises:
         ModelMismatch: The store was made by another model.
@@ -92,7 +92,8 @@ def updating(uri: str, spec: CollectionSpec) -> Iterator[VectorStore]:
     scheme, rest = _split(uri)
     if scheme != "edge":
         with open_store(uri) as store:
-            store.ensure(spec)
+            if store.spec is not None:
+                store.ensure(spec)
             yield store
         return
     from tte_retriever_qdrant.stores.edge import begin_update
