@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Task
 
     from tte_retriever_qdrant.ingestion import Event, Report
+    from tte_retriever_qdrant.records import GenerationInfo
+    from tte_retriever_qdrant.stores import VectorStore
 
 DEFAULT_MODEL = "tte-flash-tiny"
 
@@ -36,6 +38,13 @@ def index(
     near_duplicate: Annotated[
         float | None, typer.Option(help="Report what is at least this similar to other content, such as 0.98.")
     ] = None,
+    prefix: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of a Matryoshka model: find candidates by so many leading dimensions. New stores."),
+    ] = None,
+    reembed: Annotated[
+        bool, typer.Option("--reembed", help="Into a new generation, beside what is searched until all is done.")
+    ] = False,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 1 if more files and parts of files than this fail.")
     ] = None,
@@ -44,16 +53,21 @@ def index(
     """Index images, PDF pages, video moments and texts; run it again to resume or to bring the store up to date."""
     from tte_retriever_qdrant.ingestion import ingest
     from tte_retriever_qdrant.ingestion.discovery import check_source
+    from tte_retriever_qdrant.ingestion.pipeline import spec_of
     from tte_retriever_qdrant.ingestion.quarantine import QUARANTINE
-    from tte_retriever_qdrant.stores import open_store
+    from tte_retriever_qdrant.stores import open_generation, updating
 
     check_source(source)  # before a model is loaded, and before a store is made for nothing
-    with open_store(store) as opened:
-        from tte_retriever.cli.loading import load_encoder
+    held = _current(store)
+    from tte_retriever.cli.loading import load_encoder
 
-        encoder = load_encoder(model)
-        # A folder is remembered so that it is found from any working directory.
-        name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    encoder = load_encoder(model)
+    # A folder is remembered so that it is found from any working directory.
+    name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    if prefix is None:
+        prefix = held.spec.prefix if held is not None and not reembed else 0
+    spec = spec_of(encoder, name, prefix=prefix)
+    with open_generation(store, spec) if reembed else updating(store, spec) as opened:
         run = partial(
             ingest,
             source,
@@ -62,6 +76,7 @@ def index(
             model_name=name,
             window_s=window_s,
             overlap_s=overlap_s,
+            prefix=prefix,
             near_duplicate=near_duplicate,
             workers=workers,
         )
@@ -77,12 +92,44 @@ def index(
 
                 report = run(on_event=show)
             _print_report(report, store)
-        if max_failures is not None and len(report.failed) > max_failures:
-            quarantine = opened.home / QUARANTINE
-            raise TTEError(
-                f"{len(report.failed)} files or parts of files failed, and --max-failures allows {max_failures}; "
-                f"what could be indexed is, and {quarantine} says what is wrong with the rest"
-            )
+        quarantine = opened.home / QUARANTINE
+        too_many = max_failures is not None and len(report.failed) > max_failures
+        if reembed and not too_many:
+            _swap_in(opened, held, store)
+    if too_many:
+        raise TTEError(
+            f"{len(report.failed)} files or parts of files failed, and --max-failures allows {max_failures}; "
+            f"what could be indexed is{' in the next generation' if reembed else ''}, and {quarantine} says what is "
+            "wrong with the rest"
+        )
+
+
+def _current(store: str) -> GenerationInfo | None:
+    """The generation that is searched now, whoever has it open."""
+    from tte_retriever_qdrant.errors import StoreNotFound
+    from tte_retriever_qdrant.stores import open_generations
+
+    try:
+        with open_generations(store) as generations:
+            return next((each for each in generations.listed() if each.role == "current"), None)
+    except StoreNotFound:
+        return None
+
+
+def _swap_in(opened: VectorStore, held: GenerationInfo | None, store: str) -> None:
+    """Make a re-embedding the current generation, if it has all that this has."""
+    from tte_retriever_qdrant.ingestion.completeness import left_behind
+
+    left = left_behind(held.home, opened.home) if held is not None else []
+    if left:
+        typer.echo(
+            f"not searched yet: {len(left)} files of other sources, such as {str(left[0])!r}, are in the current "
+            f"generation only; re-embed their folders too, or go without: tte-retriever generations commit --store {store}",
+            err=True,
+        )
+        return
+    opened.commit()
+    typer.echo(f"searched from now on; to undo it: tte-retriever generations rollback --store {store}", err=True)
 
 
 class _RateColumn(ProgressColumn):

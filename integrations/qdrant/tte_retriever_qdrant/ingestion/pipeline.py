@@ -48,6 +48,7 @@ def ingest(
     model_name: str = "",
     window_s: float = DEFAULT_WINDOW_S,
     overlap_s: float = 0.0,
+    prefix: int | None = None,
     batch_size: int = 32,
     limits: MediaLimits = DEFAULT_LIMITS,
     near_duplicate: float | None = None,
@@ -68,6 +69,8 @@ def ingest(
         model_name: Name or folder by which the model can be loaded again; the store remembers it.
         window_s: Length of the windows that videos are cut into, in seconds.
         overlap_s: How much of each window is in the next one too, in seconds.
+        prefix: Of a Matryoshka model, by how many leading dimensions candidates are found; 0 for none. ``None`` is that
+            of the store, and none of a new one.
         batch_size: Points per write; items per call of a model that does not stream.
         limits: What may be opened.
         near_duplicate: Report points whose cosine similarity to one of another content is at least this, such as 0.98;
@@ -78,7 +81,8 @@ def ingest(
         on_event: Is called as files are dealt with, in the caller's thread.
 
     Raises:
-        InputError: The source is missing, empty, or holds not a single file that can be indexed.
+        InputError: The source is missing, empty, or holds not a single file that can be indexed; or the store was made
+            with another prefix.
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
     """
@@ -103,10 +107,10 @@ def ingest(
             f"there are no files to index in {str(source)!r}; give a folder with images, videos, PDF or text files "
             f"(hidden files and symbolic links do not count; {len(unlisted)} folders could not be listed)"
         )
-    dim = encoder.get_embedding_dimension()
-    if dim is None:
-        raise InputError("the model does not say how long its vectors are; give a complete embedding model")
-    store.ensure(CollectionSpec(dim, encoder.fingerprint, model_name))
+    if prefix is None:
+        prefix = store.spec.prefix if store.spec is not None else 0
+    spec = spec_of(encoder, model_name, prefix=prefix)
+    store.ensure(spec)
     with Ledger(store.home / LEDGER) as ledger:
         folders = [uri_of(Path(error.filename), root) for error in unlisted]
         plan = make_plan(root, paths, ledger, limits, cut=cut, complete=source.is_dir(), unlisted=folders)
@@ -135,7 +139,7 @@ def ingest(
                     stored=writer.stored,
                     on_final=tally.settle,
                 )
-                for embedded in embed(encoder, parts, batch_size=batch_size, dim=dim):
+                for embedded in embed(encoder, parts, batch_size=batch_size, dim=spec.dim):
                     writer.add(embedded)
                 writer.finish()
         finally:
@@ -161,6 +165,18 @@ def ingest(
         failed=tuple(tally.failed),
         near_duplicates=tuple(writer.near_duplicates),
     )
+
+
+def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> CollectionSpec:
+    """What a collection of a model's vectors holds.
+
+    Raises:
+        InputError: The model does not say how long they are.
+    """
+    dim = encoder.get_embedding_dimension()
+    if dim is None:
+        raise InputError("the model does not say how long its vectors are; give a complete embedding model")
+    return CollectionSpec(dim, encoder.fingerprint, model_name, prefix)
 
 
 @dataclass

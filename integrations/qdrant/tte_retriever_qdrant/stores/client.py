@@ -76,6 +76,7 @@ class ClientStore:
             self._attach()
         if self._spec is not None:
             checks.check_same_model(self._spec, spec, connection.where)
+            checks.check_same_prefix(self._spec, spec, connection.where)
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, durably."""
@@ -170,36 +171,27 @@ class ClientStore:
         connection = self._require_open()
         aliases = connection.aliases()
         begun = aliases.get(connection.next)
-        if begun is None or not checks.is_same_model(connection.read_spec(begun), spec):
+        held = connection.read_spec(begun) if begun else None
+        if held is not None and checks.is_same_model(held, spec):
+            checks.check_same_prefix(held, spec, f"the next generation of {connection.where}")
+        else:
             made = connection.make(spec)
             connection.point({connection.next: begun} if begun else {}, {connection.next: made})
             if begun:
-                connection.drop(begun)
+                connection.delete(begun)
         return ClientStore(connection, connection.next)
 
     def commit(self) -> None:
         """Make this generation the current one."""
         connection = self._require_open()
-        aliases = connection.aliases()
-        if self._alias != connection.next or aliases.get(connection.next) != self._collection:
+        if self._alias != connection.next or connection.aliases().get(connection.next) != self._collection:
             raise checks.not_begun(connection.where)
-        after = {connection.name: aliases[connection.next]}
-        if connection.name in aliases:
-            after[connection.previous] = aliases[connection.name]
-        connection.point(aliases, after)
+        connection.commit()
         self._alias = connection.name
-        if connection.previous in aliases:
-            connection.drop(aliases[connection.previous])
 
     def rollback(self) -> None:
         """Make the generation before the last commit the current one."""
-        connection = self._require_open()
-        aliases = connection.aliases()
-        if connection.previous not in aliases:
-            raise checks.nothing_before(connection.where)
-        current, previous = aliases[connection.name], aliases[connection.previous]
-        aliases.pop(connection.next, None)
-        connection.point(aliases, {connection.name: previous, connection.previous: current})
+        self._require_open().rollback()
 
     def close(self) -> None:
         """Let go of the connection."""
