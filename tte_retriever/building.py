@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 MAX_THINK_TOKENS = 64
 
-
 _TOKENS = "{k} think tokens and one embed token in its vocabulary and chat template"
 _STEPS = "{k} latent steps through a routed adapter, and PLUME's tokens in its vocabulary and chat template"
-_STOCK = "Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed inputs and `think_budget`"
-_OURS = "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with `trust_remote_code=True`; it takes `think_budget`"
+_LOADING = {
+    True: "Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed\ninputs and `think_budget`",
+    False: "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with\n`trust_remote_code=True`; `think_budget` is",
+}
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,19 @@ class _Method:
         modules: Builds it.
         think_tokens: K when none is given.
         thought: What the card says that a backbone gets.
-        loading: What the card says of who loads it.
+        stock: Whether plain ``SentenceTransformer`` loads it.
     """
 
     modules: Callable[..., list[nn.Module]]
     think_tokens: int
     thought: str = _TOKENS
-    loading: str = _STOCK
+    stock: bool = True
 
 
 METHODS = {
     "direct": _Method(direct.build, 0),
     "tte-flash": _Method(tte_flash.build, 8),
-    "plume": _Method(plume.build, 8, _STEPS, _OURS),
+    "plume": _Method(plume.build, 8, _STEPS, stock=False),
 }
 """By name."""
 
@@ -129,6 +130,5 @@ the starting point of training. **It has not been trained: its vectors are well-
 | prompts kept | {", ".join(f"`{name}`" for name, prompt in loaded.prompts.items() if prompt) or "none"} |
 | output head | {"the embedding matrix (tied)" if tied else "none: the backbone's own, untied, is not kept"} |
 
-Built by `tte-retriever build`. {METHODS[method].loading},
-0 to {think_tokens}. The licence is that of the backbone.
+Built by `tte-retriever build`. {_LOADING[METHODS[method].stock]}, 0 to {think_tokens}. The licence is that of the backbone.
 """

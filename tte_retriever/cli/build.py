@@ -32,6 +32,6 @@ def build(
         init=init,  # type: ignore[arg-type]  # any other word is refused with a sentence
         seed=seed,
     )
-    typer.echo(
-        f'{out}: built, not trained yet. Load it with TTEEncoder("{out}"); its README.md says what else loads it.'
-    )
+    loaders = [*(["SentenceTransformer"] if building.METHODS[method].stock else []), "TTEEncoder"]
+    how = " or ".join(f'{loader}("{out}")' for loader in loaders)
+    typer.echo(f"{out}: built, not trained yet. Load it with {how}.")
