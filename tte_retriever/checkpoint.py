@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from sentence_transformers.base.modules import Transformer
+
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,10 +44,10 @@ def resolve_model(name_or_path: str) -> str:
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """A short hash of weights by value, chat template, prompts, modules after the first with settings, dimension.
+    """A short hash of weights by value, chat template, prompts, modules with settings, dimension.
 
     The same checkpoint has the same fingerprint wherever it is loaded, also after a lossless change of dtype. Settings of
-    the image and video processors are not in it.
+    the image and video processors, and what a stock first module is set to, are not in it.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -54,5 +56,8 @@ def fingerprint(model: SentenceTransformer) -> str:
     template = getattr(model.processor, "chat_template", None)
     head = [(type(module).__name__, cast("Module", module).get_config_dict()) for module in list(model)[1:]]
     digest.update(repr((template, head, model.prompts)).encode())
+    settings = cast("Module", model[0]).get_config_dict()
+    if own := sorted(settings.keys() - set(Transformer.config_keys)):  # of a method that thinks by code of its own
+        digest.update(repr([(name, settings[name]) for name in own]).encode())
     digest.update(str(model.truncate_dim or model.get_embedding_dimension()).encode())
     return digest.hexdigest()[:16]
