@@ -105,6 +105,7 @@ class ExplicitCoT(Transformer):
             InputError: If there is such a row.
         """
         features = super().preprocess(inputs, *args, **kwargs)
+        del features["logits_to_keep"]  # of stock rerankers; no feature of any row
         turn = cast("Any", self.tokenizer)(_TURN, add_special_tokens=False, return_tensors="pt").input_ids  # (1, tokens)
         ids = features["input_ids"]
         whole = (ids[:, -turn.shape[1] :] == turn).all(1) & (ids == self.disc_id).any(1)  # (B,)
