@@ -1,18 +1,18 @@
-"""From a backbone to a folder that plain SentenceTransformer loads."""
+"""From a backbone to a folder that SentenceTransformer loads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 
 from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
+from tte_retriever.checkpoint import check_vacant, public_name, write_new
 from tte_retriever.errors import InputError
-from tte_retriever.methods import direct, explicit_cot, tte_flash
+from tte_retriever.methods import direct, explicit_cot, plume, tte_flash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,37 +22,41 @@ if TYPE_CHECKING:
 MAX_THINK_TOKENS = 64
 
 
+_TOKENS = "{k} think tokens and one embed token in its vocabulary and chat template"
+_STEPS = "{k} latent steps through a routed adapter, and PLUME's tokens in its vocabulary and chat template"
+_WORDS = "a rationale of up to {k} tokens to write, and tokens to embed it by in its vocabulary and chat template"
+_STOCK = "Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed inputs and `think_budget`"
+_OURS = "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with `trust_remote_code=True`; it takes `think_budget`"
+
+
 @dataclass(frozen=True)
 class _Method:
-    """How one method is built.
+    """What can be built.
 
     Attributes:
-        modules: Makes its modules of a backbone.
-        think_tokens: How many when none are given.
-        most: How many it may have.
-        first: Class of its first module; one of ours needs our code to load.
-        thought: What its checkpoint is, for the card.
+        modules: Builds it.
+        think_tokens: K when none is given.
+        thought: What the card says that a backbone gets.
+        loading: What the card says of who loads it.
+        most: The largest K.
+        first: Class of its first module, if it needs more of a backbone than the stock one loads.
     """
 
     modules: Callable[..., list[nn.Module]]
     think_tokens: int
+    thought: str = _TOKENS
+    loading: str = _STOCK
     most: int = MAX_THINK_TOKENS
     first: type[Transformer] = Transformer
-    thought: str = "with {} think tokens and one embed token in its vocabulary and chat template"
 
 
 METHODS = {
     "direct": _Method(direct.build, 0),
     "tte-flash": _Method(tte_flash.build, 8),
-    "explicit-cot": _Method(
-        explicit_cot.build,
-        512,
-        most=8192,
-        first=explicit_cot.ExplicitCoT,
-        thought="that writes a rationale of up to {} tokens and then its embed token",
-    ),
+    "plume": _Method(plume.build, 8, _STEPS, _OURS),
+    "explicit-cot": _Method(explicit_cot.build, 512, _WORDS, _OURS, most=8192, first=explicit_cot.ExplicitCoT),
 }
-"""What can be built."""
+"""By name."""
 
 
 def build(
@@ -64,7 +68,7 @@ def build(
     init: Init = "mean",
     seed: int = 0,
 ) -> Path:
-    """Turn a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into one that thinks before it embeds, not trained yet.
+    """Turn a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into one that thinks, not trained yet.
 
     Only the embedding model is kept. A language-model head that is tied to the embedding matrix is that matrix; an
     untied one is dropped, and what decodes from the result decodes by the embedding matrix. ``explicit-cot``, which writes
@@ -75,9 +79,9 @@ def build(
     Args:
         out: The new folder; it must not exist, or be empty.
         backbone: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
-        method: ``direct``, ``tte-flash`` or ``explicit-cot``.
-        think_tokens: K, 0…64; ``None`` is the method's own: 8 for ``tte-flash``, 0 for ``direct``. For ``explicit-cot`` it is
-            the most tokens of a rationale, 0…8192, and 512 if not given.
+        method: ``direct``, ``tte-flash``, ``plume`` or ``explicit-cot``.
+        think_tokens: K, think tokens or latent steps, 0…64 (32 for ``plume``); ``None`` is the method's own: 8, but 0 for
+            ``direct``. For ``explicit-cot`` the most tokens of a rationale, 0…8192, and 512 if not given.
         init: How the rows of the new tokens start: ``mean`` is the mean row plus half a standard deviation of noise,
             ``keep`` leaves what the backbone has there.
         seed: Of the rows; the same seed gives the same checkpoint.
@@ -98,8 +102,7 @@ def build(
         raise InputError(f"think_tokens is {think_tokens!r}; give an int from 0 to {chosen.most}.")
     if init not in INITS:
         raise InputError(f"init is {init!r}; it can be {' or '.join(INITS)}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{str(out)!r} exists and is not an empty folder; give another name or remove it first.")
+    check_vacant(out)
     loaded = load_backbone(backbone, chosen.first)
     model = SentenceTransformer(
         modules=chosen.modules(loaded, count, init=init, seed=seed),
@@ -108,28 +111,16 @@ def build(
         similarity_fn_name=loaded.similarity_fn_name,
         device="cpu",
     )
-    card = _card(loaded, _public_name(backbone), method, count, init, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch) / out.name
-        model.save_pretrained(str(folder), create_model_card=False)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        if out.exists():
-            out.rmdir()  # empty, as was checked; a folder that was filled since makes this fail
-        folder.rename(out)
-    return out
-
-
-def _public_name(backbone: str | Path) -> str:
-    """A hub id as it is, a local folder by its last name: cards travel, and paths say where people live."""
-    return Path(backbone).resolve().name if Path(backbone).exists() else str(backbone)
+    card = _card(loaded, public_name(backbone), method, count, init, seed)
+    return write_new(out, model, card)
 
 
 def _card(loaded: Backbone, name: str, method: str, think_tokens: int, init: str, seed: int) -> str:
-    tied, chosen = loaded.transformer.model.config.tie_word_embeddings, METHODS[method]
-    flag = "" if chosen.first is Transformer else " with `trust_remote_code=True`"
-    kept = loaded.transformer.model.get_output_embeddings() is not None
-    untied = "its own (untied)" if kept else "none: the backbone's own, untied, is not kept"
+    model, head = loaded.transformer.model, "none: the backbone's own, untied, is not kept"
+    if model.config.tie_word_embeddings:
+        head = "the embedding matrix (tied)"
+    elif model.get_output_embeddings() is not None:
+        head = "its own (untied)"
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -137,7 +128,7 @@ tags: [sentence-transformers, tte-retriever]
 ---
 # {method} on {name}: NOT TRAINED YET
 
-A {loaded.spec.name} backbone {chosen.thought.format(think_tokens)}, as
+A {loaded.spec.name} backbone with {METHODS[method].thought.format(k=think_tokens)}, as
 the starting point of training. **It has not been trained: its vectors are well-formed, and their ranking means little.**
 
 | | |
@@ -149,8 +140,8 @@ the starting point of training. **It has not been trained: its vectors are well-
 | one visual token | {loaded.spec.token_px} x {loaded.spec.token_px} pixels |
 | time of a video | {loaded.spec.video_times} |
 | prompts kept | {", ".join(f"`{name}`" for name, prompt in loaded.prompts.items() if prompt) or "none"} |
-| output head | {"the embedding matrix (tied)" if tied else untied} |
+| output head | {head} |
 
-Built by `tte-retriever build`. Plain `SentenceTransformer` loads this folder{flag}; `TTEEncoder` of `tte-retriever` adds typed
-inputs and `think_budget`, 0 to {think_tokens}. The licence is that of the backbone.
+Built by `tte-retriever build`. {METHODS[method].loading},
+0 to {think_tokens}. The licence is that of the backbone.
 """

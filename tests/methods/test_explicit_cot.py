@@ -217,7 +217,7 @@ def test_a_head_that_is_tied_is_the_matrix_and_a_sampling_backbone_turns_greedy(
     assert not model.generation_config.do_sample
     assert think_aloud(encoder, ["two"] * 3) == think_aloud(encoder, ["two"]) * 3
     card = (tmp_path / "out/README.md").read_text()
-    assert "writes a rationale of up to 6 tokens" in card
+    assert "a rationale of up to 6 tokens to write" in card
     assert "`trust_remote_code=True`" in card
 
 
