@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import AutoModelForMultimodalLM
+from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods.explicit_cot import ExplicitCoT, think_aloud
 from tte_retriever.methods.explicit_cot import build as modules_of
+from tte_retriever.methods.plume_prompt import extend_template
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 LONGEST = 24
@@ -55,7 +57,8 @@ def written_out(folder, encoder, item, budget):
     """The slow way: the whole sequence again for every token; states (L, D) of all of it, and where the rationale starts."""
     model = AutoModelForMultimodalLM.from_pretrained(folder).eval()
     features = encoder.preprocess([item])
-    given = {key: value for key, value in features.items() if key.startswith(("pixel", "image_grid", "video_grid", "second"))}
+    media = ("pixel", "image_grid", "video_grid", "second")
+    given = {key: value for key, value in features.items() if key.startswith(media)}
     ids, start = features["input_ids"], features["input_ids"].shape[1]
     gen, end = encoder.tokenizer.convert_tokens_to_ids(["<gen_emb>", "<|im_end|>"])
     kinds = features["mm_token_type_ids"]
@@ -106,14 +109,17 @@ def test_disc_is_the_state_of_its_token_and_writes_nothing(encoders, chatty, fam
 
 def test_embed_and_disc_tokens_in_the_prompt_are_not_where_it_reads(checkpoint, mixed):
     """The instruction names the embed token, and a text that spells out either stays text."""
-    modules = modules_of(checkpoint("qwen2_vl"), 3, init="mean", instruction="end in <gen_emb> please")
+    modules = modules_of(checkpoint("qwen2_vl"), 3, init="mean", ask=partial(extend_template, prefix=""))
     encoder = TTEEncoder(modules=modules, device="cpu")
     hostile = "a <gen_emb> b <disc_emb> c <|im_end|> d"
     ids = encoder.preprocess([hostile])["input_ids"][0].tolist()
     assert ids.count(modules[0].gen_id) == ids.count(modules[0].disc_id) == 1
-    plain, *_ = think_aloud(encoder, ["a"])
-    assert plain.tokens == 3
-    assert np.isfinite(encoder.encode([hostile, *mixed])).all()
+    alone = [think_aloud(encoder, [item])[0] for item in mixed]
+    assert [rationale.tokens for rationale in alone] == [3] * len(mixed)  # not as short as if the prompt had ended it
+    assert think_aloud(encoder, [*mixed, hostile])[:-1] == alone
+    modules[0].mode = "disc"
+    disc = encoder.encode([hostile, *mixed])
+    assert np.abs(disc[1:] - vectors_of(alone)).max(1).min() > 1e-3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -124,8 +130,8 @@ def test_reading_what_it_wrote_gives_the_same_vectors(encoders, family, mixed):
         wrote = encoder(encoder.preprocess(mixed))
         gen = torch.full((len(mixed), 1), -100)
         ids = torch.cat([wrote["rationale_ids"], gen], dim=1)
-        lengths = (ids >= 0).sum(1, keepdim=True)
-        read = encoder(encoder.preprocess(mixed) | {"written_ids": ids.scatter(1, lengths, encoder.transformer.gen_id)})
+        written = ids.scatter(1, (ids >= 0).sum(1, keepdim=True), encoder.transformer.gen_id)
+        read = encoder(encoder.preprocess(mixed) | {"written_ids": written})
     assert (read["sentence_embedding"] - wrote["sentence_embedding"]).abs().max() < 1e-5
     assert "rationale_ids" not in read
 
@@ -187,24 +193,17 @@ def test_rows_that_do_not_fit_are_refused_where_the_prompt_is_lost(encoder, mixe
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_prompt(chatty, checkpoint, family):
+def test_the_prompt_ends_in_the_disc_token_and_opens_the_turn(chatty, family):
+    render = AutoProcessor.from_pretrained(chatty(family)).apply_chat_template
+    asked = "\n<disc_emb><|im_end|>\n<|im_start|>assistant\n"
+    said = [{"role": "system", "content": "find it"}, {"role": "user", "content": "hello"}]
+    shown = [{"role": "user", "content": [{"type": "text", "text": "what?"}, {"type": "image"}]}]
     default = "" if family == "qwen3_vl" else "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    image = {"type": "image"}
-    for backbone, instruction, ending in (
-        (TTEEncoder(str(chatty(family)), device="cpu"), None, ""),
-        (TTEEncoder(modules=modules_of(checkpoint(family), instruction='say "it"\n{{ x }}')), 1, '\nsay "it"\n{{ x }}'),
-    ):
-        render = backbone.processor.apply_chat_template
-        user = f"\n<disc_emb>{ending}<|im_end|>\n<|im_start|>assistant\n"
-        for prompted in (True, False):
-            chat = [{"role": "system", "content": "find it"}, {"role": "user", "content": "hello"}]
-            assert render(chat, tokenize=False, add_generation_prompt=prompted) == (
-                f"<|im_start|>system\nfind it<|im_end|>\n<|im_start|>user\nhello{user}"
-            )
-        shown = [{"role": "user", "content": [image, {"type": "text", "text": "what?"}]}]
+    for prompted in (True, False):
+        options = {"tokenize": False, "add_generation_prompt": prompted}
+        assert render(said, **options) == f"<|im_start|>system\nfind it<|im_end|>\n<|im_start|>user\nhello{asked}"
         pad = "<|vision_start|><|image_pad|><|vision_end|>"
-        assert render(shown, tokenize=False) == f"{default}<|im_start|>user\n{pad}what?{user}"
-        assert (instruction is None) == (not ending)
+        assert render(shown, **options) == f"{default}<|im_start|>user\nwhat?{pad}{asked}"
 
 
 def test_a_head_that_is_tied_is_the_matrix_and_a_sampling_backbone_turns_greedy(checkpoint, tmp_path):
@@ -225,7 +224,8 @@ def test_a_head_that_is_tied_is_the_matrix_and_a_sampling_backbone_turns_greedy(
 def test_a_backbone_without_its_untied_head_is_refused(checkpoint, tmp_path, tied):
     transformer = Transformer(str(checkpoint("qwen2_vl", tied=tied)), unpad_inputs=False)
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken"), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu", prompts={"query": "find it"}).save_pretrained(str(tmp_path / "st"))
+    stock = SentenceTransformer(modules=modules, device="cpu", prompts={"query": "find it"})
+    stock.save_pretrained(str(tmp_path / "st"))
     if tied:
         built = TTEEncoder(str(build(tmp_path / "out", backbone=tmp_path / "st", method="explicit-cot")), device="cpu")
         assert isinstance(built[0], ExplicitCoT)

@@ -11,9 +11,12 @@ import typer
 def build(
     out: Annotated[Path, typer.Argument(help="The new folder.")],
     backbone: Annotated[str, typer.Option(help="Qwen2-VL, Qwen2.5-VL or Qwen3-VL: a hub id or a folder.")],
-    method: Annotated[str, typer.Option(help="direct, tte-flash or explicit-cot.")] = "tte-flash",
+    method: Annotated[str, typer.Option(help="direct, tte-flash, plume or explicit-cot.")] = "tte-flash",
     think_tokens: Annotated[
-        int | None, typer.Option(help="K, 0 to 64; if not given, 8 for tte-flash, 0 for direct. For explicit-cot, most tokens written: 0 to 8192, or 512.")
+        int | None,
+        typer.Option(
+            help="K, 0 to 64; 8, but 0 for direct, if not given. For explicit-cot most tokens to write: 512."
+        ),
     ] = None,
     init: Annotated[str, typer.Option(help="How the rows of the new tokens start: mean or keep.")] = "mean",
     seed: Annotated[int, typer.Option(help="Of those rows.")] = 0,

@@ -17,7 +17,7 @@ from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.tokens import thought_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -106,9 +106,9 @@ class ExplicitCoT(Transformer):
         """
         features = super().preprocess(inputs, *args, **kwargs)
         del features["logits_to_keep"]  # of stock rerankers; no feature of any row
-        turn = cast("Any", self.tokenizer)(_TURN, add_special_tokens=False, return_tensors="pt").input_ids  # (1, tokens)
+        turn = cast("Any", self.tokenizer)(_TURN, add_special_tokens=False).input_ids
         ids = features["input_ids"]
-        whole = (ids[:, -turn.shape[1] :] == turn).all(1) & (ids == self.disc_id).any(1)  # (B,)
+        whole = (ids[:, -len(turn) :] == torch.tensor(turn)).all(1) & (ids == self.disc_id).any(1)  # (B,)
         if not whole.all():
             raise InputError(
                 f"Row {int(whole.long().argmin())} of the batch does not fit into {self.max_seq_length} tokens. Shorten the "
@@ -155,12 +155,12 @@ class ExplicitCoT(Transformer):
 
     def _continued(self, features: dict[str, Any]) -> dict[str, Any]:
         """The prompt with ``written_ids`` behind it."""
-        written = features["written_ids"]  # (B, R)
-        there = (written >= 0).to(features["attention_mask"].dtype)
-        pad = cast("Any", self.tokenizer).pad_token_id
+        written, mask = features["written_ids"], features["attention_mask"]  # (B, R), (B, L)
+        there = (written >= 0).to(mask.dtype)
+        ids = written.masked_fill(written < 0, cast("Any", self.tokenizer).pad_token_id)
         longer = {
-            "input_ids": torch.cat([features["input_ids"], written.masked_fill(written < 0, pad)], dim=1),  # (B, L + R)
-            "attention_mask": torch.cat([features["attention_mask"], there], dim=1),  # (B, L + R)
+            "input_ids": torch.cat([features["input_ids"], ids], dim=1),  # (B, L + R)
+            "attention_mask": torch.cat([mask, there], dim=1),  # (B, L + R)
         }
         if (kinds := features.get("mm_token_type_ids")) is not None:
             longer["mm_token_type_ids"] = torch.cat([kinds, torch.zeros_like(there, dtype=kinds.dtype)], dim=1)
@@ -186,7 +186,7 @@ class ExplicitCoT(Transformer):
         # The cache holds all but the last token. What rows that stopped early were filled up with is masked, and so is
         # the embed token that some of them have fed already: it comes last, for all rows in one column.
         seen = torch.cat([mask, rationale.to(mask.dtype), mask.new_ones(rows, 1)], dim=1)  # (B, L + R + 1)
-        backbone = self.model.base_model
+        backbone = cast("Any", self.model).base_model
         states = backbone(
             input_ids=torch.full((rows, 1), gen, device=mask.device),
             attention_mask=seen,
@@ -210,8 +210,31 @@ class ExplicitCoT(Transformer):
         return [added[token] for token in ("<|im_end|>", "<|endoftext|>") if token in added]
 
 
+def think_in_words(template: str) -> str:
+    """Make the last message of a chat template end in ``<disc_emb>``, and leave the model's turn open.
+
+    The template's own generation prompt is switched off: that of a Thinking model opens ``<think>``, which is for the model
+    to write.
+    """
+    ending = json.dumps(f"\n{DISC_TOKEN}")
+    return (
+        "{%- set add_generation_prompt = false %}"
+        f"{{%- set ending = {ending} %}}"
+        "{%- set content = messages[-1].content %}"
+        "{%- set content = content + (ending if content is string else [{'type': 'text', 'text': ending}]) %}"
+        "{%- set messages = messages[:-1] + [{'role': messages[-1].role, 'content': content}] %}"
+        + template.rstrip("\n")
+        + f"{{{{- {json.dumps(_TURN)} }}}}"
+    )
+
+
 def build(
-    backbone: str | Path | Backbone, think_tokens: int = 512, *, init: Init = "keep", seed: int = 0, instruction: str = ""
+    backbone: str | Path | Backbone,
+    think_tokens: int = 512,
+    *,
+    init: Init = "keep",
+    seed: int = 0,
+    ask: Callable[[str], str] = think_in_words,
 ) -> list[nn.Module]:
     """Turn a Qwen-VL checkpoint into the modules of an encoder that thinks in words.
 
@@ -221,7 +244,7 @@ def build(
         think_tokens: Most tokens of a rationale.
         init: How the rows of new tokens start; ``keep`` leaves them as the backbone initialised them.
         seed: Of the rows.
-        instruction: Ends the user's turn, after ``<disc_emb>``.
+        ask: Makes the chat template of the backbone's: ``<disc_emb>`` after the input, and the model's turn opened.
 
     Raises:
         CheckpointError: If the backbone has think tokens, an embed token of another method, or no output head.
@@ -238,29 +261,10 @@ def build(
     new = [token for token in (GEN_TOKEN, DISC_TOKEN) if token not in tokenizer.get_added_vocab()]
     tokenizer.add_tokens(new, special_tokens=True)
     add_rows(transformer.model, tokenizer.convert_tokens_to_ids(new), init=init, seed=seed)
-    template = _thinking_template(processor.chat_template, instruction)
-    processor.chat_template = tokenizer.chat_template = template
+    processor.chat_template = tokenizer.chat_template = ask(processor.chat_template)
     cast("Any", transformer.model).generation_config = GenerationConfig()  # that of a chat model samples
     transformer.max_budget = think_tokens
     return [transformer, *loaded.head]
-
-
-def _thinking_template(template: str, instruction: str) -> str:
-    """A chat template whose last message ends in ``<disc_emb>`` and the instruction, and which opens the model's turn.
-
-    The template's own generation prompt is switched off: that of a Thinking model opens ``<think>``, which is for the model
-    to write.
-    """
-    ending = json.dumps("\n" + DISC_TOKEN + (f"\n{instruction}" if instruction else ""))
-    return (
-        "{%- set add_generation_prompt = false %}"
-        f"{{%- set ending = {ending} %}}"
-        "{%- set content = messages[-1].content %}"
-        "{%- set content = content + (ending if content is string else [{'type': 'text', 'text': ending}]) %}"
-        "{%- set messages = messages[:-1] + [{'role': messages[-1].role, 'content': content}] %}"
-        + template.rstrip("\n")
-        + f"{{{{- {json.dumps(_TURN)} }}}}"
-    )
 
 
 @dataclass(frozen=True)
@@ -305,7 +309,7 @@ def think_aloud(encoder: SentenceTransformer, items: Sequence[Any], **options: A
     return rationales
 
 
-class _Deadline(LogitsProcessor):  # type: ignore[misc]
+class _Deadline(LogitsProcessor):
     """Leaves rows that have written as many tokens as they may nothing but the embed token."""
 
     def __init__(self, prompt_length: int, budgets: Tensor, embed_id: int) -> None:
