@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
 from tte_retriever.errors import InputError
-from tte_retriever.methods import direct, tte_flash
+from tte_retriever.methods import direct, lame, tte_flash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,11 @@ class _Method:
     think_tokens: int
 
 
-METHODS = {"direct": _Method(direct.build, 0), "tte-flash": _Method(tte_flash.build, 8)}
+METHODS = {
+    "direct": _Method(direct.build, 0),
+    "tte-flash": _Method(tte_flash.build, 8),
+    "lame": _Method(lame.build, 8),
+}
 """What can be built, with the number of think tokens when none is given."""
 
 
@@ -50,8 +54,8 @@ def build(
     Args:
         out: The new folder; it must not exist, or be empty.
         backbone: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
-        method: ``direct`` or ``tte-flash``.
-        think_tokens: K, 0…64; ``None`` is the method's own: 8 for ``tte-flash``, 0 for ``direct``.
+        method: ``direct``, ``tte-flash`` or ``lame``.
+        think_tokens: K, 0…64; ``None`` is the method's own: 8 for ``tte-flash`` and ``lame``, 0 for ``direct``.
         init: How the rows of the new tokens start: ``mean`` is the mean row plus half a standard deviation of noise,
             ``keep`` leaves what the backbone has there.
         seed: Of the rows; the same seed gives the same checkpoint.
