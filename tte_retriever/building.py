@@ -12,7 +12,7 @@ from sentence_transformers.base.modules import Transformer
 from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
 from tte_retriever.checkpoint import check_vacant, public_name, write_new
 from tte_retriever.errors import InputError
-from tte_retriever.methods import direct, explicit_cot, plume, tte_flash
+from tte_retriever.methods import direct, explicit_cot, lame, plume, tte_flash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,7 @@ class _Method:
 METHODS = {
     "direct": _Method(direct.build, 0),
     "tte-flash": _Method(tte_flash.build, 8),
+    "lame": _Method(lame.build, 8),
     "plume": _Method(plume.build, 8, _STEPS, _OURS),
     "explicit-cot": _Method(explicit_cot.build, 512, _WORDS, _OURS, most=8192, first=explicit_cot.ExplicitCoT),
 }
@@ -79,7 +80,7 @@ def build(
     Args:
         out: The new folder; it must not exist, or be empty.
         backbone: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
-        method: ``direct``, ``tte-flash``, ``plume`` or ``explicit-cot``.
+        method: ``direct``, ``tte-flash``, ``lame``, ``plume`` or ``explicit-cot``.
         think_tokens: K, think tokens or latent steps, 0…64 (32 for ``plume``); ``None`` is the method's own: 8, but 0 for
             ``direct``. For ``explicit-cot`` the most tokens of a rationale, 0…8192, and 512 if not given.
         init: How the rows of the new tokens start: ``mean`` is the mean row plus half a standard deviation of noise,

@@ -11,7 +11,7 @@ import typer
 def build(
     out: Annotated[Path, typer.Argument(help="The new folder.")],
     backbone: Annotated[str, typer.Option(help="Qwen2-VL, Qwen2.5-VL or Qwen3-VL: a hub id or a folder.")],
-    method: Annotated[str, typer.Option(help="direct, tte-flash, plume or explicit-cot.")] = "tte-flash",
+    method: Annotated[str, typer.Option(help="direct, tte-flash, lame, plume or explicit-cot.")] = "tte-flash",
     think_tokens: Annotated[
         int | None,
         typer.Option(
