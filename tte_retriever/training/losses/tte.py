@@ -163,6 +163,11 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         return Thinking(self.thought, self.rationale_from, self.decoder, stop)
 
     @property
+    def _reads_rationales(self) -> bool:
+        """Whether a pass through the model needs them."""
+        return self.rationale_weight > 0
+
+    @property
     def temperature(self) -> float:
         """As it is now."""
         return 1 / self.log_scale.exp().clamp(max=_MAX_SCALE).item()
@@ -258,7 +263,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         inputs = {key: value for key, value in sentence_feature.items() if key not in _OWN_FEATURES}
         features = _create_minibatch(inputs, begin, end)
         cot_ids = None
-        if self.rationale_weight and "cot_ids" in sentence_feature:
+        if self._reads_rationales and "cot_ids" in sentence_feature:
             cot_ids = sentence_feature["cot_ids"][begin:end]
         with random_state or nullcontext(), nullcontext() if with_grad else torch.no_grad():
             state = RandContext(*features.values()) if copy_random_state else None
