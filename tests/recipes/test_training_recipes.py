@@ -23,12 +23,18 @@ from tte_retriever.training.methods import read_config
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes/configs").glob("train_*/*.yaml"))
 NAMES = {"tiny", "qwen2_vl_2b", "qwen3_vl_2b", "qwen3_vl_embedding_2b"}
-RECIPES = {"train_tte_flash": NAMES, "train_direct": NAMES, "train_lame": {"tiny", "qwen2_vl_2b"}}
+RECIPES = {"train_tte_flash": NAMES, "train_direct": NAMES, "train_lame": {"tiny", "qwen2_vl_2b"}, "train_explicit_cot": {"tiny"}}
 SMALL = ("per_device_train_batch_size=2", "dataloader_num_workers=0", "disable_tqdm=true", "save_steps=1")
 
 
 def shown(path):
     return path.relative_to(ROOT / "recipes/configs").with_suffix("").as_posix()
+
+
+def stock(recipe, folder):
+    """A stock load, with the flag only where a method needs its own code at inference."""
+    flag = recipe == "train_explicit_cot"
+    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=flag)
 
 
 def overrides(*assignments):
@@ -102,8 +108,8 @@ def test_the_tiny_configs_run(recipe, command, checkpoint, tmp_path):
     small = overrides("trainer.per_device_train_batch_size=2", "trainer.disable_tqdm=true")
     code, said, _ = command(config, *words, *small)
     assert code == 0
-    assert f'SentenceTransformer("{tmp_path / "out/model"}")' in said
-    assert np.isfinite(SentenceTransformer(str(tmp_path / "out/model"), device="cpu").encode(["a red circle"])).all()
+    assert f'TTEEncoder("{tmp_path / "out/model"}")' in said
+    assert np.isfinite(stock(recipe, tmp_path / "out/model").encode(["a red circle"])).all()
     code, _, complaint = command(config, *words, *small, "--set", "seed=1")
     assert code == 2
     assert "another config" in complaint
@@ -128,7 +134,7 @@ def test_the_recipes_run_the_tiny_config_as_it_is(recipe, tmp_path):
     config = ROOT / f"recipes/configs/{recipe}/tiny.yaml"
     words = overrides("max_steps=2", "output_dir=out")
     subprocess.run([sys.executable, ROOT / f"recipes/{recipe}.py", config, *words], check=True, cwd=tmp_path)
-    assert SentenceTransformer(str(tmp_path / "out/model"), device="cpu").encode("a red circle").shape == (128,)
+    assert stock(recipe, tmp_path / "out/model").encode("a red circle").shape == (128,)
 
 
 VISION_3 = {"hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2048}

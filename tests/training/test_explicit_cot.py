@@ -145,14 +145,14 @@ def test_rationales_are_read_whatever_the_weights(encoder, rows):
 
 
 def test_the_collator_writes_as_the_model_is_to_write(encoder):
-    collator = ExplicitCoTCollator(encoder, max_rationale_tokens=30)
+    collator = ExplicitCoTCollator(encoder, max_rationale_tokens=32)
     rows = [{"anchor": "q", "anchor_cot": text} for text in ("a <gen_emb> b", "x" * 40, "")]
     said, cut, none = collator(rows)["anchor_cot_ids"].tolist()
     gen = encoder.transformer.gen_id
     assert said.count(gen) == 1
     shown = encoder.tokenizer.decode([token for token in said if token >= 0])
     assert shown.replace("< gen", "<gen") == "<think>a <gen_emb> b</think>\n<gen_emb>"
-    assert len([token for token in cut if token >= 0]) == 30
+    assert len([token for token in cut if token >= 0]) == 32
     assert gen not in cut
     assert set(none) == {-100}
 
@@ -175,7 +175,7 @@ def test_a_trained_model_writes_what_it_was_taught_and_is_trained_on(checkpoint,
         "model.method=explicit-cot",
         f"model.backbone={checkpoint('qwen2_vl')}",
         "model.think_tokens=40",
-        "stages.0.steps=120",
+        "stages.0.steps=200",
         "stages.0.learning_rate=5e-3",
         "stages.0.disc_weight=0",
         "trainer.save_steps=1000",
