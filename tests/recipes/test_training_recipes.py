@@ -23,7 +23,12 @@ from tte_retriever.training.methods import read_config
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes/configs").glob("train_*/*.yaml"))
 NAMES = {"tiny", "qwen2_vl_2b", "qwen3_vl_2b", "qwen3_vl_embedding_2b"}
-RECIPES = {"train_tte_flash": NAMES, "train_direct": NAMES, "train_lame": {"tiny", "qwen2_vl_2b"}, "train_explicit_cot": {"tiny"}}
+RECIPES = {
+    "train_tte_flash": NAMES,
+    "train_direct": NAMES,
+    "train_lame": {"tiny", "qwen2_vl_2b"},
+    "train_explicit_cot": {"tiny"},
+}
 SMALL = ("per_device_train_batch_size=2", "dataloader_num_workers=0", "disable_tqdm=true", "save_steps=1")
 
 

@@ -98,6 +98,11 @@ class ExplicitCoT(Transformer):
         """Id of the token of the ``disc`` embedding."""
         return cast("int", cast("Any", self.tokenizer).convert_tokens_to_ids(DISC_TOKEN))
 
+    @property
+    def own_ids(self) -> list[int]:
+        """Both: what the method adds to a backbone's vocabulary."""
+        return [self.gen_id, self.disc_id]
+
     def preprocess(self, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As the stock module; rows that truncation has robbed of their prompt are refused.
 
