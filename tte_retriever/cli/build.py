@@ -35,6 +35,4 @@ def build(
         init=init,  # type: ignore[arg-type]  # any other word is refused with a sentence
         seed=seed,
     )
-    typer.echo(
-        f'{out}: built, not trained yet. Load it with TTEEncoder("{out}"); its README.md says what else loads it.'
-    )
+    typer.echo(f"{out}: built, not trained yet. Load it with {building.how_to_load(out, method)}.")
