@@ -85,6 +85,8 @@ class PlumeOptions:
         for name, words_of in {"text_only_visual": ("blank", "none"), "several_images": ("all", "first")}.items():
             if (value := getattr(self, name)) not in words_of:
                 raise InputError(f"{name} is {value!r}; it can be {' or '.join(words_of)}.")
+        if not self.suffix:
+            raise InputError("suffix is empty, but the vector is the state at its <gen_emb>; give at least that.")
         _check_count("steps", self.steps, 0, self.step_table, "the rows of the adapter's step table")
         _check_count("active_experts", self.active_experts, 1, self.experts, "the number of experts")
         object.__setattr__(self, "resize_stages", tuple((fewest, most) for fewest, most in self.resize_stages))
