@@ -1,4 +1,4 @@
-"""LoRA on the backbone, with the rows of the thought trained beside it; what is shipped is merged."""
+"""LoRA on the backbone with the rows of the thought trained beside it, or those rows alone; what is shipped is merged."""
 
 from __future__ import annotations
 
@@ -28,14 +28,12 @@ def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
     """
     import peft
 
-    thought = model.thought
-    rows = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=config.targets,
-        trainable_token_indices={"embed_tokens": rows} if rows else None,
+        trainable_token_indices=_thought_rows(model) or None,
     )
     try:
         return cast("PeftModel", peft.get_peft_model(cast("Any", model.transformer.model), settings))
@@ -43,8 +41,38 @@ def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
         raise InputError(f"lora.targets {config.targets!r} cannot be adapted: {error}") from error
 
 
+def add_rows(model: TTEEncoder) -> PeftModel:
+    """Have the rows of think and embed tokens stand apart, in place: everything else is frozen.
+
+    Args:
+        model: What is trained, with an embed token.
+
+    Returns:
+        What :func:`merge_lora` takes.
+    """
+    import peft
+
+    matrices = _thought_rows(model)
+    settings = peft.TrainableTokensConfig(token_indices=matrices["embed_tokens"], target_modules=list(matrices))
+    return cast("PeftModel", peft.get_peft_model(cast("Any", model.transformer.model), settings))
+
+
+def _thought_rows(model: TTEEncoder) -> dict[str, list[int]]:
+    """Ids of what the method added to the vocabulary, by the matrices in which they have rows; nothing if it added none.
+
+    They are what the first module says, where it is of a kind of its own, else think and embed tokens.
+    """
+    thought, backbone = model.thought, cast("Any", model.transformer.model)
+    usual = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
+    matrices = ["embed_tokens"]
+    if backbone.get_output_embeddings() is not None and not backbone.config.tie_word_embeddings:
+        matrices.append("lm_head")  # what is written after a rationale has to be learnt there, too
+    rows = getattr(model.transformer, "own_ids", usual)
+    return dict.fromkeys(matrices, rows) if rows else {}
+
+
 def merge_lora(adapted: PeftModel) -> None:
-    """Add the adapters to the weights and take them out, in place: the model is a plain one again."""
+    """Add adapters and rows to the weights and take them out, in place: the model is a plain one again."""
     cast("Any", adapted).merge_and_unload()
     for parameter in adapted.parameters():
         parameter.requires_grad_(True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.config import ModelConfig, TrainConfig, config_from, read_values
+from tte_retriever.training.explicit_cot_config import ExplicitCoTConfig
+from tte_retriever.training.lame_config import LameConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +44,20 @@ class TrainingMethod:
         return resolve_name(self.collator)
 
 
-METHODS = {"direct": TrainingMethod(), "tte-flash": TrainingMethod()}
+METHODS = {
+    "direct": TrainingMethod(),
+    "tte-flash": TrainingMethod(),
+    "lame": TrainingMethod(
+        LameConfig,
+        "tte_retriever.training.losses:LameLoss",
+        "tte_retriever.training.lame_collator:LameCollator",
+    ),
+    "explicit-cot": TrainingMethod(
+        ExplicitCoTConfig,
+        "tte_retriever.training.losses:ExplicitCoTLoss",
+        "tte_retriever.training.explicit_cot_collator:ExplicitCoTCollator",
+    ),
+}
 """Name of the method, as in ``model.method`` → how it is trained."""
 
 
