@@ -16,9 +16,11 @@ import psutil
 import pytest
 from PIL import Image
 
+from tte_retriever.cli.main import main
 from tte_retriever.errors import InputError, TTEError
+from tte_retriever.media import VideoSampling
 from tte_retriever_qdrant import ingest, open_store
-from tte_retriever_qdrant.errors import ModelMismatch, StoreError
+from tte_retriever_qdrant.errors import ModelMismatch
 from tte_retriever_qdrant.ingestion.manifest import MANIFEST
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tte-retriever-qdrant[ray]'")
@@ -115,6 +117,67 @@ def test_the_same_as_on_one_machine(many, expected, tmp_path, contents):
         assert_same(found, contents(store))
 
 
+def test_the_bundled_model_by_the_command_line(small_folder, tmp_path, cluster, capsys, contents):
+    found = []
+    for options in ([], ["--engine", "ray", "--address", cluster, "--workers", "1", "--models", "1"]):
+        uri = f"edge://{tmp_path}/{len(options)}"
+        with pytest.raises(SystemExit) as caught:
+            main(["index", str(small_folder), "--store", uri, "--json", *options])
+        assert not caught.value.code
+        *_, report = map(json.loads, capsys.readouterr().out.splitlines())
+        with open_store(uri) as store:
+            found.append((report, contents(store), store.spec))
+    assert found[0][0] == found[1][0]
+    assert_same(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
+
+
+def test_what_cannot_work_is_refused(many, tmp_path, encoder, cluster):
+    uri = f"edge://{tmp_path}/ray"
+    with open_store(uri) as store:
+        with pytest.raises(InputError, match="takes one writer at a time"):
+            ingest_on_ray(many, store, load_standin(), uri=uri)
+        with pytest.raises(InputError, match="2 cores and 0 GPUs"):
+            ingest_on_ray(many, store, load_standin(), workers=2, models=1)
+        with pytest.raises(InputError, match="does not exist"):
+            ingest_on_ray(tmp_path / "none", store, load_standin())
+        assert store.spec is None
+        ingest(many, store, encoder)
+        with pytest.raises(ModelMismatch, match="standin-2"):
+            ingest_on_ray(many, store, load_standin(fingerprint="standin-2"))
+
+
+def test_errors_of_workers_are_ours(many, tmp_path):
+    uri, mark = f"edge://{tmp_path}/ray", tmp_path / "loaded once"
+
+    def unloadable():
+        raise InputError("there is no such model")
+
+    def another_each_time():
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return load_standin(fingerprint="standin-2")()
+        return load_standin()()
+
+    class Fails:
+        fingerprint, video_sampling, prompts = "fails", VideoSampling(), {}
+
+        def get_embedding_dimension(self):
+            return 4
+
+        def encode_document(self, inputs, **_settings):
+            raise ZeroDivisionError("of the model")
+
+    with open_store(uri) as store:
+        with pytest.raises(InputError, match="there is no such model"):
+            ingest_on_ray(many, store, unloadable)
+        with pytest.raises(TTEError, match="fingerprint standin-2, and another one with standin-1"):
+            ingest_on_ray(many, store, another_each_time)
+    with open_store(f"{uri}-fails") as store, pytest.raises(TTEError, match=r"the Ray job failed.*of the model"):
+        ingest_on_ray(many, store, Fails)
+
+
 def test_workers_write_to_a_server(many, expected, tmp_path, contents, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     server = runpy.run_path(str(SERVER))["StandInServer"]()
@@ -158,7 +221,12 @@ def test_a_worker_that_is_killed_costs_nothing(stage, many, expected, tmp_path, 
     killer = threading.Thread(target=kill_at_work, daemon=True)
     killer.start()
     with open_store(f"edge://{tmp_path}/ray") as store:
-        found = ingest_on_ray(many, store, load_standin(delay_s=0.1), on_event=lambda event: dealt_with.append(event) if event.done else None)
+        found = ingest_on_ray(
+            many,
+            store,
+            load_standin(delay_s=0.1),
+            on_event=lambda event: dealt_with.append(event) if event.done else None,
+        )
         killer.join()
         assert at_kill[0] < len(dealt_with)
         assert_same_report(found, expected[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import ray  # type: ignore[import-not-found, unused-ignore]
@@ -12,7 +13,7 @@ from tte_retriever.errors import InputError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling
 from tte_retriever_qdrant.distributed.blocks import pack, unpack
 from tte_retriever_qdrant.distributed.cluster import Shares, connected, own_errors, share_out
-from tte_retriever_qdrant.distributed.stages import Decode, Embed, Sink, WorkerSink
+from tte_retriever_qdrant.distributed.stages import Decode, Embed, Sink
 from tte_retriever_qdrant.ingestion.decoding import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT_S, check_decoding
 from tte_retriever_qdrant.ingestion.discovery import check_source, root_of
 from tte_retriever_qdrant.ingestion.events import NearDuplicate
@@ -22,7 +23,7 @@ from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, Cut
 from tte_retriever_qdrant.ingestion.updating import spec_of, update
 from tte_retriever_qdrant.ingestion.worker import Settings
 from tte_retriever_qdrant.ingestion.writing import check_writing
-from tte_retriever_qdrant.stores.opening import is_for_many_writers
+from tte_retriever_qdrant.stores.opening import is_for_many_writers, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.records import CollectionSpec
     from tte_retriever_qdrant.stores import VectorStore
 
+_RETRIES = 3  # of what a worker process has died of; more would be the same again
 _FILES_PER_BLOCK = 16  # what a worker process takes at a time, and has to do again if it dies
 
 
@@ -117,11 +119,12 @@ def ingest_on_ray(
             with Manifest(store.home, [task.row for task in tasks]) as manifest, own_errors():
                 tally.record = manifest.add
                 embedded = _embedded(tasks, decode, (load_encoder, spec, batch_size), shares)
-                writing = (spec.fingerprint, batch_size, near_duplicate)
                 if uri is None:
-                    results = map(Sink(store, *writing), _tables(embedded))
+                    sink = Sink(lambda: store, spec, batch_size, near_duplicate)
+                    results = map(sink, _tables(embedded))
                 else:
-                    results = _tables(_staged(embedded, WorkerSink, (uri, spec, batch_size, near_duplicate), shares.models, num_cpus=0))
+                    sinks = (partial(open_store, uri, create=False), spec, batch_size, near_duplicate)
+                    results = _tables(_staged(embedded, Sink, sinks, shares.models, num_cpus=0))
                 return _settle_all(tasks, results, tally)
 
         return update(source, store, spec, work, cut=cut, limits=limits, on_event=on_event)
@@ -197,8 +200,13 @@ def _staged(
         compute=ray.data.ActorPoolStrategy(size=processes),
         batch_size=None,  # whole blocks
         batch_format="pyarrow",
+        ray_remote_args_fn=_remote_options,
         **resources,
     )
+
+
+def _remote_options() -> dict[str, int]:
+    return {"max_task_retries": _RETRIES}
 
 
 def _tables(records: ray.data.Dataset) -> Iterator[pa.Table]:

@@ -1,13 +1,15 @@
 """The steps of ingestion as Ray runs them: each is made once per worker process, and called with tables of records.
 
 Ray starts a process that died again, has it repeat the table that it was at, and leaves out as many results as it has
-got before. So a stage must give the same results in the same order each time.
+got before. So a stage must give the same results in the same order each time. What a stage needs it gets in its first
+call, for Ray makes stages that fail while they are made again and again.
 """
 
 from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError, TTEError
@@ -17,7 +19,6 @@ from tte_retriever_qdrant.ingestion.embedding import Embedded, embed
 from tte_retriever_qdrant.ingestion.reading import Key, Outcome, Part, read
 from tte_retriever_qdrant.ingestion.updating import spec_of
 from tte_retriever_qdrant.ingestion.writing import Writer
-from tte_retriever_qdrant.stores import open_store
 from tte_retriever_qdrant.stores.checks import is_same_model
 
 if TYPE_CHECKING:
@@ -45,13 +46,7 @@ class Decode:
     """
 
     def __init__(self, root: Path, settings: Settings, time_limit_s: float) -> None:
-        if not root.is_dir():
-            raise InputError(
-                f"the source {str(root)!r} is not there on the machine {socket.gethostname()!r}; give a folder that "
-                "every machine of the cluster has under the same path"
-            )
-        # One process answers in the order of the requests; for more, Ray makes more of these.
-        self._pool = DecoderPool[Key](settings, workers=1, time_limit_s=time_limit_s)
+        self._root, self._settings, self._time_limit_s = root, settings, time_limit_s
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         """Decode files; those with the same content are in one table."""
@@ -70,6 +65,16 @@ class Decode:
         if files:
             yield pack((outcome, None) for outcome in files)
 
+    @cached_property
+    def _pool(self) -> DecoderPool[Key]:
+        if not self._root.is_dir():
+            raise InputError(
+                f"the source {str(self._root)!r} is not there on the machine {socket.gethostname()!r}; give a folder "
+                "that every machine of the cluster has under the same path"
+            )
+        # One process answers in the order of the requests; for more, Ray makes more of these.
+        return DecoderPool[Key](self._settings, workers=1, time_limit_s=self._time_limit_s)
+
 
 class Embed:
     """Parts in, embedded parts out; whatever else there is passes through.
@@ -81,38 +86,48 @@ class Embed:
     """
 
     def __init__(self, load_encoder: Callable[[], Encoder], spec: CollectionSpec, batch_size: int) -> None:
-        self._encoder = load_encoder()
-        self._dim, self._batch_size = spec.dim, batch_size
-        found = spec_of(self._encoder, spec.model)
-        if not is_same_model(found, spec):
-            raise TTEError(
-                f"the machine {socket.gethostname()!r} loads {spec.model or 'the model'} with the fingerprint "
-                f"{found.fingerprint}, and another one with {spec.fingerprint}; install the same model and the same "
-                "versions of everything on all of them"
-            )
+        self._load_encoder, self._spec, self._batch_size = load_encoder, spec, batch_size
 
     def __call__(self, records: pa.Table) -> Iterator[pa.Table]:
         """Encode parts as documents."""
         others: list[object] = []
         parts = _parts(records, others)
-        for embedded in embed(self._encoder, parts, batch_size=self._batch_size, dim=self._dim):
+        for embedded in embed(self._encoder, parts, batch_size=self._batch_size, dim=self._spec.dim):
             yield pack([embedded])
         if others:
             yield pack(others)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        encoder = self._load_encoder()
+        found = spec_of(encoder, self._spec.model)
+        if not is_same_model(found, self._spec):
+            raise TTEError(
+                f"the machine {socket.gethostname()!r} loads {found.model or 'the model'} with the fingerprint "
+                f"{found.fingerprint}, and another one with {self._spec.fingerprint}; install the same model and the "
+                "same versions of everything on all of them"
+            )
+        return encoder
 
 
 class Sink:
     """Embedded parts in; for each, once it is durable, its outcome out; whatever else there is passes through.
 
     Args:
-        store: Where to.
-        fingerprint: Of the model.
+        open_store: Opens the store to write to.
+        spec: What it holds.
         batch_size: Most points of one write.
         near_duplicate: As of :class:`Writer`.
     """
 
-    def __init__(self, store: VectorStore, fingerprint: str, batch_size: int, near_duplicate: float | None) -> None:
-        self._store, self._fingerprint = store, fingerprint
+    def __init__(
+        self,
+        open_store: Callable[[], VectorStore],
+        spec: CollectionSpec,
+        batch_size: int,
+        near_duplicate: float | None,
+    ) -> None:
+        self._open_store, self._spec = open_store, spec
         self._batch_size, self._near_duplicate = batch_size, near_duplicate
 
     def __call__(self, records: pa.Table) -> pa.Table:
@@ -121,7 +136,7 @@ class Sink:
         done: list[object] = []
         with Writer(
             self._store,
-            self._fingerprint,
+            self._spec.fingerprint,
             batch_size=self._batch_size,
             near_duplicate=self._near_duplicate,
             on_final=lambda outcome: done.append((outcome, written.pop(outcome))),
@@ -132,21 +147,11 @@ class Sink:
             writer.finish()
         return pack([*done, *writer.near_duplicates])
 
-
-class WorkerSink(Sink):
-    """A sink that opens the store itself, for engines to which several processes can write at a time.
-
-    Args:
-        uri: Of the store.
-        spec: What the collection holds.
-        batch_size: Most points of one write.
-        near_duplicate: As of :class:`Writer`.
-    """
-
-    def __init__(self, uri: str, spec: CollectionSpec, batch_size: int, near_duplicate: float | None) -> None:
-        store = open_store(uri, create=False)
-        store.ensure(spec)  # it was made before: this refuses one that was replaced by that of another model
-        super().__init__(store, spec.fingerprint, batch_size, near_duplicate)
+    @cached_property
+    def _store(self) -> VectorStore:
+        store = self._open_store()
+        store.ensure(self._spec)  # which it did: this refuses one that another model has replaced since
+        return store
 
 
 def _none_of_them(_outcome: Outcome, _units: Sequence[Unit]) -> set[Unit]:
