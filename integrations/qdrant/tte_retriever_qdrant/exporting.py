@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 from pyarrow import parquet
 
 from tte_retriever.errors import InputError
@@ -17,6 +16,7 @@ from tte_retriever_qdrant.records import PAYLOAD_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tte_retriever_qdrant.records import CollectionSpec, Point
     from tte_retriever_qdrant.stores import VectorStore

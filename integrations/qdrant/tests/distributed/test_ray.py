@@ -30,6 +30,7 @@ from tte_retriever_qdrant.distributed import ingest_on_ray  # noqa: E402
 pytestmark = pytest.mark.slow
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
+RECIPE = Path(__file__).parents[4] / "recipes" / "ingest_ray.py"
 SERVER = CONFTEST.parent / "stores" / "conftest.py"
 
 
@@ -264,3 +265,13 @@ def test_a_run_that_is_killed_is_resumed(many, expected, tmp_path, contents, clu
         assert found.indexed + found.unchanged == expected[0].indexed
         assert_same(contents(store), expected[1])
         assert not (store.home / MANIFEST).exists()
+
+
+def test_the_recipe(small_folder, tmp_path, cluster):
+    """In a process of its own, whose ``load_encoder`` no worker can import."""
+    uri, out = f"edge://{tmp_path}/store", tmp_path / "points.parquet"
+    words = [RECIPE, small_folder, "--store", uri, "--address", cluster, "--parquet", out]
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"5 files indexed as 9 points, 0 failures\n9 points in {out}\n")
+    assert "5/5 written" in done.stdout

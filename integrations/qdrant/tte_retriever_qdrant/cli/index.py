@@ -19,6 +19,7 @@ from tte_retriever.errors import InputError, TTEError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
     from rich.progress import Task
 
     from tte_retriever_qdrant.ingestion import Event, Report

@@ -28,7 +28,7 @@ class Shares:
 
     decoders: int
     models: int
-    model_resources: dict[str, int]
+    model_resources: dict[str, Any]
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def _connect(address: str | None) -> None:
-    own = {} if address else {"include_dashboard": False}
+    own: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray  # type: ignore[import-not-found, unused-ignore]
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.events import Event, Report
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.records import CollectionSpec
     from tte_retriever_qdrant.stores import VectorStore
 
-_RETRIES = 3  # of what a worker process has died of; more would be the same again
 _FILES_PER_BLOCK = 16  # what a worker process takes at a time, and has to do again if it dies
 
 
@@ -119,6 +118,7 @@ def ingest_on_ray(
             with Manifest(store.home, [task.row for task in tasks]) as manifest, own_errors():
                 tally.record = manifest.add
                 embedded = _embedded(tasks, decode, (load_encoder, spec, batch_size), shares)
+                results: Iterator[pa.Table]
                 if uri is None:
                     sink = Sink(lambda: store, spec, batch_size, near_duplicate)
                     results = map(sink, _tables(embedded))
@@ -191,7 +191,7 @@ def _embedded(
 
 
 def _staged(
-    records: ray.data.Dataset, stage: type, arguments: tuple[object, ...], processes: int, **resources: int
+    records: ray.data.Dataset, stage: type, arguments: tuple[object, ...], processes: int, **resources: Any
 ) -> ray.data.Dataset:
     """Put records through a stage, in as many processes."""
     return records.map_batches(
@@ -200,13 +200,8 @@ def _staged(
         compute=ray.data.ActorPoolStrategy(size=processes),
         batch_size=None,  # whole blocks
         batch_format="pyarrow",
-        ray_remote_args_fn=_remote_options,
         **resources,
     )
-
-
-def _remote_options() -> dict[str, int]:
-    return {"max_task_retries": _RETRIES}
 
 
 def _tables(records: ray.data.Dataset) -> Iterator[pa.Table]:
