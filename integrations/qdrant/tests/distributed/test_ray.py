@@ -18,7 +18,6 @@ from PIL import Image
 
 from tte_retriever.cli.main import main
 from tte_retriever.errors import InputError, TTEError
-from tte_retriever.media import VideoSampling
 from tte_retriever_qdrant import ingest, open_store
 from tte_retriever_qdrant.errors import ModelMismatch
 from tte_retriever_qdrant.ingestion.manifest import MANIFEST
@@ -148,37 +147,6 @@ def test_what_cannot_work_is_refused(many, tmp_path, encoder, cluster):
             ingest_on_ray(many, store, load_standin(fingerprint="standin-2"))
 
 
-def test_errors_of_workers_are_ours(many, tmp_path):
-    uri, mark = f"edge://{tmp_path}/ray", tmp_path / "loaded once"
-
-    def unloadable():
-        raise InputError("there is no such model")
-
-    def another_each_time():
-        try:
-            mark.touch(exist_ok=False)
-        except FileExistsError:
-            return load_standin(fingerprint="standin-2")()
-        return load_standin()()
-
-    class Fails:
-        fingerprint, video_sampling, prompts = "fails", VideoSampling(), {}
-
-        def get_embedding_dimension(self):
-            return 4
-
-        def encode_document(self, inputs, **_settings):
-            raise ZeroDivisionError("of the model")
-
-    with open_store(uri) as store:
-        with pytest.raises(InputError, match="there is no such model"):
-            ingest_on_ray(many, store, unloadable)
-        with pytest.raises(TTEError, match="fingerprint standin-2, and another one with standin-1"):
-            ingest_on_ray(many, store, another_each_time)
-    with open_store(f"{uri}-fails") as store, pytest.raises(TTEError, match=r"the Ray job failed.*of the model"):
-        ingest_on_ray(many, store, Fails)
-
-
 def test_workers_write_to_a_server(many, expected, tmp_path, contents, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     server = runpy.run_path(str(SERVER))["StandInServer"]()
@@ -275,3 +243,25 @@ def test_the_recipe(small_folder, tmp_path, cluster):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"5 files indexed as 9 points, 0 failures\n9 points in {out}\n")
     assert "5/5 written" in done.stdout
+
+
+def test_errors_of_workers_are_ours(many, tmp_path):
+    mark = tmp_path / "loaded once"
+
+    def unloadable():
+        raise InputError("there is no such model")
+
+    def another_each_time():
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return load_standin(fingerprint="standin-2")()
+        return load_standin()()
+
+    with open_store(f"edge://{tmp_path}/ray") as store:
+        with pytest.raises(InputError, match="there is no such model"):
+            ingest_on_ray(many, store, unloadable)
+        with pytest.raises(
+            TTEError, match=r"fingerprint standin-2, and another one with standin-1; .* on all of them$"
+        ):
+            ingest_on_ray(many, store, another_each_time)

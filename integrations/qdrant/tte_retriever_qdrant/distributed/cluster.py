@@ -96,7 +96,9 @@ def own_errors() -> Iterator[None]:
     try:
         yield
     except RayError as error:
+        error.__traceback__ = None  # whose frames would keep the worker processes, and with them their cores
         if (ours := _cause(error)) is not None:
+            ours.args = (str(ours).partition("\n")[0],)  # Ray adds advice of its own
             raise ours from error
         last = str(error).strip().splitlines()[-1]
         raise TTEError(f"the Ray job failed ({type(error).__name__}: {last}); run again to go on") from error
