@@ -71,7 +71,7 @@ def index(
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
     with open_store(store) as opened:
         run = partial(
-            _on_this_machine(name) if engine is Engine.LOCAL else _on_ray(name, store, address, models),
+            _on_this_machine(model) if engine is Engine.LOCAL else _on_ray(name, store, address, models),
             source,
             opened,
             model_name=name,
