@@ -213,3 +213,18 @@ def test_ctrl_c_ends_cleanly_and_the_next_run_finishes(run, small_folder, uri):
     assert "Traceback" not in err
     code, out, _ = run("index", small_folder, "--store", uri, "--json")
     assert (code, lines(out)[-1]["indexed"], lines(out)[-1]["points"]) == (0, 6, 10)
+
+
+def test_options_of_a_cluster_need_a_cluster(run, small_folder, uri):
+    for options in (["--address", "auto"], ["--models", 2]):
+        code, _, err = run("index", small_folder, "--store", uri, *options)
+        assert (code, "--engine ray" in err) == (2, True)
+    assert run.loaded == []
+
+
+def test_a_cluster_without_ray(run, small_folder, uri, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in [name for name in sys.modules if name.startswith("tte_retriever_qdrant.distributed")]:
+        monkeypatch.delitem(sys.modules, name)
+    code, _, err = run("index", small_folder, "--store", uri, "--engine", "ray")
+    assert (code, "tte-retriever-qdrant[ray]" in err) == (2, True)

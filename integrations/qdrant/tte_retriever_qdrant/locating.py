@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tte_retriever.errors import InputError
 from tte_retriever.media import DEFAULT_LIMITS
 from tte_retriever_qdrant.ingestion.ledger import Ledger
-from tte_retriever_qdrant.ingestion.pipeline import LEDGER
+from tte_retriever_qdrant.ingestion.updating import LEDGER
 from tte_retriever_qdrant.ingestion.planning import asset_id_of
 
 if TYPE_CHECKING:

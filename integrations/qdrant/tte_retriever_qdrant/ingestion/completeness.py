@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tte_retriever_qdrant.ingestion.ledger import Ledger
-from tte_retriever_qdrant.ingestion.pipeline import LEDGER
+from tte_retriever_qdrant.ingestion.updating import LEDGER
 
 
 def left_behind(old: Path, new: Path) -> list[Path]:

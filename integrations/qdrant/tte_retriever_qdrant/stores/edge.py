@@ -14,15 +14,15 @@ import qdrant_edge as edge
 
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.filters import Dialect, compile_filter
-from tte_retriever_qdrant.records import Hit
+from tte_retriever_qdrant.records import Hit, Point
 from tte_retriever_qdrant.stores import checks
 from tte_retriever_qdrant.stores.directory import Directory, missing
 from tte_retriever_qdrant.stores.manifest import Generation, Manifest, write_manifest
-from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, candidates
+from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, SCROLL_PAGE, candidates
 from tte_retriever_qdrant.stores.shards import indexed_copy, is_worth_indexing, remove_other_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
-    from tte_retriever_qdrant.records import CollectionSpec, Point, Role
+    from tte_retriever_qdrant.records import CollectionSpec, Role
 
 _DIALECT = Dialect(edge.Filter, edge.FieldCondition, edge.MatchAny, edge.RangeFloat)
 _EXACT = edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
@@ -127,9 +127,21 @@ class EdgeStore:
         shard, generation = self._collection()
         with self._directory.engine_errors():
             records, _ = shard.scroll(edge.ScrollRequest(limit=n, with_payload=False, with_vector=True))
-        vectors: list[Any] = [record.vector for record in records]
-        whole = [vector[FULL] if generation.spec.prefix else vector for vector in vectors]
-        return np.array(whole, np.float32).reshape(-1, generation.spec.dim)
+        spec = generation.spec
+        return np.array([_whole(record.vector, spec) for record in records], np.float32).reshape(-1, spec.dim)
+
+    def scroll(self) -> Iterator[Point]:
+        """Every point."""
+        shard, generation = self._collection()
+        page: Any = None  # the id that the next one begins with
+        while True:
+            request = edge.ScrollRequest(limit=SCROLL_PAGE, offset=page, with_payload=True, with_vector=True)
+            with self._directory.engine_errors():
+                records, page = shard.scroll(request)
+            for record in records:
+                yield Point(str(record.id), _whole(record.vector, generation.spec), record.payload or {})
+            if page is None:
+                return
 
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are there."""
@@ -294,6 +306,10 @@ def begin_update(home: Path, spec: CollectionSpec) -> EdgeStore:
 def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
     full = vector.astype(np.float32).tolist()
     return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full
+
+
+def _whole(stored: Any, spec: CollectionSpec) -> np.ndarray:
+    return np.array(stored[FULL] if spec.prefix else stored, np.float32)  # (D,)
 
 
 def _request(

@@ -136,6 +136,15 @@ def open_generations(uri: str) -> Iterator[Generations]:
             connection.client.close()
 
 
+def is_for_many_writers(uri: str) -> bool:
+    """Whether several processes can have the store open for writing at a time, as they can with a server's.
+
+    Raises:
+        InputError: No URI of an engine that exists.
+    """
+    return _split(uri)[0] in ("http", "https")
+
+
 def _split(uri: str) -> tuple[str, str]:
     scheme, separator, rest = str(uri).partition("://")
     if not separator or scheme not in ("edge", "memory", "http", "https"):

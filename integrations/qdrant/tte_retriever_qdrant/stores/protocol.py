@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -26,6 +26,10 @@ OVERSAMPLING = 3.0
 
 FULL, PREFIX = "full", "prefix"
 """Names of the two vectors of a point in a collection with prefixes; where there are none, its vector has no name."""
+
+
+SCROLL_PAGE = 128
+"""Points that are read at a time; 10 MB of JSON at 4096 dimensions."""
 
 
 def candidates(limit: int) -> int:
@@ -117,6 +121,10 @@ class VectorStore(Protocol):
 
     def sample(self, n: int) -> np.ndarray:
         """Vectors of up to ``n`` points, (N, D), the same ones each time; ids that are hashes make it a fair sample."""
+        ...
+
+    def scroll(self) -> Iterator[Point]:
+        """Every point, with its vector as it is stored, of length 1; a page of them in memory at a time."""
         ...
 
     def exists(self, ids: Sequence[str]) -> set[str]:
