@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-OURS := -e ".[all,dev]" -e integrations/qdrant -e integrations/llama-index
+OURS := -e ".[all,dev]" -e "integrations/qdrant[ray]" -e integrations/llama-index
 
 # What follows the command of a target: make demo ARGS="--seed 3", make test ARGS="-k video"
 ARGS ?=
