@@ -21,7 +21,6 @@ import logging
 import platform
 import time
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -245,6 +244,8 @@ class WorldLoss(TTELoss):
         **options: As for :class:`TTELoss`.
     """
 
+    PARTS = (*TTELoss.PARTS, "visual")
+
     def __init__(self, model: TTEEncoder, *, visual_weight: float, **options: Any) -> None:
         super().__init__(model, **options)
         self.visual_weight = visual_weight
@@ -319,7 +320,7 @@ def train_stage(config: WorldConfig, stage: WorldStage, model: TTEEncoder, befor
         WorldCollator(model, config, stage, {name: len(rows) for name, rows in data.items()}),
         arguments=arguments,
         before=before,
-        loss=partial(WorldLoss, visual_weight=stage.visual_weight),
+        loss=WorldLoss,
         callbacks=[CpuSeconds(stage_folder(config, stage) / CPU_SECONDS)],
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tte_retriever.training.config import read_config
+from tte_retriever.training.methods import read_config
 from tte_retriever.training.run import train
 
 

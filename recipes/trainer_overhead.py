@@ -22,14 +22,15 @@ from torch import nn
 from transformers import TrainerCallback, get_scheduler
 
 from tte_retriever.training.collator import TTECollator
-from tte_retriever.training.config import TrainConfig, read_config
 from tte_retriever.training.data.mixture import load_data
 from tte_retriever.training.losses import TTELoss
+from tte_retriever.training.methods import read_config
 from tte_retriever.training.model import load_model
 from tte_retriever.training.stages import run_stage, stage_arguments
 
 if TYPE_CHECKING:
     from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.training.config import TrainConfig
 
 logger = logging.getLogger("trainer_overhead")
 
@@ -63,6 +64,7 @@ def with_trainer(config: TrainConfig, model: TTEEncoder, data: Any, collator: TT
         collator,
         arguments=stage_arguments(config, stage),
         before=None,
+        loss=TTELoss,
         callbacks=[clock],
     )
     return clock

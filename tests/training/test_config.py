@@ -9,7 +9,8 @@ import pytest
 
 from tte_retriever.errors import InputError
 from tte_retriever.training import config as config_module
-from tte_retriever.training.config import TrainConfig, read_config
+from tte_retriever.training.config import TrainConfig
+from tte_retriever.training.methods import read_config
 
 TEXT = """
 output_dir: runs/x
@@ -55,10 +56,12 @@ def test_what_is_written_is_read_back(path, tmp_path):
         ("max_steps=true", "give a whole number"),
         ("max_steps=0", "above 0"),
         ("loss.temperature=.nan", "above 0"),
-        ("model.method=plume", "direct or tte-flash"),
+        ("model.method=telepathy", "model.method is 'telepathy'; it can be direct or tte-flash"),
+        ("model.method=[lame]", "it can be direct or"),
         ("model.backbone=null", r"model\.backbone is None; give a text"),
         ("freeze=vision", "give a list"),
         ("freeze=[eyes]", r"freeze\.0 is 'eyes'; it can be vision or merger or language"),
+        ("stages.1.freeze=[eyes]", r"stages\.1\.freeze\.0 is 'eyes'"),
         ("stages=[]", "stages has the names"),
         ("stages.1.name=warm-up", "no two alike"),
         ("stages.0.name=a/b", "letters"),
@@ -97,7 +100,7 @@ def test_without_the_extra_it_says_what_to_install(path, monkeypatch):
 
 def test_reading_loads_nothing_heavy(path):
     code = (
-        "import sys; from tte_retriever.training.config import read_config; read_config(sys.argv[1]);"
+        "import sys; from tte_retriever.training.methods import read_config; read_config(sys.argv[1]);"
         "print(*{'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)

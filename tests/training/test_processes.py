@@ -18,7 +18,7 @@ RECIPE = Path(__file__).parents[2] / "recipes/train_tte_flash.py"
 SCRIPT = """
 import os, sys, torch
 from tte_retriever.training import run, stages
-from tte_retriever.training.config import read_config
+from tte_retriever.training.methods import read_config
 models, load = [], run.load_model
 run.load_model = lambda *args: models.append(load(*args)) or models[-1]
 run.train(read_config(sys.argv[1], sys.argv[2:]))

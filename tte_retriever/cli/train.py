@@ -18,7 +18,7 @@ def train(
     """Train a think-token checkpoint in stages; run it again to go on with what was stopped."""
     import logging
 
-    from tte_retriever.training.config import read_config
+    from tte_retriever.training.methods import read_config
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tte_retriever").setLevel(logging.INFO)

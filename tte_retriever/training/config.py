@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -25,14 +25,14 @@ class ModelConfig:
     Attributes:
         backbone: Bundled name, folder or hub id: a Qwen-VL backbone, which gets its tokens first, or a checkpoint that
             has them already and is trained on. ``tiny-backbone`` is an untrained one for the small world.
-        method: ``direct`` or ``tte-flash``.
+        method: One of :data:`tte_retriever.training.methods.METHODS`.
         think_tokens: K; ``None`` is what the checkpoint has, or the method's own.
         dtype: Of the weights. Under ``trainer.bf16`` float32 weights are computed with in bfloat16.
         attention: Attention implementation of transformers; ``None`` is its default.
     """
 
     backbone: str
-    method: Literal["direct", "tte-flash"] = "tte-flash"
+    method: str = "tte-flash"
     think_tokens: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str | None = None
@@ -121,6 +121,7 @@ class StageConfig:
         schedule: Name of a transformers schedule: ``linear``, ``cosine``, ``constant_with_warmup`` …
         schedule_options: Of the schedule: ``{min_lr_rate: 0.05}`` for ``cosine_with_min_lr``.
         warmup: Steps of rising learning rate; below 1, a share of the stage.
+        freeze: Parts that stay as they are in this stage, besides those of the whole run.
     """
 
     name: str
@@ -132,6 +133,12 @@ class StageConfig:
     schedule: str = "linear"
     schedule_options: dict[str, Any] = field(default_factory=dict)
     warmup: float = 0.0
+    freeze: tuple[Part, ...] = ()
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What the stage tells the loss: every ``<part>_weight``, by that name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name.endswith("_weight")}
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def to_yaml(self) -> str:
-        """The config with every default written out; :func:`read_config` reads it back."""
+        """The config with every default written out, as it is read back."""
         import yaml
 
         plain = asdict(self, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs})
@@ -188,30 +195,22 @@ _OWNED = {
 }
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def read_config_as(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
     """Read a config; nothing is loaded, and everything that can be checked without a model is.
 
     Args:
+        kind: What to read.
         path: A YAML file.
         overrides: ``key=value`` each, such as ``max_steps=2``, ``loss.stop_gradient=true`` or ``stages.0.steps=10``.
 
     Raises:
         InputError: What cannot be read or used, with its dotted path and, for an unknown key, the nearest known one.
     """
-    return read_config_as(TrainConfig, path, overrides)
+    return config_from(kind, read_values(path, overrides))
 
 
-def read_config_as(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """:func:`read_config` for a recipe that has keys of its own besides.
-
-    Args:
-        kind: What to read.
-        path: A YAML file.
-        overrides: As for :func:`read_config`.
-
-    Raises:
-        InputError: As for :func:`read_config`.
-    """
+def read_values(path: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """What a YAML file holds, with the overrides in it; arguments and errors as for :func:`read_config_as`."""
     require_extras()
     import yaml
 
@@ -222,6 +221,11 @@ def read_config_as(kind: type[C], path: str | Path, overrides: Sequence[str] = (
                 set_value(values, override, yaml.safe_load)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"The config {str(path)!r} cannot be read: {error}") from error
+    return values
+
+
+def config_from(kind: type[C], values: Any) -> C:
+    """A config of ``values``, checked; errors as for :func:`read_config_as`."""
     config = from_mapping(kind, values)
     _check(config)
     return config
@@ -257,7 +261,7 @@ def _check(config: TrainConfig) -> None:
             )
         if not re.fullmatch(r"[\w-]+", stage.name) or stage.name == RESULT:
             raise InputError(f"{where}.name is {stage.name!r}; give letters, digits, - and _, but not {RESULT!r}.")
-        if min(stage.contrastive_weight, stage.rationale_weight) < 0 or not _learns(config, stage):
+        if min(stage.loss_weights.values()) < 0 or not _learns(config, stage):
             raise InputError(
                 f"{where} ({stage.name}) learns nothing: contrastive_weight is {stage.contrastive_weight}, "
                 f"rationale_weight {stage.rationale_weight}. Give weights from 0 up; direct has no thought to decode."

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.card import training_card
-from tte_retriever.training.collator import TTECollator
 from tte_retriever.training.config import RESULT, TrainConfig, require_extras
 from tte_retriever.training.data.mixture import load_data
+from tte_retriever.training.methods import METHODS
 from tte_retriever.training.model import load_model, prepare_start
 from tte_retriever.training.stages import is_finished, run_stage, save_whole, stage_arguments, stage_folder
 
@@ -25,7 +25,7 @@ def train(config: TrainConfig) -> Path:
     newest trainer checkpoint. Under ``accelerate launch`` or ``torchrun`` every process calls it.
 
     Args:
-        config: The run; see :func:`tte_retriever.training.config.read_config`.
+        config: The run; see :func:`tte_retriever.training.methods.read_config`.
 
     Returns:
         ``output_dir/model``: plain, merged, loads with ``SentenceTransformer``.
@@ -35,6 +35,7 @@ def train(config: TrainConfig) -> Path:
         CheckpointError: A model that is not of a supported family.
     """
     require_extras()
+    method = METHODS[config.model.method]
     out = Path(config.output_dir)
     arguments = [stage_arguments(config, stage) for stage in config.stages]  # refused before anything is loaded
     result = out / RESULT
@@ -52,15 +53,9 @@ def train(config: TrainConfig) -> Path:
             logger.info("stage %s is finished already", stage.name)
             model = load_model(folder / RESULT, config.model)
         else:
-            collator = TTECollator(
-                model,
-                prompts=config.collator.prompts,
-                nested_budgets=config.collator.nested_budgets,
-                max_rationale_tokens=config.collator.max_rationale_tokens,
-                seed=settings.seed,
-                quarantine=out / "quarantine.jsonl",
-            )
-            run_stage(config, stage, model, data, collator, arguments=settings, before=before)
+            options = {**vars(config.collator), "seed": settings.seed, "quarantine": out / "quarantine.jsonl"}
+            collator = method.load_collator()(model, **options)
+            run_stage(config, stage, model, data, collator, arguments=settings, before=before, loss=method.load_loss())
             gc.collect()  # a trainer and its optimiser hang in reference cycles
         before = folder
     with arguments[-1].main_process_first(local=False, desc="the result"):

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +17,6 @@ from tte_retriever.errors import InputError
 from tte_retriever.training.config import RESULT, StageConfig, TrainConfig
 from tte_retriever.training.freezing import freeze
 from tte_retriever.training.lora import add_lora, merge_lora
-from tte_retriever.training.losses import TTELoss
 from tte_retriever.training.trainer import StageTrainer, load_into, newest_checkpoint, own_state
 
 if TYPE_CHECKING:
@@ -28,11 +26,12 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.training.losses import TTELoss
 
 logger = logging.getLogger(__name__)
 
 LOSS_STATE = "loss.safetensors"
-"""What a finished stage leaves of its loss: the temperature."""
+"""What a finished stage leaves of its loss: its own parameters, such as the temperature."""
 
 RECORD = "log.json"
 """What a finished stage leaves of its log: the trainer's state."""
@@ -81,7 +80,7 @@ def run_stage(
     *,
     arguments: SentenceTransformerTrainingArguments,
     before: Path | None,
-    loss: Callable[..., TTELoss] = TTELoss,
+    loss: Callable[..., TTELoss],
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train one stage, in place, and leave its result on disk; a stage that was stopped goes on where it was.
@@ -93,17 +92,14 @@ def run_stage(
         data: Data sets by name.
         collator: Rows → batch.
         arguments: Those of :func:`stage_arguments`.
-        before: Folder of the stage before, whose temperature is carried on.
-        loss: Makes the loss from the model and the flags of the config.
+        before: Folder of the stage before, whose loss's own parameters are carried on.
+        loss: Makes the loss from the model, the flags of the config and the weights of the stage.
         callbacks: As for the trainer.
     """
     torch.manual_seed(arguments.seed)
     adapted = add_lora(model, config.lora) if config.lora else None
-    freeze(model.transformer.model, config.freeze)
-    flags: dict[str, Any] = asdict(config.loss)
-    stage_loss = loss(
-        model, contrastive_weight=stage.contrastive_weight, rationale_weight=stage.rationale_weight, **flags
-    )
+    freeze(model.transformer.model, (*config.freeze, *stage.freeze))
+    stage_loss = loss(model, **vars(config.loss), **stage.loss_weights)
     if before is not None:
         load_into(own_state(stage_loss), before / LOSS_STATE)
     trainer = StageTrainer(

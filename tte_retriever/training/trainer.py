@@ -16,12 +16,12 @@ from tte_retriever.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tte_retriever.training.losses import TTELoss
+
 TRAINED = "trained.safetensors"
 """What a trainer checkpoint keeps of the weights."""
 
 _STATE = "trainer_state.json"  # the last that is written into a checkpoint
-
-LOSS_PARTS = ("contrastive", "rationale", "visual")
 
 
 class StageTrainer(SentenceTransformerTrainer):
@@ -39,7 +39,7 @@ class StageTrainer(SentenceTransformerTrainer):
         names = list(cast("Any", self.train_dataset))
         several = len(names) > 1
         self._parts = {
-            (name, part): f"{name}_{part}" if several else part for name in names for part in LOSS_PARTS
+            (name, part): f"{name}_{part}" if several else part for name in names for part in self._loss.PARTS
         }  # the same on every process, also where one has not met a data set yet
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._source = names[0]
@@ -69,8 +69,8 @@ class StageTrainer(SentenceTransformerTrainer):
         """Add the parts of one batch to their running sums of value and count."""
         for part, value in loss.items():
             value = value.detach().float()
-            # A generation loss of exactly 0 means that no row had a rationale.
-            count = (value != 0).float() if part == "rationale" else torch.ones_like(value)
+            # Exactly 0 means that no row had what the part is about, unless it is the contrastive one.
+            count = torch.ones_like(value) if part == "contrastive" else (value != 0).float()
             key, one = (self._source, part), torch.stack([value, count])  # (2,)
             self._sums[key] = self._sums[key] + one if key in self._sums else one
 
@@ -105,8 +105,8 @@ class StageTrainer(SentenceTransformerTrainer):
         return weights | {f"loss.{name}": tensor for name, tensor in own_state(self._loss).items()}
 
     @property
-    def _loss(self) -> nn.Module:
-        return next(iter(self.loss.values()))  # one loss, under the name of each data set
+    def _loss(self) -> TTELoss:
+        return cast("TTELoss", next(iter(self.loss.values())))  # one loss, under the name of each data set
 
 
 def own_state(loss: nn.Module) -> dict[str, Tensor]:

@@ -89,6 +89,9 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         InputError: An option that is out of range, or a model without think tokens.
     """
 
+    PARTS: tuple[str, ...] = ("contrastive", "rationale")
+    """What :meth:`forward` may return, which is what is logged."""
+
     def __init__(
         self,
         model: SentenceTransformer,

@@ -1,0 +1,57 @@
+"""The table of training methods: every entry can be had, and a stage's own options reach what they are for."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tte_retriever.building import METHODS as BUILT
+from tte_retriever.training.collator import TTECollator
+from tte_retriever.training.config import TrainConfig
+from tte_retriever.training.losses import TTELoss
+from tte_retriever.training.methods import METHODS
+from tte_retriever.training.run import train
+
+
+def test_what_can_be_built_can_be_trained():
+    assert METHODS.keys() == BUILT.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_entry_holds_classes_of_the_right_kind(name):
+    method = METHODS[name]
+    assert issubclass(method.config, TrainConfig)
+    assert issubclass(method.load_loss(), TTELoss)
+    assert issubclass(method.load_collator(), TTECollator)
+
+
+def test_a_stage_freezes_for_itself_and_the_run_for_all(configured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for index in range(4):
+        Image.new("RGB", (64, 64), (60 * index, 0, 0)).save(f"{index}.png")
+    rows = [{"anchor": {"image": f"{i}.png"}, "positive": f"thing {i}", "anchor_cot": "seen"} for i in range(4)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = configured(
+        "max_steps=1",
+        "data.0.path=pairs.jsonl",
+        "freeze=[merger]",
+        "stages.0.freeze=[language]",
+        "stages.1.freeze=[vision]",
+    )
+    start = config.model.backbone
+    train(config)
+    folders = (start, "out/warm-up/model", "out/joint/model")
+    states = [load_file(f"{folder}/model.safetensors") for folder in folders]
+    changed = [
+        {name for name in before if not torch.equal(before[name], after[name])} for before, after in pairwise(states)
+    ]
+    assert changed[0]
+    assert all("visual" in name and "merger" not in name for name in changed[0])
+    assert changed[1]
+    assert not any("visual" in name for name in changed[1])
