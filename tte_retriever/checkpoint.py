@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from sentence_transformers.base.modules import Transformer
+
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,9 +60,12 @@ def settings(model: SentenceTransformer) -> str:
         for name in ("image_processor", "video_processor")
         if (part := getattr(processor, name, None)) is not None
     ]
+    first = cast("Module", model[0]).get_config_dict()
     known = {
         "template": getattr(processor, "chat_template", None),
         "pixels": pixels,
+        # Of the first only what a method that thinks by code of its own is set to.
+        "first": {name: first[name] for name in first.keys() - set(Transformer.config_keys)},
         "modules": [(type(module).__name__, cast("Module", module).get_config_dict()) for module in list(model)[1:]],
         "prompts": model.prompts,
         "dimension": model.truncate_dim or model.get_embedding_dimension(),

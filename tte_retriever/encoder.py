@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import batch_to_device, truncate_embeddings
+from sentence_transformers.util import batch_to_device, import_from_string, truncate_embeddings
 from tqdm.autonotebook import tqdm  # type: ignore[import-untyped]
 
 from tte_retriever.checkpoint import fingerprint, resolve_model, settings
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _MAX_ASPECT_RATIO = 200
 """The Qwen-VL processors refuse anything longer and thinner."""
 
+_OWN_MODULES = "tte_retriever.methods."
+"""Home of the modules that think by code of their own; they ship with this class, so that loading them trusts nobody else."""
+
 _PROCESSING = Lock()
 """Tokenizers keep padding and truncation as state, so one thread at a time may use a processor."""
 
@@ -42,8 +45,9 @@ class TTEEncoder(SentenceTransformer):
     * A ``str`` is text, always. Media are ``pathlib.Path``, ``bytes``, PIL images, arrays or frame lists, alone or in
       ``{"text": …, "image": …, "video": …}``, opened under ``media_limits``, which may allow URLs of named hosts, too;
       chats are lists of messages.
-    * ``encode(…, think_budget=n)`` thinks with the first ``n`` think tokens, 0…K; a chat message may carry its own
-      ``think_budget``.
+    * ``encode(…, think_budget=n)`` thinks with the first ``n`` think tokens, or for as many steps, 0…``max_budget``; a chat
+      message may carry its own ``think_budget``.
+    * Methods that need code of ours at inference load without ``trust_remote_code``.
     * Control tokens that a text spells out stay text.
     * A row whose thought was cut off by truncation raises instead of yielding a wrong vector, and so does a vector that
       holds NaN or infinity.
@@ -104,7 +108,12 @@ class TTEEncoder(SentenceTransformer):
 
     def get_model_kwargs(self) -> list[str]:
         """Names that ``encode`` accepts besides its own."""
-        return [*super().get_model_kwargs(), "think_budget"]
+        return sorted({*super().get_model_kwargs(), "think_budget"})
+
+    @property
+    def max_budget(self) -> int:
+        """The largest ``think_budget``: what the first module says, where it thinks by code of its own, else K."""
+        return getattr(self.transformer, "max_budget", self.thought.max_budget)
 
     def preprocess(
         self,
@@ -119,7 +128,9 @@ class TTEEncoder(SentenceTransformer):
         Args:
             inputs: Items, as for ``encode``.
             prompt: Instruction; becomes a system message.
-            think_budget: Number of think tokens, 0…K; ``None`` means K. A chat's own ``think_budget`` wins.
+            think_budget: Number of think tokens or steps, 0…``max_budget``, which is what ``None`` means. A chat's own
+                ``think_budget`` wins. A first module with a ``max_budget`` finds it in the features, as
+                ``think_budget`` (B,) int64; for any other it is a variable of the chat template.
             processing_kwargs: As for ``SentenceTransformer``.
             **kwargs: As for ``SentenceTransformer``.
 
@@ -143,7 +154,10 @@ class TTEEncoder(SentenceTransformer):
                 )
         except ValueError as error:  # truncation inside an image, say: the processor's own words are the reason
             raise InputError(f"The batch does not fit the model: {error}") from error
-        self._check_thoughts(features["input_ids"], budgets)
+        if hasattr(self.transformer, "max_budget"):
+            features["think_budget"] = torch.tensor(budgets)  # (B,)
+        else:
+            self._check_thoughts(features["input_ids"], budgets)
         return features
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -254,13 +268,19 @@ class TTEEncoder(SentenceTransformer):
                 _check_shape(part)
         return chat
 
+    def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
+        """Stock code takes any class outside of sentence-transformers for a stranger's, ours included."""
+        if class_ref.startswith(_OWN_MODULES):
+            return import_from_string(class_ref)
+        return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
+
     def _checked_budget(self, budget: int | None) -> int:
-        largest = self.thought.max_budget
+        largest = self.max_budget
         if budget is None:
             return largest
         if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)) or not 0 <= budget <= largest:
             raise InputError(
-                f"think_budget is {budget!r}, but this model has {largest} think tokens; give an int from 0 to {largest}."
+                f"think_budget is {budget!r}, but this model thinks up to {largest}; give an int from 0 to {largest}."
             )
         return int(budget)
 

@@ -18,6 +18,9 @@ Features = dict[str, Any]
 _TOKEN_KEYS = frozenset({"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"})
 """Features of shape (B, L), padded to the longest row."""
 
+_ROW_KEYS = frozenset({"think_budget"})
+"""Features of shape (B,)."""
+
 
 @dataclass(frozen=True)
 class _Medium:
@@ -33,7 +36,7 @@ _MEDIA = (
     _Medium("num_images_per_sample", "image_grid_thw", "pixel_values"),
     _Medium("num_videos_per_sample", "video_grid_thw", "pixel_values_videos", "second_per_grid_ts"),
 )
-_KNOWN = _TOKEN_KEYS | {"modality"} | {name for each in _MEDIA for name in vars(each).values()}
+_KNOWN = _TOKEN_KEYS | _ROW_KEYS | {"modality"} | {name for each in _MEDIA for name in vars(each).values()}
 
 
 def token_count(features: Features) -> int:
@@ -57,6 +60,8 @@ def split(batch: Features) -> list[Features]:
         {key: batch[key][i : i + 1, mask] for key in batch.keys() & _TOKEN_KEYS}  # (1, L) each
         for i, mask in enumerate(masks)
     ]
+    for i, row in enumerate(rows):
+        row.update((key, batch[key][i : i + 1]) for key in batch.keys() & _ROW_KEYS)  # (1,) each
     for medium in _MEDIA:
         if medium.count not in batch:
             continue

@@ -279,7 +279,7 @@ class TTEEmbedding(MultiModalEmbedding):
 
     def _options(self, encoder: TTEEncoder) -> dict[str, Any]:
         options: dict[str, Any] = {"batch_size": self.embed_batch_size, "show_progress_bar": False}
-        largest = {"think_budget": encoder.thought.max_budget, "dim": encoder.get_embedding_dimension()}
+        largest = {"think_budget": encoder.max_budget, "dim": encoder.get_embedding_dimension()}
         for name, most in largest.items():
             value = getattr(self, name)
             if value is not None and most is not None and value > most:
