@@ -23,7 +23,7 @@ LAYERS = (
     ("methods", "inference"),  # inference knows no encoder: TTEEncoder.embed hands it its functions
     ("checkpoint",),
     ("encoder", "building"),
-    ("explain", "evaluation"),
+    ("explain", "evaluation", "importing"),
     ("training",),
     ("bench",),
     ("cli",),

@@ -1,17 +1,17 @@
-"""From a backbone to a folder that plain SentenceTransformer loads."""
+"""From a backbone to a folder that SentenceTransformer loads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sentence_transformers import SentenceTransformer
 
 from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
+from tte_retriever.checkpoint import check_vacant, public_name, write_new
 from tte_retriever.errors import InputError
-from tte_retriever.methods import direct, tte_flash
+from tte_retriever.methods import direct, plume, tte_flash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,14 +21,35 @@ if TYPE_CHECKING:
 MAX_THINK_TOKENS = 64
 
 
+_TOKENS = "{k} think tokens and one embed token in its vocabulary and chat template"
+_STEPS = "{k} latent steps through a routed adapter, and PLUME's tokens in its vocabulary and chat template"
+_STOCK = "Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed inputs and `think_budget`"
+_OURS = "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with `trust_remote_code=True`; it takes `think_budget`"
+
+
 @dataclass(frozen=True)
 class _Method:
+    """What can be built.
+
+    Attributes:
+        modules: Builds it.
+        think_tokens: K when none is given.
+        thought: What the card says that a backbone gets.
+        loading: What the card says of who loads it.
+    """
+
     modules: Callable[..., list[nn.Module]]
     think_tokens: int
+    thought: str = _TOKENS
+    loading: str = _STOCK
 
 
-METHODS = {"direct": _Method(direct.build, 0), "tte-flash": _Method(tte_flash.build, 8)}
-"""What can be built, with the number of think tokens when none is given."""
+METHODS = {
+    "direct": _Method(direct.build, 0),
+    "tte-flash": _Method(tte_flash.build, 8),
+    "plume": _Method(plume.build, 8, _STEPS, _OURS),
+}
+"""By name."""
 
 
 def build(
@@ -40,7 +61,7 @@ def build(
     init: Init = "mean",
     seed: int = 0,
 ) -> Path:
-    """Turn a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into a think-token checkpoint, not trained yet.
+    """Turn a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into one that thinks, not trained yet.
 
     Only the embedding model is kept. A language-model head that is tied to the embedding matrix is that matrix; an
     untied one is dropped, and what decodes from the result decodes by the embedding matrix.
@@ -50,8 +71,9 @@ def build(
     Args:
         out: The new folder; it must not exist, or be empty.
         backbone: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
-        method: ``direct`` or ``tte-flash``.
-        think_tokens: K, 0…64; ``None`` is the method's own: 8 for ``tte-flash``, 0 for ``direct``.
+        method: ``direct``, ``tte-flash`` or ``plume``.
+        think_tokens: K, think tokens or latent steps, 0…64 (32 for ``plume``); ``None`` is the method's own: 8, but 0 for
+            ``direct``.
         init: How the rows of the new tokens start: ``mean`` is the mean row plus half a standard deviation of noise,
             ``keep`` leaves what the backbone has there.
         seed: Of the rows; the same seed gives the same checkpoint.
@@ -71,8 +93,7 @@ def build(
         raise InputError(f"think_tokens is {think_tokens!r}; give an int from 0 to {MAX_THINK_TOKENS}.")
     if init not in INITS:
         raise InputError(f"init is {init!r}; it can be {' or '.join(INITS)}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{str(out)!r} exists and is not an empty folder; give another name or remove it first.")
+    check_vacant(out)
     loaded = load_backbone(backbone)
     model = SentenceTransformer(
         modules=METHODS[method].modules(loaded, count, init=init, seed=seed),
@@ -81,21 +102,8 @@ def build(
         similarity_fn_name=loaded.similarity_fn_name,
         device="cpu",
     )
-    card = _card(loaded, _public_name(backbone), method, count, init, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch) / out.name
-        model.save_pretrained(str(folder), create_model_card=False)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        if out.exists():
-            out.rmdir()  # empty, as was checked; a folder that was filled since makes this fail
-        folder.rename(out)
-    return out
-
-
-def _public_name(backbone: str | Path) -> str:
-    """A hub id as it is, a local folder by its last name: cards travel, and paths say where people live."""
-    return Path(backbone).resolve().name if Path(backbone).exists() else str(backbone)
+    card = _card(loaded, public_name(backbone), method, count, init, seed)
+    return write_new(out, model, card)
 
 
 def _card(loaded: Backbone, name: str, method: str, think_tokens: int, init: str, seed: int) -> str:
@@ -107,7 +115,7 @@ tags: [sentence-transformers, tte-retriever]
 ---
 # {method} on {name}: NOT TRAINED YET
 
-A {loaded.spec.name} backbone with {think_tokens} think tokens and one embed token in its vocabulary and chat template, as
+A {loaded.spec.name} backbone with {METHODS[method].thought.format(k=think_tokens)}, as
 the starting point of training. **It has not been trained: its vectors are well-formed, and their ranking means little.**
 
 | | |
@@ -121,6 +129,6 @@ the starting point of training. **It has not been trained: its vectors are well-
 | prompts kept | {", ".join(f"`{name}`" for name, prompt in loaded.prompts.items() if prompt) or "none"} |
 | output head | {"the embedding matrix (tied)" if tied else "none: the backbone's own, untied, is not kept"} |
 
-Built by `tte-retriever build`. Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed
-inputs and `think_budget`, 0 to {think_tokens}. The licence is that of the backbone.
+Built by `tte-retriever build`. {METHODS[method].loading},
+0 to {think_tokens}. The licence is that of the backbone.
 """

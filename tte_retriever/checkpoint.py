@@ -1,10 +1,11 @@
-"""What is on disk: bundled models by name, and the fingerprint that tells two embedding spaces apart."""
+"""What is on disk: bundled models by name, new folders, and the fingerprint that tells two embedding spaces apart."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from sentence_transformers.base.modules import Transformer
@@ -47,6 +48,36 @@ def resolve_model(name_or_path: str) -> str:
     if not Path(name_or_path).exists() and name_or_path in bundled_models():
         return model_path(name_or_path)
     return name_or_path
+
+
+def check_vacant(out: Path) -> None:
+    """Raise unless a new folder can be written: it must not exist, or be empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{str(out)!r} exists and is not an empty folder; give another name or remove it first.")
+
+
+def write_new(out: Path, model: SentenceTransformer, card: str) -> Path:
+    """Save a model to a new folder, ``out``, which appears when it is complete.
+
+    Args:
+        out: It must not exist, or be empty; see :func:`check_vacant`.
+        model: What is saved.
+        card: Its ``README.md``.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        folder = Path(scratch) / out.name
+        model.save_pretrained(str(folder), create_model_card=False)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if out.exists():
+            out.rmdir()  # empty, as was checked; a folder that was filled since makes this fail
+        folder.rename(out)
+    return out
+
+
+def public_name(source: str | Path) -> str:
+    """A hub id as it is, a local folder by its last name: cards travel, and paths say where people live."""
+    return Path(source).resolve().name if Path(source).exists() else str(source)
 
 
 def settings(model: SentenceTransformer) -> str:

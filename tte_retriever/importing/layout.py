@@ -1,0 +1,108 @@
+"""Weights as transformers saved them over the years: one file or shards, and two layouts of names."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
+from transformers.initialization import no_init_weights
+
+from tte_retriever.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+_FORMATS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
+
+_NAMES = (
+    (re.compile(r"^model\.(visual|language_model)\."), r"\1."),  # transformers 4.52
+    (re.compile(r"^model\."), "language_model."),  # before it and after it
+)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, by the names that its files give them.
+
+    Raises:
+        CheckpointError: If there are no weights, or a shard is missing.
+    """
+    for stem, suffix in _FORMATS:
+        if not (files := _files(folder, stem, suffix)):
+            continue
+        weights: dict[str, torch.Tensor] = {}
+        for file in files:
+            if suffix == ".safetensors":
+                weights |= load_file(file)
+            else:
+                weights |= torch.load(file, map_location="cpu", weights_only=True)
+        return weights
+    raise CheckpointError(
+        f"{str(folder)!r} holds no weights; give a folder with model.safetensors or pytorch_model.bin, or their shards."
+    )
+
+
+def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
+    index = folder / f"{stem}{suffix}.index.json"
+    if not index.is_file():
+        return [file] if (file := folder / f"{stem}{suffix}").is_file() else []
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise CheckpointError(
+            f"{str(folder)!r} lacks {', '.join(missing)}, which {index.name} names; copy it there, too."
+        )
+    return [folder / name for name in names]
+
+
+def load_backbone_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """The model without output head that ``config.json`` describes, with every one of its weights given and none left.
+
+    Args:
+        folder: Where ``config.json`` is.
+        weights: Tensors in either layout; an output head among them is dropped, as nothing embeds with it.
+
+    Raises:
+        CheckpointError: If a weight is missing, unexpected or of another shape.
+    """
+    renamed = {_renamed(name): tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    config = AutoConfig.from_pretrained(folder)
+    if (matrix := renamed.get("language_model.embed_tokens.weight")) is not None:
+        config.text_config.vocab_size = len(
+            matrix
+        )  # config.json may still have the size from before tokens were added
+    with no_init_weights():
+        model = AutoModel.from_config(config)
+    check_names({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, renamed, "backbone")
+    model.load_state_dict(renamed, assign=True)
+    return model.eval()
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in _NAMES:
+        if pattern.match(name):
+            return pattern.sub(replacement, name)
+    return name
+
+
+def check_names(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raise unless weights have the names and shapes that they should; ``what`` is the part that they are of."""
+    complaints = [
+        *(f"{name} is missing" for name in shapes if name not in given),
+        *(f"{name} is not expected" for name in given if name not in shapes),
+        *(
+            f"{name} is {tuple(given[name].shape)} instead of {shape}"
+            for name, shape in shapes.items()
+            if name in given and tuple(given[name].shape) != shape
+        ),
+    ]
+    if complaints:
+        shown = "; ".join(complaints[:5]) + (f"; and {len(complaints) - 5} more" if len(complaints) > 5 else "")
+        raise CheckpointError(
+            f"The weights are not those of this {what}: {shown}. Give the complete, original folder."
+        )

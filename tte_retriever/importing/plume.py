@@ -1,0 +1,179 @@
+"""The public PLUME checkpoint, as its trainer saved it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, cast
+
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoProcessor
+
+from tte_retriever.backbones import load_backbone
+from tte_retriever.errors import CheckpointError
+from tte_retriever.importing.layout import check_names, load_backbone_weights, read_weights
+from tte_retriever.methods.plume import Context, PlumeOptions, Positions, Readout, modules
+from tte_retriever.methods.plume_prompt import check_marks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import nn
+    from transformers import Qwen2VLProcessor
+
+    from tte_retriever.methods.plume import PlumeTransformer
+
+_ADAPTER = re.compile(r"(?:^|\.)latent_moe_transition\.")
+_VIDEO_FRAMES = 8
+"""Frames of a video that its authors take."""
+
+CARD = """---
+library_name: sentence-transformers
+pipeline_tag: feature-extraction
+tags: [sentence-transformers, tte-retriever]
+---
+# {name}, imported
+
+PLUME (arXiv 2604.02073): `{name}` with its adapter, and with what its authors keep on their command line, in the layout of
+`tte-retriever`. The weights are theirs, unchanged, and so is their licence.
+
+`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with `trust_remote_code=True`. `think_budget` is the
+number of latent steps; all settings are under `plume` in `sentence_bert_config.json`. A text alone is shown a white picture,
+and of several images in an item the first is seen, as by the authors' evaluation.
+
+Imported by `tte-retriever import --from plume`.
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the authors keep on their command line, as in :class:`PlumeOptions`; the rest is read from the weights.
+
+    Attributes:
+        steps: K.
+        active_experts: How many experts are chosen at each step.
+        context: What the router looks at.
+        positions: Where latent steps stand.
+        prefix: How the thought is opened.
+        suffix: What is read after it.
+        readout: Which state is the vector.
+    """
+
+    steps: int = 8
+    active_experts: int = 2
+    context: Context = "disc"
+    positions: Positions = "kv"
+    prefix: str = "<think><bot>"
+    suffix: str = "<eot></think>\n<gen_emb>"
+    readout: Readout = "gen"
+
+
+def load(folder: Path, settings: Settings) -> SentenceTransformer:
+    """Read the original layout.
+
+    Args:
+        folder: With the files that its trainer saved.
+        settings: What is not in them.
+
+    Raises:
+        CheckpointError: A token, an adapter or a weight is missing, or a weight is not expected.
+        InputError: Unusable settings.
+    """
+    PlumeOptions(context=settings.context, positions=settings.positions, readout=settings.readout)  # before gigabytes
+    processor = _processor(folder)
+    check_marks(processor.tokenizer)
+    weights = read_weights(folder)
+    adapter = {_ADAPTER.split(name)[-1]: weights.pop(name) for name in list(weights) if _ADAPTER.search(name)}
+    options = _options(settings, adapter, folder)
+    model = load_backbone_weights(folder, weights)
+    matrix = cast("nn.Embedding", model.get_input_embeddings())
+    rows, tokens = matrix.num_embeddings, len(processor.tokenizer)
+    if tokens > rows:
+        raise CheckpointError(
+            f"The tokenizer in {str(folder)!r} has {tokens} tokens, but the embedding matrix only {rows} rows; give the "
+            "folder in which the two were saved together."
+        )
+    state = _adapter_state(adapter, options, model.config.text_config.hidden_size)
+    with TemporaryDirectory() as scratch:
+        model.save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+        thinker, *head = modules(load_backbone(scratch), options)
+    cast("PlumeTransformer", thinker).adapter.load_state_dict(state)
+    return SentenceTransformer(modules=[thinker, *head], similarity_fn_name="cosine", device="cpu")
+
+
+def _processor(folder: Path) -> Qwen2VLProcessor:
+    """The processor with the sizes that the authors' evaluation sets."""
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"The processor in {str(folder)!r} cannot be loaded ({(str(error).splitlines() or ['no reason given'])[0]}). "
+            "Folders named checkpoint-N lack preprocessor_config.json and the chat template; copy them from "
+            "Qwen2-VL-2B-Instruct."
+        ) from error
+    if not processor.chat_template:
+        raise CheckpointError(
+            f"{str(folder)!r} has no chat template; copy chat_template.json from Qwen2-VL-2B-Instruct."
+        )
+    fewest, most = PlumeOptions().resize_stages[-1]
+    videos = processor.video_processor
+    for each in (processor.image_processor, videos):
+        each.size = {"shortest_edge": fewest, "longest_edge": most}
+    videos.cap_pixels_per_frame = False  # no budget for a whole video
+    videos.min_frames = videos.max_frames = _VIDEO_FRAMES
+    return processor
+
+
+def _options(settings: Settings, adapter: Mapping[str, torch.Tensor], folder: Path) -> PlumeOptions:
+    if not adapter:
+        raise CheckpointError(
+            f"{str(folder)!r} has no adapter: no weight is named latent_moe_transition. It is a plain backbone, or was "
+            "saved by LoRA, which leaves the adapter out; give PLUME's own folder."
+        )
+    if lacking := [name for name in ("router.weight", "step_embed.weight") if name not in adapter]:
+        raise CheckpointError(f"The adapter in {str(folder)!r} lacks {', '.join(lacking)}; give the complete folder.")
+    return PlumeOptions(
+        **asdict(settings),
+        experts=len(adapter["router.weight"]),
+        shared_expert=any(name.startswith("shared_expert.") for name in adapter),
+        step_table=len(adapter["step_embed.weight"]),
+    )
+
+
+def _adapter_state(adapter: Mapping[str, torch.Tensor], options: PlumeOptions, width: int) -> dict[str, torch.Tensor]:
+    """The original's adapter, one network for each expert, as ours, one network for all."""
+    experts = [*(f"experts.{index}" for index in range(options.experts)), *["shared_expert"] * options.shared_expert]
+    expert_shapes = {
+        "fc1.weight": (2 * width, width),
+        "fc1.bias": (2 * width,),
+        "fc2.weight": (width, 2 * width),
+        "fc2.bias": (width,),
+    }
+    shapes = {f"{expert}.{name}": shape for expert in experts for name, shape in expert_shapes.items()}
+    shapes |= {
+        "ln.weight": (width,),
+        "ln.bias": (width,),
+        "step_embed.weight": (options.step_table, width),
+        "router.weight": (options.experts, 2 * width),
+        "router.bias": (options.experts,),
+    }
+    check_names(shapes, adapter, "adapter")
+
+    def of_all(name: str) -> list[torch.Tensor]:
+        return [adapter[f"{expert}.{name}"] for expert in experts]
+
+    return {
+        "norm.weight": adapter["ln.weight"],
+        "norm.bias": adapter["ln.bias"],
+        "steps.weight": adapter["step_embed.weight"],
+        "router.weight": adapter["router.weight"],
+        "router.bias": adapter["router.bias"],
+        "up.weight": torch.cat(of_all("fc1.weight")),  # ((N + shared) 2D, D)
+        "up.bias": torch.cat(of_all("fc1.bias")),  # ((N + shared) 2D,)
+        "down.weight": torch.cat(of_all("fc2.weight"), dim=1),  # (D, (N + shared) 2D)
+        "down_bias": torch.stack(of_all("fc2.bias")),  # (N + shared, D)
+    }

@@ -1,0 +1,347 @@
+"""PLUME (arXiv 2604.02073): latent states rolled out through a routed adapter, then a forced embed token."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from tte_retriever.backbones import Backbone, Init, add_rows, load_backbone
+from tte_retriever.errors import CheckpointError, InputError
+from tte_retriever.methods.plume_adapter import RoutedAdapter
+from tte_retriever.methods.plume_prompt import MARKS, check_marks, extend_template, prepare_chat
+from tte_retriever.methods.plume_rollout import Rollout, Track, read, rollout
+from tte_retriever.tokens import thought_vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+Context = Literal["disc", "prefix_last", "none"]
+Positions = Literal["kv", "mrope"]
+Readout = Literal["gen", "disc", "after_disc"]
+
+ADAPTER_FILE = "plume_adapter.safetensors"
+
+_MEDIA_KEYS = ("pixel_values", "pixel_values_videos", "mm_token_type_ids", "image_grid_thw", "video_grid_thw")
+_POSITION_KEYS = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+
+
+@dataclass(frozen=True)
+class PlumeOptions:
+    """What a PLUME checkpoint is, beside its weights; saved with it.
+
+    The defaults are those of the public checkpoint, whose authors keep them on their command line.
+
+    Attributes:
+        steps: K, the most latent steps; ``think_budget`` takes fewer.
+        context: What the router looks at beside state and step: the state at ``<disc_emb>`` (``disc``), that at the end of
+            the prefix (``prefix_last``), or ``none``.
+        positions: Where latent steps stand: behind as many tokens as were read (``kv``), which no text of the backbone's
+            training does once there is a picture, or where a text would go on (``mrope``).
+        experts: Number of routed experts.
+        active_experts: How many of them are chosen at each step.
+        shared_expert: Whether there is one that is always on.
+        step_table: For how many steps the adapter has a row.
+        prefix: How the thought is opened; part of the chat template.
+        suffix: What is read after the latent steps.
+        readout: The vector: the state at the suffix's ``<gen_emb>`` (``gen``), the state at ``<disc_emb>``, for which
+            nothing is thought (``disc``), or that of the token after it (``after_disc``), which the authors' evaluation
+            takes for it.
+        text_only_visual: What a text alone is shown: a white picture (``blank``) or nothing (``none``).
+        several_images: Of several images in an item, ``all`` or the ``first``.
+        resize_stages: Fewest and most pixels of each resize of images and frames before the processor's own.
+    """
+
+    steps: int = 8
+    context: Context = "disc"
+    positions: Positions = "kv"
+    experts: int = 4
+    active_experts: int = 2
+    shared_expert: bool = True
+    step_table: int = 32
+    prefix: str = "<think><bot>"
+    suffix: str = "<eot></think>\n<gen_emb>"
+    readout: Readout = "gen"
+    text_only_visual: Literal["blank", "none"] = "blank"
+    several_images: Literal["all", "first"] = "first"
+    resize_stages: tuple[tuple[int, int], ...] = ((3136, 12845056), (784, 2359296))
+
+    def __post_init__(self) -> None:
+        words = {"context": Context, "positions": Positions, "readout": Readout}
+        for name, allowed in words.items():
+            if (value := getattr(self, name)) not in get_args(allowed):
+                raise InputError(f"{name} is {value!r}; it can be {' or '.join(get_args(allowed))}.")
+        for name, words_of in {"text_only_visual": ("blank", "none"), "several_images": ("all", "first")}.items():
+            if (value := getattr(self, name)) not in words_of:
+                raise InputError(f"{name} is {value!r}; it can be {' or '.join(words_of)}.")
+        _check_count("steps", self.steps, 0, self.step_table, "the rows of the adapter's step table")
+        _check_count("active_experts", self.active_experts, 1, self.experts, "the number of experts")
+        object.__setattr__(self, "resize_stages", tuple((fewest, most) for fewest, most in self.resize_stages))
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A batch of prompts, read.
+
+    Attributes:
+        states: (B, L, D), after the last norm.
+        track: Where the rows stand.
+        last: (B, D), the state at the end of each.
+        anchor: (B,) int64, where the last ``<disc_emb>`` of each stands.
+    """
+
+    states: torch.Tensor
+    track: Track
+    last: torch.Tensor
+    anchor: torch.Tensor
+
+    def at_anchor(self, offset: int = 0) -> torch.Tensor:
+        """The state at ``<disc_emb>``, or so many tokens after it: (B, D)."""
+        return self.states[torch.arange(len(self.states), device=self.states.device), self.anchor + offset]
+
+
+_CONTEXTS: dict[str, Callable[[Prefix], torch.Tensor]] = {
+    "disc": Prefix.at_anchor,
+    "prefix_last": lambda prefix: prefix.last,
+    "none": lambda prefix: torch.zeros_like(prefix.last),
+}
+_ANCHORED = {"disc": 0, "after_disc": 1}
+"""Read-outs for which nothing is thought: so many tokens after the anchor."""
+
+
+class PlumeTransformer(Transformer):
+    """Backbone, processor, chat template and adapter; items in, one vector each out, before its normalisation.
+
+    Args:
+        *args: As for ``Transformer``.
+        plume: Fields of :class:`PlumeOptions`.
+        **kwargs: As for ``Transformer``.
+
+    Raises:
+        CheckpointError: If the tokenizer lacks a token of :data:`~tte_retriever.methods.plume_prompt.MARKS`.
+        InputError: Unusable options.
+    """
+
+    config_keys = [*Transformer.config_keys, "plume"]  # noqa: RUF012  (as stock modules have it)
+    forward_kwargs = {"think_budget"}  # noqa: RUF012
+
+    def __init__(self, *args: Any, plume: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        options = self.options = PlumeOptions(**(plume or {}))
+        tokenizer = cast("PreTrainedTokenizerBase", self.tokenizer)
+        check_marks(tokenizer)
+        tokenizer.padding_side = "left"
+        suffix = tokenizer(options.suffix, add_special_tokens=False).input_ids
+        embed_id = tokenizer.convert_tokens_to_ids("<gen_emb>")
+        ends = [index for index, token in enumerate(suffix) if token == embed_id] or [len(suffix) - 1]
+        self.register_buffer("suffix_ids", torch.tensor(suffix[: ends[-1] + 1]), persistent=False)  # (S,)
+        self.adapter = RoutedAdapter(
+            self.get_embedding_dimension(),
+            experts=options.experts,
+            active_experts=options.active_experts,
+            shared_expert=options.shared_expert,
+            step_table=options.step_table,
+        ).to(self.model.dtype)
+
+    @property
+    def max_budget(self) -> int:
+        """The most latent steps."""
+        return self.options.steps
+
+    @property
+    def plume(self) -> dict[str, Any]:
+        """The options, as they are saved."""
+        return json.loads(json.dumps(asdict(self.options)))
+
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        processing_kwargs: ProcessingKwargs | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Items to features; nothing is cut off.
+
+        Raises:
+            InputError: If a row is longer than ``max_seq_length``.
+        """
+        options, images = self.options, self.processor.image_processor
+        modality, values, extra = self.input_formatter.parse_inputs(inputs)
+        if modality != "message":
+            _, values = self.input_formatter.batch_to_message(modality, values)
+        chats = [
+            prepare_chat(
+                chat,
+                blank=options.text_only_visual == "blank",
+                first_image_only=options.several_images == "first",
+                stages=options.resize_stages,
+                factor=images.patch_size * images.merge_size,
+            )
+            for chat in values["message"]
+        ]
+        given: dict[str, Any] = {**(processing_kwargs or {})}
+        given["text"] = {**given.get("text", {}), "truncation": False}
+        given["video"] = {**extra.get("video", {}), **given.get("video", {})}
+        features = super().preprocess(
+            chats, prompt=prompt, processing_kwargs=cast("ProcessingKwargs", given), **kwargs
+        )
+        longest = int(features["attention_mask"].sum(1).max())
+        if self.max_seq_length is not None and longest > self.max_seq_length:
+            raise InputError(
+                f"A row of the batch has {longest} tokens, more than {self.max_seq_length}. Shorten the text, use smaller "
+                "or fewer media, or raise max_seq_length."
+            )
+        return features
+
+    def forward(self, features: dict[str, Any], think_budget: int | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Add ``sentence_embedding``, (B, D) float32.
+
+        Args:
+            features: As :meth:`preprocess` gives them; ``think_budget`` (B,) among them goes before the argument.
+            think_budget: Latent steps of all rows; ``None`` is all there are.
+            **kwargs: Unused.
+        """
+        prefix = self.read_prefix(features)
+        if self.options.readout in _ANCHORED:
+            vector = prefix.at_anchor(_ANCHORED[self.options.readout])  # (B, D)
+        else:
+            if (budget := features.get("think_budget")) is None:
+                steps = self.max_budget if think_budget is None else think_budget
+                budget = torch.full_like(prefix.anchor, steps)  # (B,)
+            vector = self.read_suffix(self.think(prefix, budget).track)  # (B, D)
+        features["sentence_embedding"] = vector.float()
+        return features
+
+    def read_prefix(self, features: Mapping[str, Any]) -> Prefix:
+        """Read the prompts of a batch."""
+        backbone, ids, mask = cast("Any", self.model), features["input_ids"], features["attention_mask"]
+        given = {key: features[key] for key in _POSITION_KEYS if key in features}
+        positions, _ = backbone.get_rope_index(ids, attention_mask=mask, **given)  # (3, B, L)
+        output = backbone(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            **{key: features[key] for key in _MEDIA_KEYS if key in features},
+        )
+        if self.options.positions == "kv":
+            position = mask.sum(1)  # (B,)
+        else:
+            position = positions.masked_fill(mask == 0, 0).amax((0, 2)) + 1  # (B,)
+        states = output.last_hidden_state
+        anchors = ids == self.tokenizer.convert_tokens_to_ids("<disc_emb>")  # type: ignore[union-attr]
+        rows = torch.arange(len(ids), device=ids.device)
+        track = Track(output.past_key_values, mask.bool(), position)
+        return Prefix(states, track, states[rows, _last(mask)], _last(anchors))
+
+    def think(self, prefix: Prefix, budget: torch.Tensor) -> Rollout:
+        """Take ``budget`` latent steps, (B,) int64, behind a prefix, whose cache they extend."""
+        context = _CONTEXTS[self.options.context](prefix)  # (B, D)
+        steps = int(budget.max())  # the one time that the host waits, before the loop
+        return rollout(self.model, self.adapter, prefix.track, prefix.last, context, budget=budget, steps=steps)
+
+    def read_suffix(self, track: Track) -> torch.Tensor:
+        """Read the suffix behind a track up to its ``<gen_emb>``, and give the state there: (B, D)."""
+        backbone = cast("Any", self.model)
+        ids = cast("torch.Tensor", self.suffix_ids).expand(len(track.position), -1)  # (B, S)
+        states, _ = read(backbone, backbone.get_input_embeddings()(ids), track, torch.ones_like(ids, dtype=torch.bool))
+        return states[:, -1]  # (B, D)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Save backbone, processor, options and, beside them, the adapter."""
+        super().save(output_path, *args, safe_serialization=safe_serialization, **kwargs)
+        save_file(self.adapter.state_dict(), Path(output_path) / ADAPTER_FILE)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> PlumeTransformer:
+        """Load what :meth:`save` saved.
+
+        Raises:
+            CheckpointError: If the adapter's file is missing, or not of this adapter.
+        """
+        module = super().load(model_name_or_path, *args, **kwargs)
+        places = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
+        place = {key: kwargs[key] for key in places if key in kwargs}
+        file = cls.load_file_path(model_name_or_path, ADAPTER_FILE, **place)
+        if file is None:
+            raise CheckpointError(
+                f"{model_name_or_path!r} has no {ADAPTER_FILE}; load the whole folder, or import the original again."
+            )
+        try:
+            module.adapter.load_state_dict(load_file(file))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{file} is not the adapter of this checkpoint: {error}. Import it again."
+            ) from error
+        return module
+
+
+def build(
+    backbone: str | Path | Backbone, think_tokens: int = 8, *, init: Init = "keep", seed: int = 0
+) -> list[nn.Module]:
+    """Turn a Qwen-VL checkpoint into the modules of a new PLUME.
+
+    Other than the public one, it steps on where a text would, sees all images as its backbone does, and shows no picture
+    to a text.
+
+    Args:
+        backbone: Folder or hub id of a Qwen-VL checkpoint, or one that is loaded; it is changed in place.
+        think_tokens: K, the number of latent steps.
+        init: How the rows of new tokens start; ``keep`` leaves them as the backbone initialised them.
+        seed: Of the rows and of the adapter.
+
+    Raises:
+        InputError: If there are more steps than rows in the adapter's table.
+        CheckpointError: If the backbone has think tokens or an embed token already.
+    """
+    options = PlumeOptions(
+        steps=think_tokens, positions="mrope", text_only_visual="none", several_images="all", resize_stages=()
+    )
+    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+    tokenizer = cast("PreTrainedTokenizerBase", loaded.transformer.tokenizer)
+    if (
+        thought_vocabulary(tokenizer).embed_id is not None
+        or "<disc_emb>" in loaded.transformer.processor.chat_template
+    ):
+        raise CheckpointError(
+            "The backbone's chat template already ends in a thought; build from the backbone that it came from."
+        )
+    present = len(tokenizer)
+    tokenizer.add_tokens(list(MARKS))
+    added = tokenizer.get_added_vocab()
+    new_ids = [added[mark] for mark in MARKS if added[mark] >= present]
+    add_rows(loaded.transformer.model, new_ids, init=init, seed=seed)
+    return modules(loaded, options, seed=seed)
+
+
+def modules(loaded: Backbone, options: PlumeOptions, *, seed: int = 0) -> list[nn.Module]:
+    """Put PLUME's prompt and an adapter, whose weights ``seed`` decides, around a backbone that has its tokens."""
+    transformer, processor = loaded.transformer, loaded.transformer.processor
+    template = extend_template(processor.chat_template, options.prefix)
+    processor.chat_template = processor.tokenizer.chat_template = template
+    with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        transformer.save(folder)
+        torch.manual_seed(seed)
+        thinker = PlumeTransformer(folder, plume=asdict(options), unpad_inputs=False)
+    return [thinker, *(module for module in loaded.head if not isinstance(module, Pooling))]
+
+
+def _check_count(name: str, value: object, least: int, most: int, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{name} is {value!r}; give an int from {least} to {most}, {what}.")
+
+
+def _last(found: torch.Tensor) -> torch.Tensor:
+    """Index of the last place, of (B, L), that holds: (B,)."""
+    return found.shape[1] - 1 - found.long().flip(1).argmax(1)

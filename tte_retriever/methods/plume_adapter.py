@@ -1,0 +1,73 @@
+"""PLUME's routed adapter: from the state of one latent step to the input of the next."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+_WIDENING = 2
+"""An expert's hidden layer over its input."""
+
+
+class RoutedAdapter(nn.Module):
+    """A residual mixture of small feed-forward experts, chosen by state, anchor and step.
+
+    All experts are computed at once, as one wide feed-forward network whose hidden units are weighted by their expert's
+    gate, and those that were not chosen weigh nothing: at this size that is faster than to gather rows for each of them,
+    and nothing has to be known on the host. Gates are the router's probabilities of the chosen experts, as they are; a
+    shared expert is always on, with a gate of 1.
+
+    Args:
+        width: D.
+        experts: Number of routed experts.
+        active_experts: How many of them are chosen at each step.
+        shared_expert: Whether there is one that is always on.
+        step_table: For how many steps there is a row of its own; later steps use the last.
+    """
+
+    def __init__(self, width: int, *, experts: int, active_experts: int, shared_expert: bool, step_table: int) -> None:
+        super().__init__()
+        self.experts, self.active_experts, self.shared_expert = experts, active_experts, shared_expert
+        every, hidden = experts + shared_expert, _WIDENING * width
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.steps = nn.Embedding(step_table, width)
+        self.router = nn.Linear(2 * width, experts)
+        self.up = nn.Linear(width, every * hidden)
+        self.down = nn.Linear(every * hidden, width, bias=False)
+        self.down_bias = nn.Parameter(torch.empty(every, width))
+        for parameter in (self.down.weight, self.down_bias):  # each expert starts as a layer of its own would
+            nn.init.uniform_(parameter, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
+
+    def forward(self, state: torch.Tensor, step: int, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The input of step ``step``.
+
+        Args:
+            state: Last state, (B, D).
+            step: Number of the step, from 0.
+            context: What the router looks at beside state and step, (B, D); the experts do not see it.
+
+        Returns:
+            The input, (B, D), and the router's probabilities, (B, N) float32.
+        """
+        row = self.steps.weight[min(step, self.steps.num_embeddings - 1)].expand_as(state)  # (B, D)
+        logits = self.router(torch.cat([state + context, row], dim=-1))  # (B, N)
+        probabilities = logits.float().softmax(-1)
+        gates = self.gates(probabilities).to(state.dtype)  # (B, N + shared)
+        norm = self.norm
+        inner = functional.layer_norm(
+            state.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
+        )
+        hidden = functional.gelu(self.up(inner.to(state.dtype)))  # (B, (N + shared) 2D)
+        weighted = hidden.unflatten(-1, (gates.shape[-1], -1)) * gates.unsqueeze(-1)  # (B, N + shared, 2D)
+        return state + self.down(weighted.flatten(1)) + gates @ self.down_bias, probabilities  # (B, D)
+
+    def gates(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """What each expert weighs, the shared one last: (…, N) probabilities to (…, N + shared)."""
+        chosen = probabilities.topk(self.active_experts, dim=-1)
+        routed = torch.zeros_like(probabilities).scatter(-1, chosen.indices, chosen.values)  # (…, N)
+        if not self.shared_expert:
+            return routed
+        return torch.cat([routed, torch.ones_like(routed[..., :1])], dim=-1)  # (…, N + 1)

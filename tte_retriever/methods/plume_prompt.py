@@ -1,0 +1,122 @@
+"""How PLUME is asked: the chat template around an item, and the pictures as it has them."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from tte_retriever.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+MARKS = ("<gen_emb>", "<disc_emb>", "<bot>", "<eot>", "<ct>")
+"""Its tokens: embedding, anchor, begin and end of the latent thought, and a step's place in the texts of training."""
+
+INSTRUCTION = (
+    "Represent the above input text, images, videos, or any combination of the three as embeddings. First output the "
+    "thinking process in <think> </think> tags and then summarize the entire input in a word or sentence. Finally, use "
+    "the <gen_emb> tag to represent the entire input."
+)
+"""One line, the same for queries and documents."""
+
+_LAST_MESSAGE = """\
+{%- set said = messages[-1].content -%}
+{%- set parts = [{'type': 'text', 'text': said}] if said is string else said -%}
+{%- set media = parts | selectattr('text', 'undefined') | list -%}
+{%- set text = parts | selectattr('text', 'defined') | map(attribute='text') | join(' ') | trim -%}
+{%- set text = text or ('' if media else '  ') -%}
+{%- set question = {'type': 'text', 'text': text ~ QUESTION} -%}
+{%- set messages = messages[:-1] + [{'role': messages[-1].role, 'content': media + [question]}] -%}
+{%- set add_generation_prompt = false -%}
+"""
+"""Media come first, wherever they stood; an item of nothing is two spaces."""
+
+
+def check_marks(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise if a tokenizer lacks one of :data:`MARKS`."""
+    added = tokenizer.get_added_vocab()
+    if lacking := [mark for mark in MARKS if mark not in added]:
+        raise CheckpointError(
+            f"The tokenizer lacks {', '.join(lacking)}; PLUME needs {', '.join(MARKS)}. Give the folder in which its "
+            "tokenizer was saved with its weights."
+        )
+
+
+def extend_template(template: str, prefix: str) -> str:
+    """Make a chat template ask PLUME's question after the last message, and open the thought.
+
+    Args:
+        template: The backbone's own.
+        prefix: How the assistant's turn begins.
+    """
+    question = json.dumps(f"\n<disc_emb>\n{INSTRUCTION}")
+    opening = json.dumps(f"<|im_start|>assistant\n{prefix}")
+    return f"{_LAST_MESSAGE.replace('QUESTION', question)}{template.rstrip(chr(10))}{{{{- {opening} }}}}"
+
+
+def prepare_chat(
+    chat: Sequence[dict[str, Any]],
+    *,
+    blank: bool,
+    first_image_only: bool,
+    stages: Sequence[tuple[int, int]],
+    factor: int,
+) -> list[dict[str, Any]]:
+    """A chat with the pictures that PLUME sees.
+
+    Args:
+        chat: Messages with decoded media.
+        blank: Whether a text alone gets a white picture.
+        first_image_only: Whether images after the first are left out.
+        stages: Fewest and most pixels of each resize, in their order.
+        factor: What sides are multiples of.
+    """
+    messages = [{**message, "content": [dict(part) for part in _content(message)]} for message in chat]
+    if first_image_only:
+        images = [part for message in messages for part in message["content"] if part["type"] == "image"]
+        for message in messages:
+            message["content"] = [part for part in message["content"] if not any(part is each for each in images[1:])]
+    parts = [part for message in messages for part in message["content"]]
+    if blank and all(part["type"] == "text" for part in parts) and any(part["text"].strip() for part in parts):
+        parts.append({"type": "image", "image": Image.new("RGB", (28, 28), "white")})
+        messages[-1]["content"].append(parts[-1])
+    for part in parts:
+        if part["type"] == "image":
+            part["image"] = _resized(part["image"], stages, factor)
+        elif part["type"] == "video" and stages:
+            frames = [each if isinstance(each, Image.Image) else Image.fromarray(each) for each in part["video"]]
+            part["video"] = np.stack([np.asarray(_resized(frame, stages, factor)) for frame in frames])  # (T, H, W, 3)
+    return messages
+
+
+def _content(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _resized(image: Image.Image, stages: Sequence[tuple[int, int]], factor: int) -> Image.Image:
+    for fewest, most in stages:
+        size = _fitted(image.size, factor, fewest, most)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+    return image
+
+
+def _fitted(size: tuple[int, int], factor: int, fewest: int, most: int) -> tuple[int, int]:
+    """The rule of Qwen-VL for width and height, in which no side rounds to nothing, unlike that of transformers."""
+    fitted = [max(factor, round(side / factor) * factor) for side in size]
+    pixels = math.prod(size)
+    if math.prod(fitted) > most:
+        shrink = math.sqrt(pixels / most)
+        fitted = [max(factor, math.floor(side / shrink / factor) * factor) for side in size]
+    elif math.prod(fitted) < fewest:
+        grow = math.sqrt(fewest / pixels)
+        fitted = [math.ceil(side * grow / factor) * factor for side in size]
+    return fitted[0], fitted[1]
