@@ -1,0 +1,63 @@
+"""Rows of training pairs with what PLUME writes after its latent steps, in every phase of the curriculum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tte_retriever.errors import InputError
+from tte_retriever.tokens import neutralise
+from tte_retriever.training.collator import TTECollator, item_columns, padded
+from tte_retriever.training.curriculum import written
+from tte_retriever.training.lame_collator import text_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.training.curriculum import Curriculum
+
+
+class PlumeCollator(TTECollator):
+    """A :class:`TTECollator` whose ``c_cot_ids`` are (B, V, S): what is written after the latent steps in each of V phases.
+
+    Which phase it is, is for the loss to say: a loader that runs ahead, or in processes of its own, does not know. From
+    ``<eot>`` on the text holds what is left of ``<item>_cot``, the answer, ``<gen_emb>`` and the end of the turn. The
+    answer is ``<item>_answer``, else the text of the positive, for the anchor and the positive alike; columns after these
+    two have none.
+
+    Args:
+        model: As for :class:`TTECollator`, of the method ``plume``.
+        curriculum: Phases.
+        nested_budgets: Not possible: the curriculum says how many steps are latent.
+        **options: As for :class:`TTECollator`; ``max_rationale_tokens`` counts ``<item>_cot`` alone.
+
+    Raises:
+        InputError: As for :class:`TTECollator`, and ``nested_budgets``.
+    """
+
+    def __init__(
+        self, model: TTEEncoder, *, curriculum: Curriculum, nested_budgets: bool = False, **options: Any
+    ) -> None:
+        if nested_budgets:
+            raise InputError("nested_budgets is true, but PLUME's curriculum says how many steps are latent; leave it out")
+        super().__init__(model, **options)
+        self.curriculum = curriculum
+
+    def _thought(self, rows: list[dict[str, Any]], column: str) -> dict[str, torch.Tensor]:
+        anchor, *others = item_columns(list(rows[0]))
+        positive = others[0] if others else anchor
+        said = column in (anchor, positive)
+        ids: list[list[int]] = []
+        for row in rows:
+            rationale = self._cut(neutralise(row.get(f"{column}_cot") or "", self.model.tokenizer))
+            answer = row.get(f"{column}_answer") or (text_of(row[positive]) if said else "")
+            answer = neutralise(answer, self.model.tokenizer)
+            for phase in self.curriculum.phases:
+                text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
+                ids.append(self.model.tokenizer(text, add_special_tokens=False).input_ids)
+        return {"cot_ids": padded(ids).unflatten(0, (len(rows), -1))}  # (B, V, S)
+
+    def _cut(self, text: str) -> str:
+        """The part of a text that is not too long."""
+        ends = self.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        return text if len(ends) <= self.max_rationale_tokens else text[: ends[self.max_rationale_tokens - 1][1]]
