@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from transformers import (
+    AutoProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
@@ -119,6 +121,41 @@ def checkpoint(tmp_path_factory):
         ids = {key: added[f"<|{name}|>"] for key, name in names.items()}
         _model(family, rows, tied, ids).save_pretrained(folder)
         _processor(family, tokenizer).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+MARKS = ["<gen_emb>", "<disc_emb>", "<bot>", "<eot>", "<ct>"]
+
+
+def adapter_weights(width, experts=4, shared=True, steps=32, seed=0):
+    """A random adapter by the names that PLUME's trainer gives it; weights are large, so that mistakes show."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"ln.weight": (width,), "ln.bias": (width,), "step_embed.weight": (steps, width)}
+    shapes |= {"router.weight": (experts, 2 * width), "router.bias": (experts,)}
+    for expert in [*(f"experts.{index}" for index in range(experts)), *(["shared_expert"] if shared else [])]:
+        shapes |= {f"{expert}.fc1.weight": (2 * width, width), f"{expert}.fc1.bias": (2 * width,)}
+        shapes |= {f"{expert}.fc2.weight": (width, 2 * width), f"{expert}.fc2.bias": (width,)}
+    return {name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5 for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def plume_original(checkpoint, tmp_path_factory):
+    """``plume_original()`` is a folder as PLUME's trainer saves it; ``edit`` may change its weights before that."""
+    source = checkpoint("qwen2_vl")
+
+    def make(edit=lambda weights: weights, marks=MARKS):
+        folder = tmp_path_factory.mktemp("plume") / "original"
+        processor = AutoProcessor.from_pretrained(source)
+        processor.tokenizer.add_tokens(marks)
+        model = Qwen2VLForConditionalGeneration.from_pretrained(source)
+        model.resize_token_embeddings(len(processor.tokenizer))
+        processor.save_pretrained(folder)
+        model.config.save_pretrained(folder)
+        weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+        weights |= {f"latent_moe_transition.{name}": tensor for name, tensor in adapter_weights(32).items()}
+        save_file(edit(weights), folder / "model.safetensors", {"format": "pt"})
         return folder
 
     return make

@@ -1,0 +1,90 @@
+"""Which experts of a PLUME work, how often and for which kind of item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers.util import batch_to_device
+
+from tte_retriever.errors import CheckpointError
+from tte_retriever.media import typed_input
+from tte_retriever.methods.plume import PlumeTransformer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_KINDS = ("text", "image", "video")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How the latent steps of some items were routed.
+
+    Attributes:
+        items: How many items.
+        chosen: (K, N) float32, the fraction of items for which each expert was chosen at each step.
+        probability: (K, N) float32, the mean of the router's probabilities.
+    """
+
+    items: int
+    chosen: torch.Tensor
+    probability: torch.Tensor
+
+
+def routing_statistics(encoder: Any, items: Sequence[Any], *, batch_size: int = 32) -> dict[str, Routing]:
+    """Let a PLUME think about items, and count its routed experts; the shared one is always on.
+
+    Args:
+        encoder: A ``TTEEncoder`` of the method ``plume``.
+        items: As for its ``encode``; all of them think with the largest budget.
+        batch_size: Items in a forward pass.
+
+    Returns:
+        By modality, such as ``text``, ``image`` or ``text+image``: of what a user gave, without the white picture that a
+        text may be shown.
+
+    Raises:
+        CheckpointError: If the encoder is of another method.
+        InputError: An unusable item.
+    """
+    thinker = encoder[0]
+    if not isinstance(thinker, PlumeTransformer):
+        raise CheckpointError("Only a PLUME has experts to count, and this encoder is of another method.")
+    encoder.eval()
+    typed = [typed_input(item, encoder.media_limits, video=encoder.video_sampling) for item in items]
+    ordered = sorted(typed, key=_modality)
+    probabilities = torch.cat(
+        [_probabilities(encoder, thinker, ordered[at : at + batch_size]) for at in range(0, len(ordered), batch_size)]
+    )  # (B, K, N)
+    adapter = thinker.adapter
+    chosen = adapter.gates(probabilities)[..., : adapter.experts] > 0  # (B, K, N)
+    statistics, start = {}, 0
+    for modality, group in groupby(ordered, key=_modality):
+        rows = slice(start, start + len(list(group)))
+        statistics[modality] = Routing(
+            items=rows.stop - rows.start,
+            chosen=chosen[rows].float().mean(0),  # (K, N)
+            probability=probabilities[rows].mean(0),  # (K, N)
+        )
+        start = rows.stop
+    return statistics
+
+
+@torch.inference_mode()
+def _probabilities(encoder: Any, thinker: PlumeTransformer, items: Sequence[Any]) -> torch.Tensor:
+    features = batch_to_device(encoder.preprocess(items, think_budget=thinker.max_budget), encoder.device)
+    prefix = thinker.read_prefix(features)
+    budget = torch.full_like(prefix.anchor, thinker.max_budget)  # (B,)
+    return thinker.think(prefix, budget).routing.cpu()  # (B, K, N)
+
+
+def _modality(item: Any) -> str:
+    if "message" in item:
+        contents = [message["content"] for message in item["message"]]
+        found = {"text" if isinstance(part, str) else part["type"] for content in contents for part in content}
+    else:
+        found = set(item)
+    return "+".join(kind for kind in _KINDS if kind in found)
