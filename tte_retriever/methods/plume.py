@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Context = Literal["disc", "prefix_last", "none"]
-Positions = Literal["kv", "mrope"]
+Positions = Literal["kv", "mrope", "kv-then-mrope"]
 Readout = Literal["gen", "disc", "after_disc"]
 
 ADAPTER_FILE = "plume_adapter.safetensors"
@@ -47,8 +47,9 @@ class PlumeOptions:
         steps: K, the most latent steps; ``think_budget`` takes fewer.
         context: What the router looks at beside state and step: the state at ``<disc_emb>`` (``disc``), that at the end of
             the prefix (``prefix_last``), or ``none``.
-        positions: Where latent steps stand: behind as many tokens as were read (``kv``), which no text of the backbone's
-            training does once there is a picture, or where a text would go on (``mrope``).
+        positions: Where latent steps and suffix stand: behind as many tokens as were read (``kv``), which no text of the
+            backbone's training does once there is a picture, or where a text would go on (``mrope``). ``kv-then-mrope`` is
+            the first for the steps and the second for the suffix, as the public checkpoint was trained, but not evaluated.
         experts: Number of routed experts.
         active_experts: How many of them are chosen at each step.
         shared_expert: Whether there is one that is always on.
@@ -97,12 +98,14 @@ class Prefix:
     Attributes:
         states: (B, L, D), after the last norm.
         track: Where the rows stand.
+        text_position: (B,) int64, where a text would go on.
         last: (B, D), the state at the end of each.
         anchor: (B,) int64, where the last ``<disc_emb>`` of each stands.
     """
 
     states: torch.Tensor
     track: Track
+    text_position: torch.Tensor
     last: torch.Tensor
     anchor: torch.Tensor
 
@@ -205,10 +208,14 @@ class PlumeTransformer(Transformer):
         return features
 
     def forward(self, features: dict[str, Any], think_budget: int | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Add ``sentence_embedding``, (B, D) float32.
+        """Add ``sentence_embedding``, (B, D) float32, and, if something is thought, what training looks at.
+
+        That is ``anchor_state`` (B, D), the state at ``<disc_emb>``; ``routing`` (B, K, N) float32, the router's
+        probabilities; ``suffix_states`` (B, S + 1, D), the states at the suffix and, first, the one before it.
 
         Args:
             features: As :meth:`preprocess` gives them; ``think_budget`` (B,) among them goes before the argument.
+                ``written_ids`` (B, S) int64, padded on the right with -100, are read in place of the suffix.
             think_budget: Latent steps of all rows; ``None`` is all there are.
             **kwargs: Unused.
         """
@@ -219,7 +226,15 @@ class PlumeTransformer(Transformer):
             if (budget := features.get("think_budget")) is None:
                 steps = self.max_budget if think_budget is None else think_budget
                 budget = torch.full_like(prefix.anchor, steps)  # (B,)
-            vector = self.read_suffix(self.think(prefix, budget).track)  # (B, D)
+            thought = self.think(prefix, budget)
+            before = torch.cat([prefix.last[:, None], thought.states], 1)  # (B, K + 1, D)
+            before = before[torch.arange(len(budget), device=budget.device), budget]  # (B, D)
+            track = thought.track
+            if self.options.positions == "kv-then-mrope":
+                track = replace(track, position=prefix.text_position + budget)
+            states, vector = self.read_suffix(track, features.get("written_ids"))  # (B, S, D), (B, D)
+            features["anchor_state"], features["routing"] = prefix.at_anchor(), thought.routing
+            features["suffix_states"] = torch.cat([before[:, None], states], 1)  # (B, S + 1, D)
         features["sentence_embedding"] = vector.float()
         return features
 
@@ -235,15 +250,13 @@ class PlumeTransformer(Transformer):
             use_cache=True,
             **{key: features[key] for key in _MEDIA_KEYS if key in features},
         )
-        if self.options.positions == "kv":
-            position = mask.sum(1)  # (B,)
-        else:
-            position = positions.masked_fill(mask == 0, 0).amax((0, 2)) + 1  # (B,)
+        text_position = positions.masked_fill(mask == 0, 0).amax((0, 2)) + 1  # (B,)
+        position = text_position if self.options.positions == "mrope" else mask.sum(1)  # (B,)
         states = output.last_hidden_state
         anchors = ids == self.tokenizer.convert_tokens_to_ids("<disc_emb>")  # type: ignore[union-attr]
         rows = torch.arange(len(ids), device=ids.device)
         track = Track(output.past_key_values, mask.bool(), position)
-        return Prefix(states, track, states[rows, _last(mask)], _last(anchors))
+        return Prefix(states, track, text_position, states[rows, _last(mask)], _last(anchors))
 
     def think(self, prefix: Prefix, budget: torch.Tensor) -> Rollout:
         """Take ``budget`` latent steps, (B,) int64, behind a prefix, whose cache they extend."""
@@ -251,12 +264,24 @@ class PlumeTransformer(Transformer):
         steps = int(budget.max())  # the one time that the host waits, before the loop
         return rollout(self.model, self.adapter, prefix.track, prefix.last, context, budget=budget, steps=steps)
 
-    def read_suffix(self, track: Track) -> torch.Tensor:
-        """Read the suffix behind a track up to its ``<gen_emb>``, and give the state there: (B, D)."""
+    def read_suffix(self, track: Track, ids: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read the suffix behind a track up to its ``<gen_emb>``.
+
+        Args:
+            track: Where the rows stand.
+            ids: What is read instead, (B, S) int64 padded on the right with -100, with a ``<gen_emb>`` in every row.
+
+        Returns:
+            Its states, (B, S, D), and the one at the last ``<gen_emb>``, or at the end where a suffix has none, (B, D).
+        """
         backbone = cast("Any", self.model)
-        ids = cast("torch.Tensor", self.suffix_ids).expand(len(track.position), -1)  # (B, S)
-        states, _ = read(backbone, backbone.get_input_embeddings()(ids), track, torch.ones_like(ids, dtype=torch.bool))
-        return states[:, -1]  # (B, D)
+        if ids is None:
+            ids = cast("torch.Tensor", self.suffix_ids).expand(len(track.position), -1)  # (B, S)
+            end = torch.full_like(track.position, ids.shape[1] - 1)  # (B,)
+        else:
+            end = _last(ids == self.tokenizer.convert_tokens_to_ids("<gen_emb>"))  # type: ignore[union-attr]
+        states, _ = read(backbone, backbone.get_input_embeddings()(ids.clamp(min=0)), track, ids >= 0)
+        return states, states[torch.arange(len(ids), device=ids.device), end]
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save backbone, processor, options and, beside them, the adapter."""

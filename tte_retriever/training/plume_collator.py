@@ -39,7 +39,9 @@ class PlumeCollator(TTECollator):
         self, model: TTEEncoder, *, curriculum: Curriculum, nested_budgets: bool = False, **options: Any
     ) -> None:
         if nested_budgets:
-            raise InputError("nested_budgets is true, but PLUME's curriculum says how many steps are latent; leave it out")
+            raise InputError(
+                "nested_budgets is true, but PLUME's curriculum says how many steps are latent; leave it out"
+            )
         super().__init__(model, **options)
         self.curriculum = curriculum
 

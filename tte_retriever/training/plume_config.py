@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from tte_retriever.training.config import LossConfig, StageConfig, TrainConfig
 from tte_retriever.training.curriculum import Curriculum
@@ -13,6 +13,7 @@ from tte_retriever.training.curriculum import Curriculum
 class PlumeLossConfig(LossConfig):
     """Flags of :class:`tte_retriever.training.losses.PlumeLoss` that all stages share; they are explained there."""
 
+    symmetric: bool = True
     balance: Literal["batch", "step"] = "batch"
 
 
@@ -39,7 +40,7 @@ class PlumeConfig(TrainConfig):
 
     stages: tuple[PlumeStage, ...]
     loss: PlumeLossConfig = PlumeLossConfig()
-    curriculum: Curriculum = Curriculum()
+    curriculum: Curriculum = field(default_factory=Curriculum)
 
     @property
     def loss_options(self) -> dict[str, Any]:
