@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _ABOUT_THE_ROW = ("answers", "source", "origin", "dataset_name")
 _ABOUT_AN_ITEM = ("_cot", "_answer", "_id")
-_IGNORED = -100
+IGNORED = -100
 _NO_ANSWER = -1
 
 
@@ -114,7 +114,7 @@ class TTECollator(SentenceTransformerDataCollator):
             features["content_id"] = torch.tensor([_identity(row[column], row.get(f"{column}_id")) for row in rows])
             if column == columns[0] and "answers" in rows[0]:
                 named = columns[1] + "_id" if len(columns) > 1 else ""
-                features["answer_ids"] = _padded(
+                features["answer_ids"] = padded(
                     [_answers(row, by_id=bool(row.get(named))) for row in rows], _NO_ANSWER
                 )
             batch |= {f"{column}_{key}": value for key, value in features.items()}
@@ -163,7 +163,7 @@ class TTECollator(SentenceTransformerDataCollator):
         for text in rationales:
             row = tokenizer(f" {neutralise(text, tokenizer)}", add_special_tokens=False).input_ids if text else []
             ids.append([*row, self.end_id][: self.max_rationale_tokens] if row else [])
-        return _padded(ids, _IGNORED)
+        return padded(ids, IGNORED)
 
 
 def item_columns(names: list[str]) -> list[str]:
@@ -198,7 +198,7 @@ def _answers(row: Mapping[str, Any], *, by_id: bool) -> list[int]:
     return [_identity(answer, answer if by_id else "") for answer in answers]
 
 
-def _padded(rows: list[list[int]], padding: int) -> torch.Tensor:
+def padded(rows: list[list[int]], padding: int) -> torch.Tensor:
     """(B, M) int64, M >= 1."""
     width = max(1, *map(len, rows))
     return torch.tensor([row + [padding] * (width - len(row)) for row in rows], dtype=torch.int64)

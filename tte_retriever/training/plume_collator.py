@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tte_retriever.errors import InputError
 from tte_retriever.tokens import neutralise
-from tte_retriever.training.collator import TTECollator, item_columns, padded
+from tte_retriever.training.collator import IGNORED, TTECollator, item_columns, padded
 from tte_retriever.training.curriculum import written
 from tte_retriever.training.lame_collator import text_of
 
@@ -57,7 +57,7 @@ class PlumeCollator(TTECollator):
             for phase in self.curriculum.phases:
                 text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
                 ids.append(self.model.tokenizer(text, add_special_tokens=False).input_ids)
-        return {"cot_ids": padded(ids).unflatten(0, (len(rows), -1))}  # (B, V, S)
+        return {"cot_ids": padded(ids, IGNORED).unflatten(0, (len(rows), -1))}  # (B, V, S)
 
     def _cut(self, text: str) -> str:
         """The part of a text that is not too long."""

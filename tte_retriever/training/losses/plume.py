@@ -123,10 +123,16 @@ class PlumeLoss(TTELoss):
         self.curriculum = curriculum or Curriculum()
         super().__init__(model, **options)
         self.disc_weight, self.balance_weight, self.balance = disc_weight, balance_weight, balance
+        first = cast("PlumeTransformer", model[0])
+        self.width, self.experts, self.chosen = (
+            cast("int", first.get_embedding_dimension()),
+            first.options.experts,
+            first.options.active_experts,
+        )
         self.progress = 0.0
         self.callbacks = (_Follow(self),)
 
-    def _check_model(self, model: SentenceTransformer) -> None:
+    def _check_model(self, model: SentenceTransformer, *, thinks: bool) -> None:
         first = model[0]
         if not isinstance(first, PlumeTransformer) or first.options.readout != "gen":
             raise InputError("The model is no PLUME that embeds after its thought; build one with method plume.")
@@ -162,29 +168,32 @@ class PlumeLoss(TTELoss):
         self.metrics["latent_steps"] = torch.tensor(float(latents))
         return parts
 
-    def _about_rows(self, features: dict[str, Any]) -> list[Tensor]:
-        """Besides the NLL, the state at ``<disc_emb>`` (mini-batch, D), and the routing (mini-batch, 2N + 2)."""
-        chosen = cast("PlumeTransformer", self._first).options.active_experts
-        routing = Routing.of(features["routing"].float(), chosen)
-        return [*super()._about_rows(features), features["anchor_state"].float(), routing.packed]
+    @property
+    def ROW_FACTS(self) -> int:  # type: ignore[override]
+        """The NLL, the state at ``<disc_emb>``, and the routing."""
+        return 1 + self.width + 2 * self.experts + 2
 
-    def _parts(self, vectors: list[Tensor], about: list[Tensor], batch: Batch) -> dict[str, Tensor]:
-        parts = super()._parts(vectors, about, batch)
-        width = vectors[0].shape[1]
+    def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
+        """Besides the NLL, the state at ``<disc_emb>`` (mini-batch, D), and the routing (mini-batch, 2N + 2)."""
+        routing = Routing.of(features["routing"].float(), self.chosen)
+        return [*super()._row_facts(features), features["anchor_state"].float(), routing.packed]
+
+    def _parts(self, vectors: list[Tensor], facts: Tensor, batch: Batch) -> dict[str, Tensor]:
+        parts = super()._parts(vectors, facts, batch)
         gather = self.gather_across_devices and dist.is_initialized()
         if self.disc_weight:
-            anchors = [each[:, 1 : 1 + width] for each in about]  # (B, D) each
-            if gather:
-                anchors = [all_gather_with_grad(each) for each in anchors]
-            parts["disc"] = self.disc_weight * self._contrastive(anchors, batch.candidates, batch.log_scale)
-        mean = torch.cat(about)[:, 1 + width :].mean(0, keepdim=True)  # (1, 2N + 2)
+            processes = dist.get_world_size() if gather else 1
+            anchors = facts[:, 1 : 1 + self.width].split([len(each) // processes for each in vectors])  # (B, D) each
+            gathered = [all_gather_with_grad(each) for each in anchors] if gather else list(anchors)
+            parts["disc"] = self.disc_weight * self._contrastive(gathered, batch.candidates, batch.log_scale)
+        mean = facts[:, 1 + self.width :].mean(0, keepdim=True)  # (1, 2N + 2)
         if gather:
             mean = all_gather_with_grad(mean).mean(0, keepdim=True)
         routing = Routing.unpacked(mean)
         if self.balance_weight:
-            value = routing.deviation[0] if self.balance == "step" else batch_balance(routing.probabilities[0], routing.loads[0])
-            parts["balance"] = self.balance_weight * value
-        self.metrics = {"routing_entropy": routing.entropy[0], "largest_load": routing.loads.max()}
+            even = routing.deviation[0] if self.balance == "step" else batch_balance(routing.probabilities[0], routing.loads[0])
+            parts["balance"] = self.balance_weight * even
+        self.metrics = {"routing_entropy": routing.entropy[0].detach(), "largest_load": routing.loads.max().detach()}
         return parts
 
 
