@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
 from tte_retriever.checkpoint import check_vacant, public_name, write_new
 from tte_retriever.errors import InputError
-from tte_retriever.methods import direct, plume, tte_flash
+from tte_retriever.methods import direct, lame, plume, tte_flash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,7 @@ class _Method:
 METHODS = {
     "direct": _Method(direct.build, 0),
     "tte-flash": _Method(tte_flash.build, 8),
+    "lame": _Method(lame.build, 8),
     "plume": _Method(plume.build, 8, _STEPS, _OURS),
 }
 """By name."""
@@ -71,7 +72,7 @@ def build(
     Args:
         out: The new folder; it must not exist, or be empty.
         backbone: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
-        method: ``direct``, ``tte-flash`` or ``plume``.
+        method: ``direct``, ``tte-flash``, ``lame`` or ``plume``.
         think_tokens: K, think tokens or latent steps, 0…64 (32 for ``plume``); ``None`` is the method's own: 8, but 0 for
             ``direct``.
         init: How the rows of the new tokens start: ``mean`` is the mean row plus half a standard deviation of noise,

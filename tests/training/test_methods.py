@@ -19,8 +19,8 @@ from tte_retriever.training.methods import METHODS
 from tte_retriever.training.run import train
 
 
-def test_what_can_be_built_can_be_trained():
-    assert METHODS.keys() == BUILT.keys()
+def test_what_can_be_trained_can_be_built():
+    assert METHODS.keys() <= BUILT.keys()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -11,9 +11,9 @@ import typer
 def build(
     out: Annotated[Path, typer.Argument(help="The new folder.")],
     backbone: Annotated[str, typer.Option(help="Qwen2-VL, Qwen2.5-VL or Qwen3-VL: a hub id or a folder.")],
-    method: Annotated[str, typer.Option(help="direct or tte-flash.")] = "tte-flash",
+    method: Annotated[str, typer.Option(help="direct, tte-flash or lame.")] = "tte-flash",
     think_tokens: Annotated[
-        int | None, typer.Option(help="K, 0 to 64; 8 for tte-flash and 0 for direct if not given.")
+        int | None, typer.Option(help="K, 0 to 64; 8 for tte-flash and lame, 0 for direct if not given.")
     ] = None,
     init: Annotated[str, typer.Option(help="How the rows of the new tokens start: mean or keep.")] = "mean",
     seed: Annotated[int, typer.Option(help="Of those rows.")] = 0,

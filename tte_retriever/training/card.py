@@ -25,6 +25,7 @@ def training_card(model: TTEEncoder, config: TrainConfig) -> str:
     weights = (
         f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha}, merged" if config.lora else "full fine-tuning"
     )
+    weights_of = [name.replace("_weight", " x") for name in config.stages[0].loss_weights]
     stages = "\n".join(_row(config, stage) for stage in config.stages)
     data = "\n".join(f"| `{each.name}` | {each.format} | {each.rows or 'all'} |" for each in config.data)
     budgets = "random in each batch" if config.collator.nested_budgets else "all think tokens"
@@ -45,14 +46,13 @@ that of the backbone.
 | backbone | `{base}` |
 | think tokens (K) | {model.thought.max_budget}, budget in training: {budgets} |
 | weights | {weights}, {config.model.dtype}; frozen: {", ".join(config.freeze) or "nothing"} |
-| rationale | decoded from the {config.loss.rationale_from}, {config.loss.decoder} |
-| contrastive gradient into the thought | {"stopped" if config.loss.stop_gradient else "yes"} |
+| loss | {", ".join(f"{name} {value}" for name, value in vars(config.loss).items())} |
 | seed | {config.seed} |
 
 Stages, one after the other{cap}:
 
-| stage | steps | peak rate | contrastive x | rationale x | last logged loss |
-|---|---|---|---|---|---|
+| stage | steps | peak rate | {" | ".join(weights_of)} | frozen besides | last logged loss |
+|---|---|---|{"---|" * len(weights_of)}---|---|
 {stages}
 
 Data, one data set per batch:
@@ -66,7 +66,8 @@ Data, one data set per batch:
 def _row(config: TrainConfig, stage: StageConfig) -> str:
     record = json.loads((stage_folder(config, stage) / RECORD).read_text(encoding="utf-8"))
     losses = [f"{entry['loss']:.3f}" for entry in record["log_history"] if "loss" in entry]
-    weights = f"{stage.contrastive_weight:g} | {stage.rationale_weight:g}"
+    weights = " | ".join(f"{weight:g}" for weight in stage.loss_weights.values())
     return (
-        f"| {stage.name} | {record['global_step']} | {stage.learning_rate:g} | {weights} | {(losses or ['?'])[-1]} |"
+        f"| {stage.name} | {record['global_step']} | {stage.learning_rate:g} | {weights} "
+        f"| {', '.join(stage.freeze) or 'nothing'} | {(losses or ['?'])[-1]} |"
     )

@@ -14,8 +14,8 @@ from tte_retriever.training.parsing import from_mapping, refuse_unknown, set_val
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Part = Literal["vision", "merger", "language"]
-"""A part of a backbone that can be frozen."""
+Part = Literal["vision", "merger", "language", "backbone"]
+"""A part of a backbone that can be frozen; ``backbone`` is all of it but the rows of think and embed tokens."""
 
 
 @dataclass(frozen=True)

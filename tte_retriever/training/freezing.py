@@ -18,7 +18,8 @@ def freeze(backbone: nn.Module, parts: Iterable[Part]) -> None:
     Args:
         backbone: A Qwen-VL model, with or without adapters.
         parts: ``vision`` is the vision tower up to its mergers, ``merger`` what projects its output into the language
-            model, ``language`` the language model with its embedding matrix.
+            model, ``language`` the language model with its embedding matrix, ``backbone`` everything but the rows of the
+            thought, which have to stand apart, as :mod:`~tte_retriever.training.lora` puts them.
     """
     for part in parts:
         for parameter in part_parameters(backbone, part):
@@ -29,5 +30,6 @@ def part_parameters(backbone: nn.Module, part: Part) -> Iterator[nn.Parameter]:
     """The parameters of one part."""
     for name, parameter in backbone.named_parameters():
         visual = "visual." in name
-        if part == ("language" if not visual else "merger" if "merger" in name else "vision"):
+        home = "language" if not visual else "merger" if "merger" in name else "vision"
+        if part == home or (part == "backbone" and "trainable_tokens_delta" not in name):
             yield parameter

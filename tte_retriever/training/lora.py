@@ -1,4 +1,4 @@
-"""LoRA on the backbone, with the rows of the thought trained beside it; what is shipped is merged."""
+"""LoRA on the backbone with the rows of the thought trained beside it, or those rows alone; what is shipped is merged."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
     """
     import peft
 
-    thought = model.thought
-    rows = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
+    rows = _thought_rows(model)
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -43,8 +42,28 @@ def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
         raise InputError(f"lora.targets {config.targets!r} cannot be adapted: {error}") from error
 
 
+def add_rows(model: TTEEncoder) -> PeftModel:
+    """Have the rows of think and embed tokens stand apart, in place: everything else is frozen.
+
+    Args:
+        model: What is trained, with an embed token.
+
+    Returns:
+        What :func:`merge_lora` takes.
+    """
+    import peft
+
+    settings = peft.TrainableTokensConfig(token_indices=_thought_rows(model), target_modules=["embed_tokens"])
+    return cast("PeftModel", peft.get_peft_model(cast("Any", model.transformer.model), settings))
+
+
+def _thought_rows(model: TTEEncoder) -> list[int]:
+    thought = model.thought
+    return [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
+
+
 def merge_lora(adapted: PeftModel) -> None:
-    """Add the adapters to the weights and take them out, in place: the model is a plain one again."""
+    """Add adapters and rows to the weights and take them out, in place: the model is a plain one again."""
     cast("Any", adapted).merge_and_unload()
     for parameter in adapted.parameters():
         parameter.requires_grad_(True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.config import ModelConfig, TrainConfig, config_from, read_values
+from tte_retriever.training.lame_config import LameConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,15 @@ class TrainingMethod:
         return resolve_name(self.collator)
 
 
-METHODS = {"direct": TrainingMethod(), "tte-flash": TrainingMethod()}
+METHODS = {
+    "direct": TrainingMethod(),
+    "tte-flash": TrainingMethod(),
+    "lame": TrainingMethod(
+        LameConfig,
+        "tte_retriever.training.losses:LameLoss",
+        "tte_retriever.training.lame_collator:LameCollator",
+    ),
+}
 """Name of the method, as in ``model.method`` → how it is trained."""
 
 

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from tte_retriever.errors import InputError
 from tte_retriever.training.config import RESULT, StageConfig, TrainConfig
 from tte_retriever.training.freezing import freeze
-from tte_retriever.training.lora import add_lora, merge_lora
+from tte_retriever.training.lora import add_lora, add_rows, merge_lora
 from tte_retriever.training.trainer import StageTrainer, load_into, newest_checkpoint, own_state
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ def run_stage(
         callbacks: As for the trainer.
     """
     torch.manual_seed(arguments.seed)
-    adapted = add_lora(model, config.lora) if config.lora else None
-    freeze(model.transformer.model, (*config.freeze, *stage.freeze))
+    frozen = (*config.freeze, *stage.freeze)
+    adapted = add_lora(model, config.lora) if config.lora else add_rows(model) if "backbone" in frozen else None
+    freeze(model.transformer.model, frozen)
     stage_loss = loss(model, **vars(config.loss), **stage.loss_weights)
     if before is not None:
         load_into(own_state(stage_loss), before / LOSS_STATE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
-from transformers import TrainerState
+from transformers import TrainerCallback, TrainerState
 
 from tte_retriever.errors import CheckpointError
 
@@ -25,12 +25,13 @@ _STATE = "trainer_state.json"  # the last that is written into a checkpoint
 
 
 class StageTrainer(SentenceTransformerTrainer):
-    """Three differences from the stock trainer, all inside its documented or long-standing hooks.
+    """Four differences from the stock trainer, all inside its documented or long-standing hooks.
 
     * A checkpoint holds what is trained, adapters or everything, *and* the loss's own parameters (the stock trainer
       optimises a learnable temperature, but forgets it).
-    * Each part of the loss is logged per data set, as the mean over the batches that had it (the stock trainer divides
+    * Each part of the loss, and each of its metrics, is logged per data set, as the mean over the batches that had it (the stock trainer divides
       by all steps).
+    * Under DDP, gradients of the loss's own parameters are averaged over processes, too.
     * No training rows in model cards.
     """
 
@@ -39,10 +40,13 @@ class StageTrainer(SentenceTransformerTrainer):
         names = list(cast("Any", self.train_dataset))
         several = len(names) > 1
         self._parts = {
-            (name, part): f"{name}_{part}" if several else part for name in names for part in self._loss.PARTS
+            (name, part): f"{name}_{part}" if several else part
+            for name in names
+            for part in (*self._loss.PARTS, *self._loss.METRICS)
         }  # the same on every process, also where one has not met a data set yet
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._source = names[0]
+        self.add_callback(_AverageOwnGradients(self))
 
     def run(self, checkpoint: Path | None) -> None:
         """Train to ``args.max_steps``, from the beginning or from a checkpoint of this stage.
@@ -66,8 +70,8 @@ class StageTrainer(SentenceTransformerTrainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def track_loss_components(self, loss: dict[str, Tensor]) -> None:
-        """Add the parts of one batch to their running sums of value and count."""
-        for part, value in loss.items():
+        """Add the parts and metrics of one batch to their running sums of value and count."""
+        for part, value in {**loss, **self._loss.metrics}.items():
             value = value.detach().float()
             # Exactly 0 means that no row had what the part is about, unless it is the contrastive one.
             count = torch.ones_like(value) if part == "contrastive" else (value != 0).float()
@@ -107,6 +111,22 @@ class StageTrainer(SentenceTransformerTrainer):
     @property
     def _loss(self) -> TTELoss:
         return cast("TTELoss", next(iter(self.loss.values())))  # one loss, under the name of each data set
+
+
+class _AverageOwnGradients(TrainerCallback):
+    """DDP averages the model's gradients over processes; here those of the loss's own parameters are."""
+
+    def __init__(self, trainer: StageTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, *_args: Any, **_kwargs: Any) -> None:
+        """Every process comes here at the same time, also one whose batches needed none of the parameters."""
+        if self.trainer.accelerator.num_processes == 1:
+            return
+        for name, parameter in self.trainer._loss.named_parameters():
+            if not name.startswith("model.") and parameter.requires_grad:
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.trainer.accelerator.reduce(gradient, reduction="mean")
 
 
 def own_state(loss: nn.Module) -> dict[str, Tensor]:

@@ -67,9 +67,9 @@ def rationale_nll(
     embed_tokens = model.get_input_embeddings()
     if visible is None:
         visible = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-    # The visible tokens of every row, moved to the right end: the rationale then starts in the same column everywhere.
-    columns = visible.long().argsort(dim=1, stable=True)[:, visible.shape[1] - int(visible.sum(1).max()) :]  # (B, K)
-    prompt = states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))  # (B, K, D)
+    # At the right end, so that the rationale starts in the same column everywhere.
+    columns = visible_columns(visible)  # (B, K)
+    prompt = states_at(states, columns)  # (B, K, D)
     inputs = embed_tokens(rationale_ids.clamp(min=0))  # (B, R, D)
     mask = F.pad(visible.gather(1, columns), (0, rationale_ids.shape[1]), value=True)  # (B, K + R)
     positions = mask.cumsum(1) - 1  # (B, K + R)
@@ -94,9 +94,47 @@ def rationale_nll(
         predicting = hidden[:, prompt.shape[1] - 1 :]  # (B, R + 1, D)
     else:
         predicting = torch.cat([prompt[:, -1:].to(hidden.dtype), hidden], dim=1)
-    wanted = rationale_ids >= 0  # (B, R)
-    head = model.get_output_embeddings() or embed_tokens
-    logits = F.linear(predicting[:, :-1][wanted], head.weight)  # (tokens, V)
-    nll = torch.zeros(wanted.shape, device=hidden.device)  # (B, R)
-    nll[wanted] = F.cross_entropy(logits.float(), rationale_ids[wanted], reduction="none")
+    return token_nll(predicting[:, :-1], rationale_ids, output_matrix(backbone))
+
+
+def visible_columns(visible: Tensor) -> Tensor:
+    """Columns of the visible tokens of every row, in order, as many as the row with most has.
+
+    Rows with fewer begin with columns of others.
+
+    Args:
+        visible: (B, L) bool
+
+    Returns:
+        (B, K) int64.
+    """
+    return visible.long().argsort(dim=1, stable=True)[:, visible.shape[1] - int(visible.sum(1).max()) :]  # (B, K)
+
+
+def states_at(states: Tensor, columns: Tensor) -> Tensor:
+    """The states (B, L, D) at columns (B, K); (B, K, D)."""
+    return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))  # (B, K, D)
+
+
+def output_matrix(backbone: nn.Module) -> Tensor:
+    """What logits are made with: the output head, or the input embedding of a model without one; (V, D)."""
+    model = cast("Any", backbone)
+    return cast("Tensor", (model.get_output_embeddings() or model.get_input_embeddings()).weight)
+
+
+def token_nll(predicting: Tensor, ids: Tensor, matrix: Tensor) -> Tensor:
+    """NLL of tokens, the mean of each row.
+
+    Args:
+        predicting: The state that predicts each token.  (B, R, D)
+        ids: The tokens, padded with -100, at least one in every row.  (B, R) int64
+        matrix: What logits are made with.  (V, D)
+
+    Returns:
+        (B,) float32.
+    """
+    wanted = ids >= 0  # (B, R)
+    logits = F.linear(predicting[wanted].to(matrix.dtype), matrix)  # (tokens, V)
+    nll = torch.zeros(wanted.shape, device=ids.device)  # (B, R)
+    nll[wanted] = F.cross_entropy(logits.float(), ids[wanted], reduction="none")
     return nll.sum(1) / wanted.sum(1)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tte_retriever.errors import InputError
-from tte_retriever.training.losses.rationale import Prefill, rationale_nll
+from tte_retriever.training.losses.rationale import Prefill, rationale_nll, states_at, visible_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tte_retriever.tokens import ThoughtVocabulary
+    from tte_retriever.training.losses.light_decoder import LightDecoder
 
 RationaleFrom: TypeAlias = Literal["thought", "query+thought"]
 Decoder: TypeAlias = Literal["soft-prompt", "kv"]
@@ -35,12 +36,14 @@ class Thinking:
         rationale_from: What the decoder sees.
         decoder: How it sees that.
         stop_gradient: Whether the embedding reads the think states as constants.
+        light_decoder: What decodes the think states in place of the backbone, if not ``None``.
     """
 
     thought: ThoughtVocabulary
     rationale_from: RationaleFrom
     decoder: Decoder
     stop_gradient: bool
+    light_decoder: LightDecoder | None = None
 
     def thinks(self, input_ids: Tensor) -> Tensor:
         """True at think tokens; (B, L) like ``input_ids``."""
@@ -53,7 +56,10 @@ class Thinking:
 
     @contextmanager
     def during(self, transformer: nn.Module, cot_ids: Tensor | None) -> Iterator[None]:
-        """Within, features that leave ``transformer`` carry ``rationale_nll`` (B,), if ``cot_ids`` (B, R) are given.
+        """Within, features that leave ``transformer`` carry more.
+
+        They are ``thought_states`` (B, K, D), the last hidden states of the think tokens, ``thought_mask`` (B, K), which
+        of them are there, and, if ``cot_ids`` (B, R) are given, ``rationale_nll`` (B,).
 
         Raises:
             InputError: If keys and values are needed but not kept.
@@ -61,15 +67,19 @@ class Thinking:
         module = cast("Any", transformer)
         with ExitStack() as hooks:
             kept: list[Prefill] | None = None
-            if cot_ids is not None and self.decoder == "kv":
+            if cot_ids is not None and self.decoder == "kv" and self.light_decoder is None:
                 kept = hooks.enter_context(_kept_prefill(module.model))
 
             def think(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
                 inputs = {key: value for key, value in features.items() if key != "token_embeddings"}
+                thinks = self.thinks(features["input_ids"])
+                columns = visible_columns(thinks)
+                features["thought_states"] = states_at(features["token_embeddings"], columns)
+                features["thought_mask"] = thinks.gather(1, columns)
                 if cot_ids is not None:
                     features["rationale_nll"] = self._nll(module.model, features, cot_ids, kept[0] if kept else None)
                 if self.stop_gradient:
-                    with _read_only(module.model, self.thinks(features["input_ids"])):
+                    with _read_only(module.model, thinks):
                         features["token_embeddings"] = module.forward(inputs)["token_embeddings"]
 
             hooks.callback(module.register_forward_hook(think).remove)
@@ -82,11 +92,14 @@ class Thinking:
         rows = self.decodes(input_ids, cot_ids).nonzero()[:, 0]
         if not len(rows):
             return nll
+        ids = cot_ids[rows]
+        ids = ids[:, : int((ids >= 0).sum(1).max())]
+        if self.light_decoder is not None:
+            thought, present = features["thought_states"][rows], features["thought_mask"][rows]
+            return nll.index_put((rows,), self.light_decoder(thought, present, ids, backbone))
         visible = self.thinks(input_ids)
         if self.rationale_from == "query+thought":
             visible = features["attention_mask"].bool() & (input_ids != self.thought.embed_id)
-        ids = cot_ids[rows]
-        ids = ids[:, : int((ids >= 0).sum(1).max())]
         if prefill is not None:
             prefill = prefill.of_rows(rows)
         return nll.index_put((rows,), rationale_nll(backbone, states[rows], ids, visible[rows], prefill))

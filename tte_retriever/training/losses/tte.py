@@ -32,7 +32,7 @@ _MAX_SCALE = 100.0  # as in CLIP: beyond it the temperature only sharpens noise
 
 
 @dataclass
-class _Batch:
+class Batch:
     """What the loss has to know beside the embeddings.
 
     Attributes:
@@ -89,8 +89,17 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         InputError: An option that is out of range, or a model without think tokens.
     """
 
-    PARTS: tuple[str, ...] = ("contrastive", "rationale")
-    """What :meth:`forward` may return, which is what is logged."""
+    GENERATION = "rationale"
+    """Name of the generation part."""
+
+    PARTS: tuple[str, ...] = ("contrastive", GENERATION)
+    """What :meth:`forward` may return."""
+
+    ROW_FACTS = 1
+    """How many values beside its embedding a row is known by; :meth:`_row_facts` gives them."""
+
+    METRICS: tuple[str, ...] = ()
+    """What ``metrics`` may hold after a call: values that are logged beside the parts and are no part of the loss."""
 
     def __init__(
         self,
@@ -146,6 +155,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         self.symmetric = symmetric
         self.thought = thought
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log(), requires_grad=learn_temperature)
+        self.metrics: dict[str, Tensor] = {}
 
     @property
     def _thinking(self) -> Thinking:
@@ -163,10 +173,10 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         return 1 / self.temperature
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The loss's own state, the temperature; the model's is saved with the model."""
+        """The loss's own state, such as the temperature; the model's is saved with the model."""
         prefix = kwargs.get("prefix", "")
-        own = f"{prefix}log_scale"
-        return {key: value for key, value in super().state_dict(*args, **kwargs).items() if key == own}
+        own = {f"{prefix}{name}" for name, _ in self.named_parameters() if not name.startswith("model.")}
+        return {key: value for key, value in super().state_dict(*args, **kwargs).items() if key in own}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take back what :meth:`state_dict` gave.
@@ -174,8 +184,10 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         Raises:
             InputError: If it holds anything else.
         """
-        if set(state_dict) != {"log_scale"}:
-            raise InputError(f"The state of a TTELoss is 'log_scale' alone, but {sorted(state_dict)} was given.")
+        if state_dict.keys() != (own := self.state_dict()).keys():
+            raise InputError(
+                f"The state of this {type(self).__name__} is {sorted(own)}, but {sorted(state_dict)} was given."
+            )
         super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -197,7 +209,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
     def forward(  # type: ignore[override]  # the trainer takes a dict of parts as well
         self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The weighted parts, ``contrastive`` and ``rationale``; the loss is their sum.
+        """The weighted parts, some of :attr:`PARTS`; the loss is their sum.
 
         Args:
             sentence_features: Features of the anchor, the positive and the hard negatives.
@@ -211,7 +223,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         batch = self._batch(columns)
         if len(columns[0]["input_ids"]) <= self.mini_batch_size and not _one_forward(self.model):
             reps = [[self.embed_minibatch(column, 0, self.mini_batch_size, True, False)[0]] for column in columns]
-            return self._parts(reps, batch)
+            return self._split(reps, batch)
         batch.log_scale = self.log_scale.detach().requires_grad_(self.log_scale.requires_grad)
         total = self.forward_cached(columns, cast("Any", batch))
         # What is added is zero, and carries the gradients of the total.
@@ -225,8 +237,8 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
     ) -> Tensor:
         """The sum of the parts, which are left in the batch: ``forward`` hands it through in place of labels."""
-        batch = cast("_Batch", labels)
-        parts = self._parts(reps, batch)
+        batch = cast("Batch", labels)
+        parts = self._split(reps, batch)
         total = torch.stack(list(parts.values())).sum()
         if with_backward:
             total.backward()
@@ -242,7 +254,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         copy_random_state: bool,
         random_state: RandContext | None = None,
     ) -> tuple[Tensor, RandContext | None]:
-        """Embeddings and, as one more column, the NLL of each row's rationale; (mini-batch, E + 1)."""
+        """Embeddings and, as further columns, what :meth:`_row_facts` says; (mini-batch, E + ROW_FACTS)."""
         inputs = {key: value for key, value in sentence_feature.items() if key not in _OWN_FEATURES}
         features = _create_minibatch(inputs, begin, end)
         cot_ids = None
@@ -253,9 +265,12 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
             transformer = extract_model_from_parallel(self.model, keep_torch_compile=False)[0]
             with self._thinking.during(transformer, cot_ids):
                 out = self.model(features)
-            vectors = out["sentence_embedding"].float()  # (mini-batch, E)
-            nll = out["rationale_nll"].float() if cot_ids is not None else vectors.new_zeros(len(vectors))
-        return torch.cat([vectors, nll[:, None]], dim=1), state
+            columns = [out["sentence_embedding"].float(), *(each[:, None] for each in self._row_facts(out))]
+        return torch.cat(columns, dim=1), state
+
+    def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
+        """What the parts need of every row beside its embedding: the NLL of its rationale first; (mini-batch,) each."""
+        return [features.get("rationale_nll", features["sentence_embedding"].new_zeros(len(features["input_ids"])))]
 
     def _check(self, columns: list[dict[str, Any]]) -> None:
         if not self.contrastive_weight and not self.rationale_weight:
@@ -273,7 +288,11 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         if any(identified) != all(identified) or ("answer_ids" in columns[0] and not all(identified)):
             raise InputError("content_id is needed in every column or in none, and answer_ids needs it.")
 
-    def _batch(self, columns: list[dict[str, Any]]) -> _Batch:
+    def _over_processes(self, count: Tensor) -> Tensor:
+        """The mean of a count over processes, if they gather."""
+        return all_gather(count[None]).mean() if self.gather_across_devices and dist.is_initialized() else count
+
+    def _batch(self, columns: list[dict[str, Any]]) -> Batch:
         gather = self.gather_across_devices and dist.is_initialized()
         anchor = columns[0]
         rows, device = len(anchor["input_ids"]), anchor["input_ids"].device
@@ -283,8 +302,8 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         count = (
             torch.stack([each.sum() for each in decoded]).sum().float() if decoded else torch.zeros((), device=device)
         )
+        count = self._over_processes(count)
         if gather:
-            count = all_gather(count[None]).mean()
             rows *= dist.get_world_size()
         answers = anchor.get("answer_ids")
         if "content_id" in anchor:
@@ -295,23 +314,34 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         else:
             ids = list(torch.arange(rows * len(columns), device=device).split(rows))
         candidates = distinct_candidates(ids[0], torch.cat(ids[1:] or ids), answers)
-        return _Batch(candidates, count, self.log_scale)
+        return Batch(candidates, count, self.log_scale)
 
-    def _parts(self, reps: list[list[Tensor]], batch: _Batch) -> dict[str, Tensor]:
-        columns = [torch.cat(mini_batches) for mini_batches in reps]  # (B, E + 1) each
+    def _split(self, reps: list[list[Tensor]], batch: Batch) -> dict[str, Tensor]:
+        """The parts, of what :meth:`embed_minibatch` gave for every mini-batch of every column."""
+        columns = [torch.cat(mini_batches) for mini_batches in reps]  # (B, E + columns) each
+        width = columns[0].shape[1] - self.ROW_FACTS
+        vectors, facts = [each[:, :width] for each in columns], torch.cat(columns)[:, width:]
+        if self.gather_across_devices:
+            vectors = [all_gather_with_grad(each) for each in vectors]
+        return self._parts(vectors, facts, batch)
+
+    def _parts(self, vectors: list[Tensor], facts: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The parts.
+
+        Args:
+            vectors: Embeddings of each column, of all processes if they gather.  (B, E)
+            facts: Of the rows of all columns, of this process.  (rows, ROW_FACTS)
+            batch: What else is known.
+        """
         parts = {}
         if self.contrastive_weight:
-            vectors = [column[:, :-1] for column in columns]
-            if self.gather_across_devices:
-                vectors = [all_gather_with_grad(each) for each in vectors]
             parts["contrastive"] = self.contrastive_weight * self._contrastive(
                 vectors, batch.candidates, batch.log_scale
             )
         if self.rationale_weight:
-            nll = torch.stack([column[:, -1].sum() for column in columns]).sum() / batch.rationales.clamp(min=1e-9)
-            parts["rationale"] = self.rationale_weight * nll
+            nll = facts[:, 0].sum() / batch.rationales.clamp(min=1e-9)
             # A batch without any rationale still needs a gradient, of zero, in every parameter.
-            parts["rationale"] = parts["rationale"] + 0.0 * torch.cat(columns)[:, :-1].sum()
+            parts[self.GENERATION] = self.rationale_weight * nll + 0.0 * torch.cat(vectors).sum()
         return parts
 
     def _contrastive(self, vectors: list[Tensor], among: Candidates, log_scale: Tensor) -> Tensor:
