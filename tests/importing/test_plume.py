@@ -51,7 +51,10 @@ def wrapped(weights):
 
 @pytest.mark.parametrize("edit", [older, wrapped])
 def test_every_layout_of_names_is_the_same_model(plume_original, encoder, tmp_path, edit):
-    assert set(edit({"model.visual.x": 0, "latent_moe_transition.y": 1})) != {"model.visual.x", "latent_moe_transition.y"}
+    assert set(edit({"model.visual.x": 0, "latent_moe_transition.y": 1})) != {
+        "model.visual.x",
+        "latent_moe_transition.y",
+    }
     out = import_checkpoint(plume_original(edit), tmp_path / "out", origin="plume")
     assert TTEEncoder(str(out), device="cpu").fingerprint == encoder.fingerprint
 
