@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
 
@@ -35,20 +35,20 @@ class _Method:
         modules: Builds it.
         think_tokens: K when none is given.
         thought: What the card says that a backbone gets.
-        loading: What the card says of who loads it.
+        stock: Whether the checkpoint needs no code of ours at inference: its thought is in its vocabulary.
     """
 
     modules: Callable[..., list[nn.Module]]
     think_tokens: int
     thought: str = _TOKENS
-    loading: str = _STOCK
+    stock: bool = True
 
 
 METHODS = {
     "direct": _Method(direct.build, 0),
     "tte-flash": _Method(tte_flash.build, 8),
     "lame": _Method(lame.build, 8),
-    "plume": _Method(plume.build, 8, _STEPS, _OURS),
+    "plume": _Method(plume.build, 8, _STEPS, stock=False),
 }
 """By name."""
 
@@ -61,6 +61,7 @@ def build(
     think_tokens: int | None = None,
     init: Init = "mean",
     seed: int = 0,
+    **options: Any,
 ) -> Path:
     """Turn a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into one that thinks, not trained yet.
 
@@ -78,6 +79,7 @@ def build(
         init: How the rows of the new tokens start: ``mean`` is the mean row plus half a standard deviation of noise,
             ``keep`` leaves what the backbone has there.
         seed: Of the rows; the same seed gives the same checkpoint.
+        **options: Of the method: ``instruction`` of ``plume``.
 
     Returns:
         ``out``.
@@ -97,7 +99,7 @@ def build(
     check_vacant(out)
     loaded = load_backbone(backbone)
     model = SentenceTransformer(
-        modules=METHODS[method].modules(loaded, count, init=init, seed=seed),
+        modules=METHODS[method].modules(loaded, count, init=init, seed=seed, **options),
         prompts=loaded.prompts,
         default_prompt_name=loaded.default_prompt_name,
         similarity_fn_name=loaded.similarity_fn_name,
@@ -130,6 +132,6 @@ the starting point of training. **It has not been trained: its vectors are well-
 | prompts kept | {", ".join(f"`{name}`" for name, prompt in loaded.prompts.items() if prompt) or "none"} |
 | output head | {"the embedding matrix (tied)" if tied else "none: the backbone's own, untied, is not kept"} |
 
-Built by `tte-retriever build`. {METHODS[method].loading},
+Built by `tte-retriever build`. {_STOCK if METHODS[method].stock else _OURS},
 0 to {think_tokens}. The licence is that of the backbone.
 """

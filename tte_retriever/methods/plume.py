@@ -16,9 +16,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from tte_retriever.backbones import Backbone, Init, add_rows, load_backbone
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods.plume_adapter import RoutedAdapter
-from tte_retriever.methods.plume_prompt import MARKS, check_marks, extend_template, prepare_chat
+from tte_retriever.methods.plume_prompt import INSTRUCTION, MARKS, check_marks, extend_template, prepare_chat
 from tte_retriever.methods.plume_rollout import Rollout, Track, read, rollout
-from tte_retriever.tokens import thought_vocabulary
+from tte_retriever.tokens import restore_template, thought_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -279,7 +279,7 @@ class PlumeTransformer(Transformer):
             ids = cast("torch.Tensor", self.suffix_ids).expand(len(track.position), -1)  # (B, S)
             end = torch.full_like(track.position, ids.shape[1] - 1)  # (B,)
         else:
-            end = _last(ids == self.tokenizer.convert_tokens_to_ids("<gen_emb>"))  # type: ignore[union-attr]
+            end = _last(ids == cast("Any", self.tokenizer).convert_tokens_to_ids("<gen_emb>"))
         states, _ = read(backbone, backbone.get_input_embeddings()(ids.clamp(min=0)), track, ids >= 0)
         return states, states[torch.arange(len(ids), device=ids.device), end]
 
@@ -313,7 +313,12 @@ class PlumeTransformer(Transformer):
 
 
 def build(
-    backbone: str | Path | Backbone, think_tokens: int = 8, *, init: Init = "keep", seed: int = 0
+    backbone: str | Path | Backbone,
+    think_tokens: int = 8,
+    *,
+    init: Init = "keep",
+    seed: int = 0,
+    instruction: str = INSTRUCTION,
 ) -> list[nn.Module]:
     """Turn a Qwen-VL checkpoint into the modules of a new PLUME.
 
@@ -321,39 +326,40 @@ def build(
     to a text.
 
     Args:
-        backbone: Folder or hub id of a Qwen-VL checkpoint, or one that is loaded; it is changed in place.
+        backbone: Folder or hub id of a Qwen-VL checkpoint, or one that is loaded; it is changed in place. The think and
+            embed tokens of another method stay in its vocabulary and out of its chat template.
         think_tokens: K, the number of latent steps.
         init: How the rows of new tokens start; ``keep`` leaves them as the backbone initialised them.
         seed: Of the rows and of the adapter.
+        instruction: What is asked for after every item.
 
     Raises:
         InputError: If there are more steps than rows in the adapter's table.
-        CheckpointError: If the backbone has think tokens or an embed token already.
+        CheckpointError: If the backbone is a PLUME already.
     """
     options = PlumeOptions(
         steps=think_tokens, positions="mrope", text_only_visual="none", several_images="all", resize_stages=()
     )
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     tokenizer = cast("PreTrainedTokenizerBase", loaded.transformer.tokenizer)
-    if (
-        thought_vocabulary(tokenizer).embed_id is not None
-        or "<disc_emb>" in loaded.transformer.processor.chat_template
-    ):
-        raise CheckpointError(
-            "The backbone's chat template already ends in a thought; build from the backbone that it came from."
-        )
+    processor = loaded.transformer.processor
+    if "<disc_emb>" in processor.chat_template:
+        raise CheckpointError("The backbone is a PLUME already; load it as it is, or build from where it came from.")
+    processor.chat_template = restore_template(processor.chat_template, thought_vocabulary(tokenizer).max_budget)
     present = len(tokenizer)
     tokenizer.add_tokens(list(MARKS))
     added = tokenizer.get_added_vocab()
     new_ids = [added[mark] for mark in MARKS if added[mark] >= present]
     add_rows(loaded.transformer.model, new_ids, init=init, seed=seed)
-    return modules(loaded, options, seed=seed)
+    return modules(loaded, options, seed=seed, instruction=instruction)
 
 
-def modules(loaded: Backbone, options: PlumeOptions, *, seed: int = 0) -> list[nn.Module]:
+def modules(
+    loaded: Backbone, options: PlumeOptions, *, seed: int = 0, instruction: str = INSTRUCTION
+) -> list[nn.Module]:
     """Put PLUME's prompt and an adapter, whose weights ``seed`` decides, around a backbone that has its tokens."""
     transformer, processor = loaded.transformer, loaded.transformer.processor
-    template = extend_template(processor.chat_template, options.prefix)
+    template = extend_template(processor.chat_template, options.prefix, instruction)
     processor.chat_template = processor.tokenizer.chat_template = template
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         transformer.save(folder)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tte_retriever.errors import InputError
 from tte_retriever.training.config import ModelConfig, TrainConfig, config_from, read_values
 from tte_retriever.training.lame_config import LameConfig
+from tte_retriever.training.plume_config import PlumeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,11 @@ METHODS = {
         LameConfig,
         "tte_retriever.training.losses:LameLoss",
         "tte_retriever.training.lame_collator:LameCollator",
+    ),
+    "plume": TrainingMethod(
+        PlumeConfig,
+        "tte_retriever.training.losses:PlumeLoss",
+        "tte_retriever.training.plume_collator:PlumeCollator",
     ),
 }
 """Name of the method, as in ``model.method`` → how it is trained."""

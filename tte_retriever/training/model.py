@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer
 
-from tte_retriever.building import build
-from tte_retriever.checkpoint import resolve_model
+from tte_retriever.building import METHODS, build
+from tte_retriever.checkpoint import own_method, resolve_model
 from tte_retriever.encoder import TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.tokens import thought_vocabulary
@@ -37,7 +37,7 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
     """
     if folder.exists():
         return str(folder)
-    options: dict[str, Any] = {"method": config.method, "think_tokens": config.think_tokens, "seed": seed}
+    options: dict[str, Any] = {"method": config.method, "seed": seed, **config.build_options}
     if config.backbone == TINY_BACKBONE:
         with TemporaryDirectory() as scratch:
             build_backbone(TinyShape(seed=seed), Path(scratch, TINY_BACKBONE))
@@ -50,7 +50,14 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
         raise InputError(
             f"model.backbone {config.backbone!r} cannot be loaded ({reason}); give a bundled name, a folder or a hub id."
         ) from error
-    if thought.embed_id is None:
+    if (own := own_method(name)) is not None:
+        if own != config.method:
+            raise InputError(
+                f"model.backbone {config.backbone!r} is a checkpoint of the method {own}, but model.method is "
+                f"{config.method}; give one of them for the other, or start from the backbone that it was built from."
+            )
+        return name
+    if thought.embed_id is None or not METHODS[config.method].stock:
         return str(build(folder, backbone=name, **options))
     wanted = 0 if config.method == "direct" else config.think_tokens
     if wanted not in (None, thought.max_budget):

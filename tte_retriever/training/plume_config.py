@@ -5,8 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tte_retriever.training.config import LossConfig, StageConfig, TrainConfig
+from tte_retriever.training.config import LossConfig, ModelConfig, StageConfig, TrainConfig
 from tte_retriever.training.curriculum import Curriculum
+
+
+@dataclass(frozen=True)
+class PlumeModelConfig(ModelConfig):
+    """What is trained: a PLUME, or a backbone that becomes one, also one with think tokens, which it does not use.
+
+    Attributes:
+        instruction: What is asked for after every item, when a backbone becomes a PLUME; ``None`` is PLUME's own, ``""``
+            nothing.
+    """
+
+    instruction: str | None = None
+
+    @property
+    def build_options(self) -> dict[str, Any]:
+        """Besides the number of steps, the instruction."""
+        return super().build_options | ({} if self.instruction is None else {"instruction": self.instruction})
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class PlumeConfig(TrainConfig):
         curriculum: From a written rationale to a latent one.
     """
 
+    model: PlumeModelConfig
     stages: tuple[PlumeStage, ...]
     loss: PlumeLossConfig = PlumeLossConfig()
     curriculum: Curriculum = field(default_factory=Curriculum)

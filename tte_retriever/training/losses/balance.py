@@ -48,9 +48,14 @@ class Routing:
         probabilities, loads, deviation, entropy = packed.split([experts, experts, 1, 1], dim=1)
         return cls(probabilities, loads, deviation[:, 0], entropy[:, 0])
 
+    @staticmethod
+    def packed_size(experts: int) -> int:
+        """Columns of :attr:`packed`."""
+        return 2 * experts + 2
+
     @property
     def packed(self) -> Tensor:
-        """All of it, (B, 2N + 2)."""
+        """All of it in one tensor, (B, 2N + 2)."""
         return torch.cat([self.probabilities, self.loads, self.deviation[:, None], self.entropy[:, None]], dim=1)
 
 

@@ -112,7 +112,9 @@ class PlumeLoss(TTELoss):
         **options: Any,
     ) -> None:
         if foreign := [name for name, value in _FOREIGN.items() if options.get(name, value) != value]:
-            raise InputError(f"{' and '.join(foreign)} are about think tokens, which PLUME has none of; leave them out.")
+            raise InputError(
+                f"{' and '.join(foreign)} are about think tokens, which PLUME has none of; leave them out."
+            )
         if min(disc_weight, balance_weight) < 0:
             raise InputError(
                 f"disc_weight is {disc_weight} and balance_weight {balance_weight}; give 0 to leave the part out, or a "
@@ -124,11 +126,8 @@ class PlumeLoss(TTELoss):
         super().__init__(model, **options)
         self.disc_weight, self.balance_weight, self.balance = disc_weight, balance_weight, balance
         first = cast("PlumeTransformer", model[0])
-        self.width, self.experts, self.chosen = (
-            cast("int", first.get_embedding_dimension()),
-            first.options.experts,
-            first.options.active_experts,
-        )
+        self.width, self.chosen = first.get_embedding_dimension(), first.options.active_experts
+        self.ROW_FACTS = 1 + self.width + Routing.packed_size(first.options.experts)
         self.progress = 0.0
         self.callbacks = (_Follow(self),)
 
@@ -168,13 +167,8 @@ class PlumeLoss(TTELoss):
         self.metrics["latent_steps"] = torch.tensor(float(latents))
         return parts
 
-    @property
-    def ROW_FACTS(self) -> int:  # type: ignore[override]
-        """The NLL, the state at ``<disc_emb>``, and the routing."""
-        return 1 + self.width + 2 * self.experts + 2
-
     def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
-        """Besides the NLL, the state at ``<disc_emb>`` (mini-batch, D), and the routing (mini-batch, 2N + 2)."""
+        """Besides the NLL, the state at ``<disc_emb>`` (mini-batch, D), and the routing, packed."""
         routing = Routing.of(features["routing"].float(), self.chosen)
         return [*super()._row_facts(features), features["anchor_state"].float(), routing.packed]
 
@@ -186,13 +180,16 @@ class PlumeLoss(TTELoss):
             anchors = facts[:, 1 : 1 + self.width].split([len(each) // processes for each in vectors])  # (B, D) each
             gathered = [all_gather_with_grad(each) for each in anchors] if gather else list(anchors)
             parts["disc"] = self.disc_weight * self._contrastive(gathered, batch.candidates, batch.log_scale)
-        mean = facts[:, 1 + self.width :].mean(0, keepdim=True)  # (1, 2N + 2)
+        mean = facts[:, 1 + self.width :].mean(0, keepdim=True)  # (1, packed)
         if gather:
             mean = all_gather_with_grad(mean).mean(0, keepdim=True)
         routing = Routing.unpacked(mean)
         if self.balance_weight:
-            even = routing.deviation[0] if self.balance == "step" else batch_balance(routing.probabilities[0], routing.loads[0])
-            parts["balance"] = self.balance_weight * even
+            uneven = {
+                "batch": batch_balance(routing.probabilities[0], routing.loads[0]),
+                "step": routing.deviation[0],
+            }
+            parts["balance"] = self.balance_weight * uneven[self.balance]
         self.metrics = {"routing_entropy": routing.entropy[0].detach(), "largest_load": routing.loads.max().detach()}
         return parts
 
