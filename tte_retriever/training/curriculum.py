@@ -9,6 +9,8 @@ from functools import cached_property
 from tte_retriever.errors import InputError
 
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)\s*|[。！？]+\s*|\n+\s*")
+_WORD_END = re.compile(r"\s+")
+_CHARACTER = re.compile(r".", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,17 @@ class Curriculum:
 def remainder(rationale: str, latent: int, segments: int) -> str:
     """What is left to be written when the first ``latent`` of ``segments`` segments are not.
 
-    Segments are runs of sentences, as many in each as in the next or one more; of a rationale with fewer sentences than
-    segments they are runs of characters.
+    Segments are runs of sentences, as many in each as in the next or one more; where there are fewer sentences than
+    segments, runs of words, and where there are fewer words, of characters. (The original goes from sentences to
+    characters, which cuts words in two.)
     """
     if latent == segments:
         return ""
-    ends = [match.end() for match in _SENTENCE_END.finditer(rationale)]
-    starts = [0, *(end for end in ends if end < len(rationale))]
-    if len(starts) < segments:
-        starts = list(range(len(rationale)))
+    for end_of_piece in (_SENTENCE_END, _WORD_END, _CHARACTER):
+        ends = [match.end() for match in end_of_piece.finditer(rationale)]
+        starts = [0, *(end for end in ends if end < len(rationale))]
+        if len(starts) >= segments:
+            break
     size, longer = divmod(len(starts), segments)
     first = latent * size + min(latent, longer)
     return rationale[starts[first] :].lstrip() if first < len(starts) else ""
