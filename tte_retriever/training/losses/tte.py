@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from sentence_transformers import SentenceTransformer
     from torch import Tensor
-    from transformers import TrainerCallback
 
 _OWN_FEATURES = ("cot_ids", "content_id", "answer_ids")
 _MAX_SCALE = 100.0  # as in CLIP: beyond it the temperature only sharpens noise
@@ -99,9 +98,6 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
     ROW_FACTS = 1
     """How many values beside its embedding a row is known by; :meth:`_row_facts` gives them."""
 
-    callbacks: Sequence[TrainerCallback] = ()
-    """What the trainer has to call while it trains with this loss."""
-
     METRICS: tuple[str, ...] = ()
     """What ``metrics`` may hold after a call: values that are logged beside the parts and are no part of the loss."""
 
@@ -138,7 +134,12 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         dims = None if matryoshka_dims is None else tuple(matryoshka_dims)
         if dims is not None and not (dims and all(1 <= each <= largest for each in dims)):
             raise InputError(f"matryoshka_dims are {dims}; give one or more from 1 to {largest}, or None.")
-        self._check_model(model, thinks=bool(rationale_weight or stop_gradient))
+        thought = thought_vocabulary(cast("Any", model.tokenizer))
+        if (rationale_weight or stop_gradient) and not thought.think_ids:
+            raise InputError(
+                "This model has no think tokens to decode a rationale from; set rationale_weight=0 and leave out "
+                "stop_gradient, or build a checkpoint with think tokens."
+            )
         super().__init__(
             model,
             scale=1 / temperature,
@@ -152,7 +153,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         self.stop_gradient = stop_gradient
         self.matryoshka_dims = dims
         self.symmetric = symmetric
-        self.thought = thought_vocabulary(cast("Any", model.tokenizer))
+        self.thought = thought
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log(), requires_grad=learn_temperature)
         self.metrics: dict[str, Tensor] = {}
 
@@ -160,6 +161,11 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
     def _thinking(self) -> Thinking:
         stop = self.stop_gradient and self.contrastive_weight > 0
         return Thinking(self.thought, self.rationale_from, self.decoder, stop)
+
+    @property
+    def _reads_rationales(self) -> bool:
+        """Whether a pass through the model needs them."""
+        return self.rationale_weight > 0
 
     @property
     def temperature(self) -> float:
@@ -257,30 +263,19 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         inputs = {key: value for key, value in sentence_feature.items() if key not in _OWN_FEATURES}
         features = _create_minibatch(inputs, begin, end)
         cot_ids = None
-        if self.rationale_weight and "cot_ids" in sentence_feature:
+        if self._reads_rationales and "cot_ids" in sentence_feature:
             cot_ids = sentence_feature["cot_ids"][begin:end]
         with random_state or nullcontext(), nullcontext() if with_grad else torch.no_grad():
             state = RandContext(*features.values()) if copy_random_state else None
             transformer = extract_model_from_parallel(self.model, keep_torch_compile=False)[0]
             with self._thinking.during(transformer, cot_ids):
                 out = self.model(features)
-            columns = [
-                out["sentence_embedding"].float(),
-                *(each.reshape(len(each), -1) for each in self._row_facts(out)),
-            ]
+            columns = [out["sentence_embedding"].float(), *(each[:, None] for each in self._row_facts(out))]
         return torch.cat(columns, dim=1), state
 
     def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
-        """What the parts need of every row beside its embedding: the NLL of its rationale first; (mini-batch, …) each."""
+        """What the parts need of every row beside its embedding: the NLL of its rationale first; (mini-batch,) each."""
         return [features.get("rationale_nll", features["sentence_embedding"].new_zeros(len(features["input_ids"])))]
-
-    def _check_model(self, model: SentenceTransformer, *, thinks: bool) -> None:
-        """Refuse a model that cannot do what is asked for, which includes to think or not."""
-        if thinks and not thought_vocabulary(cast("Any", model.tokenizer)).think_ids:
-            raise InputError(
-                "This model has no think tokens to decode a rationale from; set rationale_weight=0 and leave out "
-                "stop_gradient, or build a checkpoint with think tokens."
-            )
 
     def _check(self, columns: list[dict[str, Any]]) -> None:
         if not self.contrastive_weight and not self.rationale_weight:
