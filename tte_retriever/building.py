@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 
 from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
 from tte_retriever.checkpoint import check_vacant, public_name, write_new
 from tte_retriever.errors import InputError
-from tte_retriever.methods import direct, lame, plume, tte_flash
+from tte_retriever.methods import direct, explicit_cot, lame, plume, tte_flash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ MAX_THINK_TOKENS = 64
 
 _TOKENS = "{k} think tokens and one embed token in its vocabulary and chat template"
 _STEPS = "{k} latent steps through a routed adapter, and PLUME's tokens in its vocabulary and chat template"
+_WORDS = "a rationale of up to {k} tokens to write, and tokens to embed it by in its vocabulary and chat template"
 _STOCK = "Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed inputs and `think_budget`"
 _OURS = "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with `trust_remote_code=True`; it takes `think_budget`"
 
@@ -36,12 +38,21 @@ class _Method:
         think_tokens: K when none is given.
         thought: What the card says that a backbone gets.
         stock: Whether the checkpoint needs no code of ours at inference: its thought is in its vocabulary.
+        most: The largest K.
+        first: Class of its first module, if it needs more of a backbone than the stock one loads.
     """
 
     modules: Callable[..., list[nn.Module]]
     think_tokens: int
     thought: str = _TOKENS
     stock: bool = True
+    most: int = MAX_THINK_TOKENS
+    first: type[Transformer] = Transformer
+
+    @property
+    def loading(self) -> str:
+        """What cards say of who loads the checkpoint."""
+        return _STOCK if self.stock else _OURS
 
 
 METHODS = {
@@ -49,6 +60,7 @@ METHODS = {
     "tte-flash": _Method(tte_flash.build, 8),
     "lame": _Method(lame.build, 8),
     "plume": _Method(plume.build, 8, _STEPS, stock=False),
+    "explicit-cot": _Method(explicit_cot.build, 512, _WORDS, stock=False, most=8192, first=explicit_cot.ExplicitCoT),
 }
 """By name."""
 
@@ -66,16 +78,17 @@ def build(
     """Turn a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into one that thinks, not trained yet.
 
     Only the embedding model is kept. A language-model head that is tied to the embedding matrix is that matrix; an
-    untied one is dropped, and what decodes from the result decodes by the embedding matrix.
+    untied one is dropped, and what decodes from the result decodes by the embedding matrix. ``explicit-cot``, which writes
+    at inference, keeps it.
 
     The folder appears when it is complete: a build that fails leaves none.
 
     Args:
         out: The new folder; it must not exist, or be empty.
         backbone: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
-        method: ``direct``, ``tte-flash``, ``lame`` or ``plume``.
+        method: ``direct``, ``tte-flash``, ``lame``, ``plume`` or ``explicit-cot``.
         think_tokens: K, think tokens or latent steps, 0…64 (32 for ``plume``); ``None`` is the method's own: 8, but 0 for
-            ``direct``.
+            ``direct``. For ``explicit-cot`` the most tokens of a rationale, 0…8192, and 512 if not given.
         init: How the rows of the new tokens start: ``mean`` is the mean row plus half a standard deviation of noise,
             ``keep`` leaves what the backbone has there.
         seed: Of the rows; the same seed gives the same checkpoint.
@@ -91,15 +104,16 @@ def build(
     out = Path(out)
     if method not in METHODS:
         raise InputError(f"method is {method!r}; it can be {' or '.join(METHODS)}.")
-    count = METHODS[method].think_tokens if think_tokens is None else think_tokens
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_THINK_TOKENS:
-        raise InputError(f"think_tokens is {think_tokens!r}; give an int from 0 to {MAX_THINK_TOKENS}.")
+    chosen = METHODS[method]
+    count = chosen.think_tokens if think_tokens is None else think_tokens
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= chosen.most:
+        raise InputError(f"think_tokens is {think_tokens!r}; give an int from 0 to {chosen.most}.")
     if init not in INITS:
         raise InputError(f"init is {init!r}; it can be {' or '.join(INITS)}.")
     check_vacant(out)
-    loaded = load_backbone(backbone)
+    loaded = load_backbone(backbone, chosen.first)
     model = SentenceTransformer(
-        modules=METHODS[method].modules(loaded, count, init=init, seed=seed, **options),
+        modules=chosen.modules(loaded, count, init=init, seed=seed, **options),
         prompts=loaded.prompts,
         default_prompt_name=loaded.default_prompt_name,
         similarity_fn_name=loaded.similarity_fn_name,
@@ -110,7 +124,11 @@ def build(
 
 
 def _card(loaded: Backbone, name: str, method: str, think_tokens: int, init: str, seed: int) -> str:
-    tied = loaded.transformer.model.config.tie_word_embeddings
+    model, head = loaded.transformer.model, "none: the backbone's own, untied, is not kept"
+    if model.config.tie_word_embeddings:
+        head = "the embedding matrix (tied)"
+    elif model.get_output_embeddings() is not None:
+        head = "its own (untied)"
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -130,8 +148,8 @@ the starting point of training. **It has not been trained: its vectors are well-
 | one visual token | {loaded.spec.token_px} x {loaded.spec.token_px} pixels |
 | time of a video | {loaded.spec.video_times} |
 | prompts kept | {", ".join(f"`{name}`" for name, prompt in loaded.prompts.items() if prompt) or "none"} |
-| output head | {"the embedding matrix (tied)" if tied else "none: the backbone's own, untied, is not kept"} |
+| output head | {head} |
 
-Built by `tte-retriever build`. {_STOCK if METHODS[method].stock else _OURS},
+Built by `tte-retriever build`. {METHODS[method].loading},
 0 to {think_tokens}. The licence is that of the backbone.
 """

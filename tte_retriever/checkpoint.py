@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.util import load_file_path
 
 from tte_retriever.errors import InputError
 
@@ -49,17 +48,6 @@ def resolve_model(name_or_path: str) -> str:
     if not Path(name_or_path).exists() and name_or_path in bundled_models():
         return model_path(name_or_path)
     return name_or_path
-
-
-def own_method(name_or_path: str) -> str | None:
-    """The method whose code of ours a checkpoint needs at inference, such as ``plume``; ``None`` if it needs none.
-
-    Args:
-        name_or_path: Folder or hub id.
-    """
-    modules = load_file_path(name_or_path, "modules.json")
-    first = json.loads(Path(modules).read_text(encoding="utf-8"))[0]["type"] if modules else ""
-    return first.split(".")[2].replace("_", "-") if first.startswith("tte_retriever.methods.") else None
 
 
 def check_vacant(out: Path) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _MAX_ASPECT_RATIO = 200
 """The Qwen-VL processors refuse anything longer and thinner."""
 
-_OWN_MODULES = "tte_retriever.methods."
+OWN_MODULES = "tte_retriever.methods."
 """Home of the modules that think by code of their own; they ship with this class, so that loading them trusts nobody else."""
 
 _PROCESSING = Lock()
@@ -270,7 +270,7 @@ class TTEEncoder(SentenceTransformer):
 
     def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
         """Stock code takes any class outside of sentence-transformers for a stranger's, ours included."""
-        if class_ref.startswith(_OWN_MODULES):
+        if class_ref.startswith(OWN_MODULES):
             return import_from_string(class_ref)
         return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
 

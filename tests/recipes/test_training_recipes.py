@@ -23,11 +23,18 @@ from tte_retriever.training.methods import read_config
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes/configs").glob("train_*/*.yaml"))
 NAMES = {"tiny", "qwen2_vl_2b", "qwen3_vl_2b", "qwen3_vl_embedding_2b"}
+RECIPES = {"train_tte_flash": NAMES, "train_direct": NAMES, "train_lame": {"tiny", "qwen2_vl_2b"}, "train_explicit_cot": {"tiny"}}
 SMALL = ("per_device_train_batch_size=2", "dataloader_num_workers=0", "disable_tqdm=true", "save_steps=1")
 
 
 def shown(path):
     return path.relative_to(ROOT / "recipes/configs").with_suffix("").as_posix()
+
+
+def stock(recipe, folder):
+    """A stock load, with the flag only where a method needs its own code at inference."""
+    flag = recipe == "train_explicit_cot"
+    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=flag)
 
 
 def overrides(*assignments):
@@ -49,11 +56,8 @@ def command(monkeypatch, capsys):
 
 
 def test_each_recipe_has_its_configs():
-    found = {
-        recipe: {path.stem for path in CONFIGS if path.parent.name == recipe}
-        for recipe in ("train_tte_flash", "train_direct")
-    }
-    assert found == {"train_tte_flash": NAMES, "train_direct": NAMES}
+    found = {recipe: {path.stem for path in CONFIGS if path.parent.name == recipe} for recipe in RECIPES}
+    assert found == RECIPES
     assert all((ROOT / "recipes" / f"{path.parent.name}.py").is_file() for path in CONFIGS)
 
 
@@ -64,7 +68,7 @@ def test_every_config_is_read_and_can_be_capped(path, tmp_path):
     config = read_config(path, ["max_steps=2", f"output_dir={tmp_path}"])
     assert (config.max_steps, config.output_dir) == (2, str(tmp_path))
     direct = path.parent.name == "train_direct"
-    assert config.model.method == ("direct" if direct else "tte-flash")
+    assert f"train_{config.model.method.replace('-', '_')}" == path.parent.name
     assert [stage.contrastive_weight for stage in config.stages] == ([1] if direct else [0, 1])
     assert all(stage.rationale_weight == (0 if direct else 1) for stage in config.stages)
 
@@ -85,7 +89,18 @@ def test_a_method_and_its_control_differ_in_the_thought_alone():
         assert sum(stage.steps for stage in flash.stages) == sum(stage.steps for stage in direct.stages)
 
 
-@pytest.mark.parametrize("recipe", ["train_tte_flash", "train_direct"])
+def test_lame_is_compared_with_tte_flash_at_equal_data_and_steps():
+    for name in RECIPES["train_lame"]:
+        lame, flash = (
+            read_config(ROOT / f"recipes/configs/train_{recipe}/{name}.yaml") for recipe in ("lame", "tte_flash")
+        )
+        assert (lame.data, lame.lora, lame.model.think_tokens) == (flash.data, flash.lora, flash.model.think_tokens)
+        assert [stage.steps for stage in lame.stages] == [stage.steps for stage in flash.stages]
+        assert vars(flash.loss).items() <= vars(lame.loss).items()
+        assert flash.trainer.items() <= lame.trainer.items()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_the_tiny_configs_run(recipe, command, checkpoint, tmp_path):
     """With a tiny random backbone in place of ``tiny-backbone``, whose vocabulary takes a while to make."""
     config = ROOT / f"recipes/configs/{recipe}/tiny.yaml"
@@ -93,8 +108,8 @@ def test_the_tiny_configs_run(recipe, command, checkpoint, tmp_path):
     small = overrides("trainer.per_device_train_batch_size=2", "trainer.disable_tqdm=true")
     code, said, _ = command(config, *words, *small)
     assert code == 0
-    assert f'SentenceTransformer("{tmp_path / "out/model"}")' in said
-    assert np.isfinite(SentenceTransformer(str(tmp_path / "out/model"), device="cpu").encode(["a red circle"])).all()
+    assert f'TTEEncoder("{tmp_path / "out/model"}")' in said
+    assert np.isfinite(stock(recipe, tmp_path / "out/model").encode(["a red circle"])).all()
     code, _, complaint = command(config, *words, *small, "--set", "seed=1")
     assert code == 2
     assert "another config" in complaint
@@ -114,12 +129,12 @@ def test_the_command_is_registered():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["train_tte_flash", "train_direct"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_the_recipes_run_the_tiny_config_as_it_is(recipe, tmp_path):
     config = ROOT / f"recipes/configs/{recipe}/tiny.yaml"
     words = overrides("max_steps=2", "output_dir=out")
     subprocess.run([sys.executable, ROOT / f"recipes/{recipe}.py", config, *words], check=True, cwd=tmp_path)
-    assert SentenceTransformer(str(tmp_path / "out/model"), device="cpu").encode("a red circle").shape == (128,)
+    assert stock(recipe, tmp_path / "out/model").encode("a red circle").shape == (128,)
 
 
 VISION_3 = {"hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2048}

@@ -20,7 +20,9 @@ COUNT = "One. Two! Three? Four. Five. Six. Seven."
         *[(0.5, 4, 8, True), (0.749, 4, 8, True), (0.75, 4, 8, False), (0.8, 4, 8, False), (1, 4, 8, False)],
     ],
 )
-def test_the_final_ratio_has_half_of_training_and_drops_the_answer_in_half_of_that(progress, segments, latents, answer):
+def test_the_final_ratio_has_half_of_training_and_drops_the_answer_in_half_of_that(
+    progress, segments, latents, answer
+):
     phase = ORIGINAL.phases[ORIGINAL.phase_at(progress)]
     assert (phase.segments, phase.latents, phase.answer) == (segments, latents, answer)
 
@@ -45,7 +47,15 @@ def test_steps_of_every_phase(curriculum, latents):
 @pytest.mark.parametrize(
     ("thought", "expected"),
     [
-        (CAT, [CAT, "The mat is red. The scene is calm. So the answer is a cat. Done.", "So the answer is a cat. Done.", "Done."]),
+        (
+            CAT,
+            [
+                CAT,
+                "The mat is red. The scene is calm. So the answer is a cat. Done.",
+                "So the answer is a cat. Done.",
+                "Done.",
+            ],
+        ),
         (MAN, [MAN, "guitar. He is on a stage.", "is on a stage.", "a stage."]),
         (COUNT, [COUNT, "Three? Four. Five. Six. Seven.", "Five. Six. Seven.", "Seven."]),
         ("Short", ["Short", "ort", "rt", "t"]),

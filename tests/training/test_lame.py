@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
 from tte_retriever.training.collator import TTECollator
-from tte_retriever.training.lame_collator import LameCollator, text_of
+from tte_retriever.training.lame_collator import LameCollator, parts_of
 from tte_retriever.training.losses import LameLoss
 from tte_retriever.training.losses.diversity import pairwise_cosines
 from tte_retriever.training.run import train
@@ -306,15 +306,16 @@ def test_bf16_autocast_reaches_the_decoder(encoder):
 # ------------------------------------------------------------------------------------------ the collator
 
 
-def test_the_text_of_an_item():
+def test_the_parts_of_an_item():
     picture = Image.new("RGB", (64, 64))
-    assert text_of(" a red circle ") == "a red circle"
-    assert text_of({"image": picture}) == text_of(picture) == text_of({"image": Path("a.png")}) == ""
-    assert text_of({"text": "red", "image": picture}) == text_of({"text": ["red"]}) == "red"
+    assert list(parts_of(" a red circle ")) == ["a red circle"]
+    for media in (picture, {"image": picture}, {"image": Path("a.png")}, {"video": [Path("a.png"), Path("b.png")]}):
+        assert list(parts_of(media)) == [None]
+    assert list(parts_of({"text": ["red"], "image": picture})) == ["red", None]
     parts = [{"type": "image", "image": picture}, {"type": "text", "text": "red"}, {"type": "text", "text": "round"}]
     turns = [{"role": "system", "content": "find it"}, {"role": "user", "content": parts}]
-    assert text_of(turns) == text_of({"message": turns}) == "red\nround"
-    assert text_of([{"role": "user", "content": "red"}]) == "red"
+    assert list(parts_of(turns)) == list(parts_of({"message": turns})) == [None, "red", "round"]
+    assert list(parts_of([{"role": "user", "content": "red"}])) == ["red"]
 
 
 def decoded(collator, column):
@@ -337,7 +338,7 @@ def test_the_anchor_reconstructs_the_positive(encoder):
     batch = skipping(rows)
     assert decoded(skipping, batch["anchor_cot_ids"]) == [f" red{end}", "", f" red{end}"]
     assert decoded(skipping, batch["positive_cot_ids"]) == ["", "", ""]
-    assert decoded(captioned, captioned(rows)["anchor_cot_ids"])[1] == f" a red picture{end}"
+    assert decoded(captioned, captioned(rows)["anchor_cot_ids"]) == [f" red{end}", *[f" a red picture{end}"] * 2]
     batch, plain = own(rows), TTECollator(encoder)(rows)
     assert batch.keys() == plain.keys()
     assert torch.equal(batch["anchor_cot_ids"], plain["anchor_cot_ids"])

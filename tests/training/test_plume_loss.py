@@ -161,13 +161,17 @@ def plain(encoder, columns, index, scale=1 / 0.07):
             extra = {key: given[key] for key in ("image_grid_thw",) if key in given}
             positions, _ = backbone.get_rope_index(ids, mm_token_type_ids=given["mm_token_type_ids"], **extra)
             if "pixel_values" in given:
-                seen = torch.cat(list(backbone.get_image_features(given["pixel_values"], given["image_grid_thw"]).pooler_output))
+                seen = torch.cat(
+                    list(backbone.get_image_features(given["pixel_values"], given["image_grid_thw"]).pooler_output)
+                )
                 embeddings = embeddings.masked_scatter((ids == backbone.config.image_token_id)[..., None], seen)
 
             def read(embeddings, positions=positions, length=length, given=given):
                 more = torch.arange(embeddings.shape[1] - length) + positions.max() + 1
                 where = torch.cat([positions, more.expand(3, 1, -1)], -1)
-                return backbone.language_model(inputs_embeds=embeddings, position_ids=where, use_cache=False).last_hidden_state
+                return backbone.language_model(
+                    inputs_embeds=embeddings, position_ids=where, use_cache=False
+                ).last_hidden_state
 
             states = deep = read(embeddings)
             anchor = deep[:, ids[0].tolist().index(marks["<disc_emb>"])]

@@ -21,16 +21,24 @@ from tte_retriever.training import run, stages
 from tte_retriever.training.methods import read_config
 models, load = [], run.load_model
 run.load_model = lambda *args: models.append(load(*args)) or models[-1]
+losses, own_state = [], stages.own_state
+stages.own_state = lambda loss: losses.append(own_state(loss)) or losses[-1]
 run.train(read_config(sys.argv[1], sys.argv[2:]))
-torch.save(models[-1].state_dict(), f"rank{os.environ['RANK']}.pt")
+loss = {f"loss.{name}": tensor for name, tensor in losses[-1].items()}
+torch.save({**models[-1].state_dict(), **loss}, f"rank{os.environ['RANK']}.pt")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [(), ("lora={rank: 2, dropout: 0.1}",)], ids=["full", "lora"])
-def test_two_processes_end_with_the_same_weights(configured, tmp_path, lora):
-    """Also the case where one process meets a data set that the other does not, which must not tear their log apart."""
-    config = configured(*lora, "loss.gather_across_devices=true", "loss.mini_batch_size=2", "max_steps=3")
+@pytest.mark.parametrize(
+    "options", [(), ("lora={rank: 2, dropout: 0.1}",), ("model.method=lame",)], ids=["full", "lora", "lame"]
+)
+def test_two_processes_end_with_the_same_weights(configured, tmp_path, options):
+    """Also the case where one process meets a data set that the other does not, which must not tear their log apart.
+
+    The loss's own weights are among them.
+    """
+    config = configured(*options, "loss.gather_across_devices=true", "loss.mini_batch_size=2", "max_steps=3")
     values = yaml.safe_load(config.to_yaml())
     values["data"].append({**values["data"][0], "name": "other"})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
@@ -42,13 +50,15 @@ def test_two_processes_end_with_the_same_weights(configured, tmp_path, lora):
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(name.startswith("loss.light_decoder") for name in first) == (config.model.method == "lame")
     saved = load_file(tmp_path / "out/model/model.safetensors")
     before = load_file(Path(config.model.backbone) / "model.safetensors")
     assert any(not torch.equal(saved[name], before[name]) for name in saved)
     assert all(torch.equal(tensor, first[f"0.model.{name}"]) for name, tensor in saved.items())
     log = json.loads((tmp_path / "out/joint/log.json").read_text())["log_history"]
     named = {key for entry in log for key in entry}
-    assert {"mine_contrastive", "other_contrastive", "mine_rationale", "other_rationale"} <= named
+    generation = "reconstruction" if config.model.method == "lame" else "rationale"
+    assert {f"{name}_{part}" for name in ("mine", "other") for part in ("contrastive", generation)} <= named
 
 
 @pytest.mark.slow

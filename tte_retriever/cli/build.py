@@ -11,9 +11,12 @@ import typer
 def build(
     out: Annotated[Path, typer.Argument(help="The new folder.")],
     backbone: Annotated[str, typer.Option(help="Qwen2-VL, Qwen2.5-VL or Qwen3-VL: a hub id or a folder.")],
-    method: Annotated[str, typer.Option(help="direct, tte-flash or lame.")] = "tte-flash",
+    method: Annotated[str, typer.Option(help="direct, tte-flash, lame, plume or explicit-cot.")] = "tte-flash",
     think_tokens: Annotated[
-        int | None, typer.Option(help="K, 0 to 64; 8 for tte-flash and lame, 0 for direct if not given.")
+        int | None,
+        typer.Option(
+            help="K, 0 to 64; 8, but 0 for direct, if not given. For explicit-cot most tokens to write: 512."
+        ),
     ] = None,
     init: Annotated[str, typer.Option(help="How the rows of the new tokens start: mean or keep.")] = "mean",
     seed: Annotated[int, typer.Option(help="Of those rows.")] = 0,
@@ -32,4 +35,6 @@ def build(
         init=init,  # type: ignore[arg-type]  # any other word is refused with a sentence
         seed=seed,
     )
-    typer.echo(f'{out}: built, not trained yet. Load it with SentenceTransformer("{out}") or TTEEncoder("{out}").')
+    typer.echo(
+        f'{out}: built, not trained yet. Load it with TTEEncoder("{out}"); its README.md says what else loads it.'
+    )

@@ -11,7 +11,7 @@ import typer
 def import_(
     src: Annotated[str, typer.Argument(help="The original: a folder or a hub id.")],
     out: Annotated[Path, typer.Argument(help="The new folder.")],
-    origin: Annotated[str, typer.Option("--from", help="Where it is from: plume.")],
+    origin: Annotated[str, typer.Option("--from", help="Where it is from: plume or ume-r1.")],
     steps: Annotated[int | None, typer.Option(help="plume: K, the most latent steps; 8 if not given.")] = None,
     active_experts: Annotated[
         int | None, typer.Option("--top-k", help="plume: experts chosen at each step; 2 if not given.")
@@ -26,6 +26,12 @@ def import_(
     suffix: Annotated[str | None, typer.Option(help="plume: what is read after the latent steps.")] = None,
     readout: Annotated[
         str | None, typer.Option(help="plume: the vector: gen (if not given), disc or after_disc, without thought.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="ume-r1: the vector: gen (if not given), or disc, for which nothing is written.")
+    ] = None,
+    most_tokens: Annotated[
+        int | None, typer.Option(help="ume-r1: the longest rationale, in tokens; 4096 if not given.")
     ] = None,
 ) -> None:
     """Bring a public checkpoint into the layout of this library, with all that its authors keep on their command line."""
@@ -43,6 +49,8 @@ def import_(
         "prefix": prefix,
         "suffix": suffix,
         "readout": readout,
+        "mode": mode,
+        "most_tokens": most_tokens,
     }
     given = {name: value for name, value in settings.items() if value is not None}
     import_checkpoint(src, out, origin=origin, **given)

@@ -30,4 +30,4 @@ def train(
 
     transformers_logging.disable_progress_bar()
     result = run(settings)
-    typer.echo(f'{result}: trained. Load it with SentenceTransformer("{result}") or TTEEncoder("{result}").')
+    typer.echo(f'{result}: trained. Load it with TTEEncoder("{result}"); its README.md says what else loads it.')

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from tte_retriever.checkpoint import check_vacant, public_name, write_new
 from tte_retriever.errors import InputError
-from tte_retriever.importing import plume
+from tte_retriever.importing import plume, ume_r1
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,10 @@ class _Origin:
     card: str
 
 
-ORIGINS = {"plume": _Origin(plume.Settings, plume.load, plume.CARD)}
+ORIGINS = {
+    "plume": _Origin(plume.Settings, plume.load, plume.CARD),
+    "ume-r1": _Origin(ume_r1.Settings, ume_r1.load, ume_r1.CARD),
+}
 """By name."""
 
 

@@ -70,7 +70,7 @@ def load_backbone_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> 
     Raises:
         CheckpointError: If a weight is missing, unexpected or of another shape.
     """
-    renamed = {_renamed(name): tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    renamed = {renamed(name): tensor for name, tensor in weights.items() if name != "lm_head.weight"}
     config = AutoConfig.from_pretrained(folder)
     if (matrix := renamed.get("language_model.embed_tokens.weight")) is not None:
         config.text_config.vocab_size = len(
@@ -83,7 +83,8 @@ def load_backbone_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> 
     return model.eval()
 
 
-def _renamed(name: str) -> str:
+def renamed(name: str) -> str:
+    """The name of a weight in today's layout of the model without output head."""
     for pattern, replacement in _NAMES:
         if pattern.match(name):
             return pattern.sub(replacement, name)

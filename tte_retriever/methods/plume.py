@@ -163,6 +163,11 @@ class PlumeTransformer(Transformer):
         return self.options.steps
 
     @property
+    def own_ids(self) -> list[int]:
+        """Ids of what the method adds to a backbone's vocabulary."""
+        return [cast("Any", self.tokenizer).convert_tokens_to_ids(mark) for mark in MARKS]
+
+    @property
     def plume(self) -> dict[str, Any]:
         """The options, as they are saved."""
         return json.loads(json.dumps(asdict(self.options)))

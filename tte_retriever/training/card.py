@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tte_retriever.building import METHODS
 from tte_retriever.training.stages import RECORD, stage_folder
 
 if TYPE_CHECKING:
@@ -37,14 +38,13 @@ tags: [sentence-transformers, tte-retriever]
 ---
 # {config.model.method} on {base}
 
-Trained with `tte-retriever train`. Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds
-typed inputs and `think_budget`, 0 to {model.thought.max_budget}. **It was not evaluated by its training**, and the licence is
-that of the backbone.
+Trained with `tte-retriever train`. {METHODS[config.model.method].loading},
+0 to {model.max_budget}. **It was not evaluated by its training**, and the licence is that of the backbone.
 
 | | |
 |---|---|
 | backbone | `{base}` |
-| think tokens (K) | {model.thought.max_budget}, budget in training: {budgets} |
+| think tokens (K) | {model.max_budget}, budget in training: {budgets} |
 | weights | {weights}, {config.model.dtype}; frozen: {", ".join(config.freeze) or "nothing"} |
 | loss | {", ".join(f"{name} {value}" for name, value in vars(config.loss).items())} |
 | seed | {config.seed} |

@@ -156,12 +156,17 @@ class TTECollator(SentenceTransformerDataCollator):
         digest = hashlib.sha256(repr((self.seed, content)).encode()).digest()
         return int.from_bytes(digest[:8], "little") % (self.largest_budget + 1)
 
+    def spoken(self, rationale: str) -> str:
+        """A rationale as the model is to say it, its end apart."""
+        return f" {rationale}"
+
     def _rationale_ids(self, rationales: list[str]) -> torch.Tensor:
         """(B, R) int64, R >= 1."""
         tokenizer = self.model.tokenizer
         ids: list[list[int]] = []
         for text in rationales:
-            row = tokenizer(f" {neutralise(text, tokenizer)}", add_special_tokens=False).input_ids if text else []
+            said = self.spoken(neutralise(text, tokenizer))
+            row = tokenizer(said, add_special_tokens=False).input_ids if text else []
             ids.append([*row, self.end_id][: self.max_rationale_tokens] if row else [])
         return padded(ids, IGNORED)
 

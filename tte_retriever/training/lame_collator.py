@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from tte_retriever.errors import InputError
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class LameCollator(TTECollator):
     """A :class:`TTECollator` in which the positive's text takes the place of the anchor's rationale.
 
-    Text beside media is text. A positive without any has its rationale for a caption, if it may, else its row is
-    reconstructed from nothing. No other column has anything to reconstruct.
+    A positive with media has its rationale for a caption, if it may, else the text beside them; a row without either has
+    nothing to reconstruct, and no other column has.
 
     Args:
         model: As for :class:`TTECollator`.
         reconstruct: ``answer``, which is the above, or ``rationale``: batches are those of :class:`TTECollator`.
-        rationale_as_caption: Whether a rationale may stand in for the text of a positive without text.
+        rationale_as_caption: Whether the rationale of a positive with media is its caption.
         **options: As for :class:`TTECollator`.
 
     Raises:
@@ -48,26 +48,27 @@ class LameCollator(TTECollator):
         return super()._collate(rows, columns, budget)
 
     def _with_target(self, row: dict[str, Any], anchor: str, positive: str) -> dict[str, Any]:
-        target = text_of(row[positive])
-        if not target and self.rationale_as_caption:
-            target = row.get(f"{positive}_cot") or ""
-        return {name: value for name, value in row.items() if not name.endswith("_cot")} | {f"{anchor}_cot": target}
+        parts = list(parts_of(row[positive]))
+        caption = row.get(f"{positive}_cot") if self.rationale_as_caption and None in parts else ""
+        target = caption or "\n".join(filter(None, parts))
+        said = ("_cot", "_answer")
+        return {name: value for name, value in row.items() if not name.endswith(said)} | {f"{anchor}_cot": target}
 
 
-def text_of(item: Any) -> str:
-    """All text of an item, its parts on lines of their own; of a chat, what the user says."""
+def parts_of(item: Any) -> Iterator[str | None]:
+    """What an item is made of, in order: texts, and ``None`` for each piece of media; of a chat, what the user says."""
     if isinstance(item, str):
-        return item.strip()
-    if isinstance(item, Mapping):
-        if "message" in item:
-            return text_of(item["message"])
-        return text_of(item.get("text") or "")
-    if isinstance(item, (list, tuple)):
-        spoken = (each["content"] if _is_turn(each) else each for each in item if not _is_turn(each, "system"))
-        return "\n".join(text for text in map(text_of, spoken) if text)
-    return ""
-
-
-def _is_turn(part: Any, *roles: str) -> bool:
-    """Whether it is a message of a chat, of one of the roles."""
-    return isinstance(part, Mapping) and "role" in part and (not roles or part["role"] in roles)
+        yield item.strip()
+    elif isinstance(item, (list, tuple)):
+        for each in item:
+            yield from parts_of(each)
+    elif not isinstance(item, Mapping):
+        yield None
+    elif "role" in item:
+        yield from parts_of(item["content"]) if item["role"] != "system" else ()
+    else:
+        for kind, value in item.items():
+            if kind in ("text", "message"):
+                yield from parts_of(value)
+            elif kind in ("image", "video"):
+                yield None

@@ -18,8 +18,8 @@ class LameCollatorConfig(CollatorConfig):
     Attributes:
         reconstruct: What the reason tokens have to hold: ``answer`` is the text of the positive, for the query's tokens;
             ``rationale`` each item's own rationale, as in TTE-Flash.
-        rationale_as_caption: Whether the rationale of a positive without text is a caption of it, to be reconstructed in
-            its place; such rows are reconstructed from nothing otherwise.
+        rationale_as_caption: Whether the rationale of a positive with media is its caption. Otherwise the text beside the
+            media is reconstructed, and where there is none, nothing.
     """
 
     reconstruct: Reconstruct = "answer"

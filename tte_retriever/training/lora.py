@@ -58,8 +58,10 @@ def add_rows(model: TTEEncoder) -> PeftModel:
 
 
 def _thought_rows(model: TTEEncoder) -> list[int]:
+    """Ids of what the method added to the vocabulary: what the first module says, where it is of a kind of its own."""
     thought = model.thought
-    return [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
+    usual = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
+    return getattr(model.transformer, "own_ids", usual)
 
 
 def merge_lora(adapted: PeftModel) -> None:

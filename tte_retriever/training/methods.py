@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.config import ModelConfig, TrainConfig, config_from, read_values
+from tte_retriever.training.explicit_cot_config import ExplicitCoTConfig
 from tte_retriever.training.lame_config import LameConfig
 from tte_retriever.training.plume_config import PlumeConfig
 
@@ -56,6 +57,11 @@ METHODS = {
         PlumeConfig,
         "tte_retriever.training.losses:PlumeLoss",
         "tte_retriever.training.plume_collator:PlumeCollator",
+    ),
+    "explicit-cot": TrainingMethod(
+        ExplicitCoTConfig,
+        "tte_retriever.training.losses:ExplicitCoTLoss",
+        "tte_retriever.training.explicit_cot_collator:ExplicitCoTCollator",
     ),
 }
 """Name of the method, as in ``model.method`` → how it is trained."""

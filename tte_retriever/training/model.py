@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from sentence_transformers.util import load_file_path
 from transformers import AutoTokenizer
 
 from tte_retriever.building import METHODS, build
-from tte_retriever.checkpoint import own_method, resolve_model
-from tte_retriever.encoder import TTEEncoder
+from tte_retriever.checkpoint import resolve_model
+from tte_retriever.encoder import OWN_MODULES, TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.tokens import thought_vocabulary
 from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
@@ -50,11 +52,11 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
         raise InputError(
             f"model.backbone {config.backbone!r} cannot be loaded ({reason}); give a bundled name, a folder or a hub id."
         ) from error
-    if (own := own_method(name)) is not None:
-        if own != config.method:
+    if (method := _method_of(name)) is not None:
+        if method != config.method or config.think_tokens is not None:
             raise InputError(
-                f"model.backbone {config.backbone!r} is a checkpoint of the method {own}, but model.method is "
-                f"{config.method}; give one of them for the other, or start from the backbone that it was built from."
+                f"model.backbone {config.backbone!r} is of the method {method} already, but {config.method} with "
+                f"{config.think_tokens} think tokens is asked for; leave model.think_tokens out and set model.method={method}."
             )
         return name
     if thought.embed_id is None or not METHODS[config.method].stock:
@@ -66,6 +68,15 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
             f"({config.method}); leave model.think_tokens out, or start from the backbone that it was built from."
         )
     return name
+
+
+def _method_of(name: str) -> str | None:
+    """The method whose own code a checkpoint begins with; ``None`` for one of stock modules and for a backbone."""
+    file = load_file_path(name, "modules.json")
+    if file is None:
+        return None
+    first: str = json.loads(Path(file).read_text(encoding="utf-8"))[0]["type"]
+    return first.removeprefix(OWN_MODULES).split(".")[0].replace("_", "-") if first.startswith(OWN_MODULES) else None
 
 
 def load_model(name: str | Path, config: ModelConfig) -> TTEEncoder:

@@ -8,7 +8,7 @@ from tte_retriever.errors import InputError
 from tte_retriever.tokens import neutralise
 from tte_retriever.training.collator import IGNORED, TTECollator, item_columns, padded
 from tte_retriever.training.curriculum import written
-from tte_retriever.training.lame_collator import text_of
+from tte_retriever.training.lame_collator import parts_of
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,8 @@ class PlumeCollator(TTECollator):
 
     Which phase it is, is for the loss to say: a loader that runs ahead, or in processes of its own, does not know. From
     ``<eot>`` on the text holds what is left of ``<item>_cot``, the answer, ``<gen_emb>`` and the end of the turn. The
-    answer is ``<item>_answer``, else the text of the positive, for the anchor and the positive alike; columns after these
-    two have none.
+    answer is ``<item>_answer``, else a positive that is text alone, for the anchor and the positive alike; columns after
+    these two have none.
 
     Args:
         model: As for :class:`TTECollator`, of the method ``plume``.
@@ -52,7 +52,7 @@ class PlumeCollator(TTECollator):
         ids: list[list[int]] = []
         for row in rows:
             rationale = self._cut(neutralise(row.get(f"{column}_cot") or "", self.model.tokenizer))
-            answer = row.get(f"{column}_answer") or (text_of(row[positive]) if said else "")
+            answer = row.get(f"{column}_answer") or (_text_alone(row[positive]) if said else "")
             answer = neutralise(answer, self.model.tokenizer)
             for phase in self.curriculum.phases:
                 text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
@@ -63,3 +63,9 @@ class PlumeCollator(TTECollator):
         """The part of a text that is not too long."""
         ends = self.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
         return text if len(ends) <= self.max_rationale_tokens else text[: ends[self.max_rationale_tokens - 1][1]]
+
+
+def _text_alone(item: Any) -> str:
+    """An item that is nothing but text; ``""`` for any other."""
+    parts = list(parts_of(item))
+    return "" if None in parts else " ".join(filter(None, parts))

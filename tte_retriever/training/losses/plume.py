@@ -88,6 +88,7 @@ class PlumeLoss(TTELoss):
     Args:
         model: Of the method ``plume``.
         curriculum: Phases; it has to end in as many steps as the model takes.
+        rationale_weight: Of the generation part; 0 leaves it out, and what should be written is read all the same.
         disc_weight: Of InfoNCE between the states at ``<disc_emb>``, in front of the thought.
         balance_weight: Of the load balance; 0 leaves it out.
         balance: ``batch`` asks for experts that are equally busy over the batch. ``step`` pulls the routing of each step
@@ -106,6 +107,7 @@ class PlumeLoss(TTELoss):
         model: SentenceTransformer,
         *,
         curriculum: Curriculum | None = None,
+        rationale_weight: float = 1.0,
         disc_weight: float = 1.0,
         balance_weight: float = 0.01,
         balance: Balance = "batch",
@@ -115,15 +117,17 @@ class PlumeLoss(TTELoss):
             raise InputError(
                 f"{' and '.join(foreign)} are about think tokens, which PLUME has none of; leave them out."
             )
-        if min(disc_weight, balance_weight) < 0:
+        if min(rationale_weight, disc_weight, balance_weight) < 0:
             raise InputError(
-                f"disc_weight is {disc_weight} and balance_weight {balance_weight}; give 0 to leave the part out, or a "
-                "positive number."
+                f"rationale_weight is {rationale_weight}, disc_weight {disc_weight} and balance_weight {balance_weight}; "
+                "give 0 to leave a part out, or a positive number."
             )
         if balance not in get_args(Balance):
             raise InputError(f"balance is {balance!r}; it can be {' or '.join(map(repr, get_args(Balance)))}.")
         self.curriculum = curriculum or Curriculum()
-        super().__init__(model, **options)
+        _check_model(model, self.curriculum)
+        super().__init__(model, rationale_weight=0, **options)  # there are no think tokens to decode it from
+        self.rationale_weight = rationale_weight
         self.disc_weight, self.balance_weight, self.balance = disc_weight, balance_weight, balance
         first = cast("PlumeTransformer", model[0])
         self.width, self.chosen = first.get_embedding_dimension(), first.options.active_experts
@@ -131,19 +135,13 @@ class PlumeLoss(TTELoss):
         self.progress = 0.0
         self.callbacks = (_Follow(self),)
 
-    def _check_model(self, model: SentenceTransformer, *, thinks: bool) -> None:
-        first = model[0]
-        if not isinstance(first, PlumeTransformer) or first.options.readout != "gen":
-            raise InputError("The model is no PLUME that embeds after its thought; build one with method plume.")
-        if first.max_budget != self.curriculum.steps:
-            raise InputError(
-                f"The curriculum ends in {self.curriculum.steps} latent steps (segments times latents_per_segment), but "
-                f"the model takes {first.max_budget}; make them equal."
-            )
+    @property
+    def _thinking(self) -> Writing:  # type: ignore[override]  # both have the two methods that are used
+        return Writing()
 
     @property
-    def _thinking(self) -> Any:
-        return Writing()
+    def _reads_rationales(self) -> bool:
+        return True
 
     def get_config_dict(self) -> dict[str, Any]:
         """The options, for the model card."""
@@ -170,7 +168,7 @@ class PlumeLoss(TTELoss):
     def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
         """Besides the NLL, the state at ``<disc_emb>`` (mini-batch, D), and the routing, packed."""
         routing = Routing.of(features["routing"].float(), self.chosen)
-        return [*super()._row_facts(features), features["anchor_state"].float(), routing.packed]
+        return [*super()._row_facts(features), *features["anchor_state"].float().unbind(1), *routing.packed.unbind(1)]
 
     def _parts(self, vectors: list[Tensor], facts: Tensor, batch: Batch) -> dict[str, Tensor]:
         parts = super()._parts(vectors, facts, batch)
@@ -192,6 +190,17 @@ class PlumeLoss(TTELoss):
             parts["balance"] = self.balance_weight * uneven[self.balance]
         self.metrics = {"routing_entropy": routing.entropy[0].detach(), "largest_load": routing.loads.max().detach()}
         return parts
+
+
+def _check_model(model: SentenceTransformer, curriculum: Curriculum) -> None:
+    first = model[0]
+    if not isinstance(first, PlumeTransformer) or first.options.readout != "gen":
+        raise InputError("The model is no PLUME that embeds after its thought; build one with the method plume.")
+    if first.max_budget != curriculum.steps:
+        raise InputError(
+            f"The curriculum ends in {curriculum.steps} latent steps (segments times latents_per_segment), but the model "
+            f"takes {first.max_budget}; make them equal."
+        )
 
 
 class _Follow(TrainerCallback):

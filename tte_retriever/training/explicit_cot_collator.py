@@ -1,0 +1,35 @@
+"""Rows of training pairs with rationales as a model that thinks in words is to write them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from tte_retriever.errors import InputError
+from tte_retriever.training.collator import TTECollator
+
+if TYPE_CHECKING:
+    from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.methods.explicit_cot import ExplicitCoT
+
+
+class ExplicitCoTCollator(TTECollator):
+    """A :class:`TTECollator` whose rationales stand in ``<think>`` tags and end in the embed token, as UME-R1 writes them.
+
+    Args:
+        model: Built with the method ``explicit-cot``.
+        nested_budgets: Must be false: what is cut off a written rationale, no model can learn to leave out.
+        **options: As for :class:`TTECollator`.
+
+    Raises:
+        InputError: As for :class:`TTECollator`.
+    """
+
+    def __init__(self, model: TTEEncoder, *, nested_budgets: bool = False, **options: Any) -> None:
+        super().__init__(model, **options)
+        if nested_budgets:
+            raise InputError("nested_budgets is about think tokens, and explicit-cot has none; leave it out")
+        self.end_id = cast("ExplicitCoT", model.transformer).gen_id
+
+    def spoken(self, rationale: str) -> str:
+        """In its tags, on a line of its own."""
+        return f"<think>{rationale}</think>\n"
