@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +229,104 @@ def test_values_and_gradients_are_those_of_the_plain_loss(encoder, rows, index):
         found = gradients(encoder, parts)
         flat = [torch.cat([each[name].flatten() for name in reference]) for each in (found, reference)]
         assert (flat[0] - flat[1]).norm() < 1e-5 * flat[1].norm()
+
+
+# ------------------------------------------------------------------------------------------------- what it must not do
+
+
+def test_negatives_that_answer_the_query_are_left_out_of_both_contrastive_parts(encoder, rows):
+    def parts(rows):
+        loss = PlumeLoss(encoder, curriculum=CURRICULUM)
+        loss.progress = 1.0
+        return {name: value.item() for name, value in loss(columns_of(encoder, rows)).items()}
+
+    masked = [
+        {**row, "answers": ["green", "red"]} if row["positive"] == "red" else {**row, "answers": []} for row in rows
+    ]
+    before, after = parts(rows), parts(masked)
+    assert after["contrastive"] < before["contrastive"]
+    assert after["disc"] < before["disc"]
+    assert after["rationale"] == pytest.approx(before["rationale"])
+
+
+def test_the_thought_is_worth_nothing_to_disc_and_everything_to_the_rest(encoder, rows):
+    columns = columns_of(encoder, rows)
+    loss = PlumeLoss(encoder, curriculum=CURRICULUM)
+    loss.progress = 1.0
+    with torch.no_grad():
+        before = loss(columns)
+        torch.manual_seed(0)
+        for parameter in encoder[0].adapter.parameters():
+            parameter.add_(torch.randn_like(parameter))
+        after = loss(columns)
+    assert after["disc"] == before["disc"]
+    for name in ("contrastive", "rationale", "balance"):
+        assert after[name] != before[name], name
+
+
+def test_no_latent_steps_no_balance(encoder, rows):
+    loss = PlumeLoss(encoder, curriculum=CURRICULUM)
+    parts = loss(columns_of(encoder, rows))
+    assert parts["balance"] == 0
+    assert loss.metrics["latent_steps"] == 0
+    gradients(encoder, parts)
+    assert all(p.grad is None or not p.grad.any() for p in encoder[0].adapter.parameters())
+
+
+def test_a_balance_over_the_batch_lets_every_step_be_decided():
+    decided = torch.eye(4)[None].clamp(min=1e-6)  # (1, K, N): each step has its own expert, all are equally busy
+    collapsed = torch.eye(4)[[0, 0, 0, 0]][None].clamp(min=1e-6)
+    even, worst = (Routing.unpacked(Routing.of(each, 1).packed) for each in (decided, collapsed))
+    assert batch_balance(even.probabilities[0], even.loads[0]).item() == pytest.approx(1, abs=1e-4)
+    assert batch_balance(worst.probabilities[0], worst.loads[0]).item() == pytest.approx(4, abs=1e-4)
+    assert even.deviation.item() == pytest.approx(
+        worst.deviation.item(), abs=1e-4
+    )  # the original cannot tell them apart
+    assert even.entropy.item() < 1e-3
+
+
+def test_the_balance_moves_the_load(encoder, rows):
+    """Training on it alone, from a router that sends everything to two experts."""
+    columns = columns_of(encoder, rows)
+    router = encoder[0].adapter.router
+    with torch.no_grad():
+        router.bias.copy_(torch.tensor([3.0, 3.0, 0.0, 0.0]))
+    loss = PlumeLoss(encoder, curriculum=CURRICULUM)
+    loss.progress = 1.0
+    optimizer = torch.optim.Adam(router.parameters(), lr=0.3)
+    shares = []
+    for _ in range(20):
+        parts = loss(columns)
+        shares.append(loss.metrics["largest_load"].item())
+        optimizer.zero_grad()
+        parts["balance"].backward()
+        optimizer.step()
+    assert shares[0] == pytest.approx(0.5)
+    assert min(shares) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"curriculum": Curriculum()}, "8 latent steps"),
+        ({"stop_gradient": True}, "think tokens"),
+        ({"decoder": "kv"}, "think tokens"),
+        ({"disc_weight": -1}, "disc_weight is -1"),
+        ({"balance": "sample"}, "'batch' or 'step'"),
+    ],
+)
+def test_what_cannot_be_is_refused(encoder, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        PlumeLoss(encoder, **({"curriculum": CURRICULUM} | options))
+
+
+def test_a_model_of_another_method_is_refused():
+    with pytest.raises(InputError, match="no PLUME"):
+        PlumeLoss(TTEEncoder("tte-flash-tiny", device="cpu"))
+
+
+def test_gradient_checkpointing_is_refused_when_it_would_throw_the_cache_away(encoder, rows):
+    columns = columns_of(encoder, rows)
+    encoder[0].model.gradient_checkpointing_enable()
+    with pytest.raises(InputError, match="gradient checkpointing"):
+        PlumeLoss(encoder, curriculum=CURRICULUM)(columns)
