@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PlumeCollator(TTECollator):
-    """A :class:`TTECollator` whose ``c_cot_ids`` are (B, V, S): what is written after the latent steps in each of V phases.
+    """A :class:`TTECollator` whose ``c_cot_ids`` are (B, phases, S): what is written after the latent steps in each phase of the curriculum.
 
     Which phase it is, is for the loss to say: a loader that runs ahead, or in processes of its own, does not know. From
     ``<eot>`` on the text holds what is left of ``<item>_cot``, the answer, ``<gen_emb>`` and the end of the turn. The
@@ -57,7 +57,7 @@ class PlumeCollator(TTECollator):
             for phase in self.curriculum.phases:
                 text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
                 ids.append(self.model.tokenizer(text, add_special_tokens=False).input_ids)
-        return {"cot_ids": padded(ids, IGNORED).unflatten(0, (len(rows), -1))}  # (B, V, S)
+        return {"cot_ids": padded(ids, IGNORED).unflatten(0, (len(rows), -1))}  # (B, phases, S)
 
     def _cut(self, text: str) -> str:
         """The part of a text that is not too long."""

@@ -75,7 +75,7 @@ class Writing:
 class PlumeLoss(TTELoss):
     """InfoNCE after the thought and before it, the NLL of what is written after it, and load balance of the experts.
 
-    Features of a column are those of :class:`TTELoss`, but ``cot_ids`` are (B, V, S) int64, padded on the right with -100:
+    Features of a column are those of :class:`TTELoss`, but ``cot_ids`` are (B, phases, S) int64, padded on the right with -100:
     what is written, up to and with ``<gen_emb>``, in each phase of the curriculum. The phase is that of ``progress``, which
     the trainer tells through ``callbacks``. Every row of every column has something to write, if only the end.
 
