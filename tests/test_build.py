@@ -238,7 +238,7 @@ def test_card_says_what_it_is_and_that_it_is_not_trained(built, family):
     [
         ({"think_tokens": -1}, "0 to 64"),
         ({"think_tokens": 65}, "0 to 64"),
-        ({"method": "plume"}, "direct or tte-flash"),
+        ({"method": "tte-flsh"}, "direct or tte-flash"),
         ({"init": "zero"}, "mean or keep"),
         ({"method": "direct", "think_tokens": 2}, "give 0"),
         ({"backbone": "no/such-backbone"}, "no/such-backbone"),

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 MAX_THINK_TOKENS = 64
 
-
 _TOKENS = "{k} think tokens and one embed token in its vocabulary and chat template"
 _STEPS = "{k} latent steps through a routed adapter, and PLUME's tokens in its vocabulary and chat template"
 _WORDS = "a rationale of up to {k} tokens to write, and tokens to embed it by in its vocabulary and chat template"
-_STOCK = "Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed inputs and `think_budget`"
-_OURS = "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with `trust_remote_code=True`; it takes `think_budget`"
+LOADING = {
+    True: "Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed\ninputs and `think_budget`",
+    False: "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with\n`trust_remote_code=True`; `think_budget` is",
+}
+"""Who loads what was built or trained, by whether stock code is enough; for cards."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class _Method:
         modules: Builds it.
         think_tokens: K when none is given.
         thought: What the card says that a backbone gets.
-        stock: Whether the checkpoint needs no code of ours at inference: its thought is in its vocabulary.
+        stock: Whether plain ``SentenceTransformer`` loads it.
         most: The largest K.
         first: Class of its first module, if it needs more of a backbone than the stock one loads.
     """
@@ -48,11 +50,6 @@ class _Method:
     stock: bool = True
     most: int = MAX_THINK_TOKENS
     first: type[Transformer] = Transformer
-
-    @property
-    def loading(self) -> str:
-        """What cards say of who loads the checkpoint."""
-        return _STOCK if self.stock else _OURS
 
 
 METHODS = {
@@ -123,6 +120,12 @@ def build(
     return write_new(out, model, card)
 
 
+def how_to_load(folder: str | Path, method: str) -> str:
+    """Code that loads a checkpoint of a method: by stock classes if they can, and by ours."""
+    loaders = [*(["SentenceTransformer"] if METHODS[method].stock else []), "TTEEncoder"]
+    return " or ".join(f'{loader}("{folder}")' for loader in loaders)
+
+
 def _card(loaded: Backbone, name: str, method: str, think_tokens: int, init: str, seed: int) -> str:
     model, head = loaded.transformer.model, "none: the backbone's own, untied, is not kept"
     if model.config.tie_word_embeddings:
@@ -150,6 +153,5 @@ the starting point of training. **It has not been trained: its vectors are well-
 | prompts kept | {", ".join(f"`{name}`" for name, prompt in loaded.prompts.items() if prompt) or "none"} |
 | output head | {head} |
 
-Built by `tte-retriever build`. {METHODS[method].loading},
-0 to {think_tokens}. The licence is that of the backbone.
+Built by `tte-retriever build`. {LOADING[METHODS[method].stock]}, 0 to {think_tokens}. The licence is that of the backbone.
 """

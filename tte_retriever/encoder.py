@@ -280,7 +280,8 @@ class TTEEncoder(SentenceTransformer):
             return largest
         if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)) or not 0 <= budget <= largest:
             raise InputError(
-                f"think_budget is {budget!r}, but this model thinks up to {largest}; give an int from 0 to {largest}."
+                f"think_budget is {budget!r}, but this model has {largest} think tokens or steps; give an int from 0 to "
+                f"{largest}."
             )
         return int(budget)
 

@@ -98,6 +98,8 @@ def test_the_folder_says_all_and_loads_again(imported, encoder, tmp_path):
     }
     assert settings["suffix"] == "<eot></think>\n<gen_emb>"
     assert "PLUME" in (imported / "README.md").read_text()
+    types = [module["type"] for module in json.loads((imported / "modules.json").read_text())]
+    assert types[0] == "tte_retriever.methods.plume.PlumeTransformer"  # a format on disk: it never moves
     encoder.save_pretrained(str(tmp_path / "copy"))
     again = TTEEncoder(str(tmp_path / "copy"), device="cpu")
     assert type(again[0]) is PlumeTransformer
@@ -190,6 +192,13 @@ def test_a_bad_setting_is_refused(original, tmp_path, setting, complaint):
     with pytest.raises(InputError, match=complaint):
         import_checkpoint(original, tmp_path / "out", origin="plume", **setting)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_family_is_refused(original, tmp_path):
+    folder = shutil.copytree(original, tmp_path / "bert")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(CheckpointError, match="bert"):
+        import_checkpoint(folder, tmp_path / "out", origin="plume")
 
 
 def test_an_unknown_origin_and_an_occupied_folder_are_refused(original, tmp_path):

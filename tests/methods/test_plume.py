@@ -201,6 +201,16 @@ def test_gradients_go_back_through_every_step(encoder):
     encoder.zero_grad()
 
 
+def test_half_precision_stays_near(encoder, tmp_path):
+    encoder.save_pretrained(str(tmp_path / "plume"))
+    half = TTEEncoder(str(tmp_path / "plume"), device="cpu", model_kwargs={"dtype": "bfloat16"})
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    vectors = encoder.encode(ITEMS)
+    assert (half.encode(ITEMS) * vectors).sum(1).min() > 0.98
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (encoder.encode(ITEMS) * vectors).sum(1).min() > 0.98
+
+
 # What an item becomes -------------------------------------------------------------------------------------------------
 
 

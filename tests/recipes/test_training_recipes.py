@@ -116,6 +116,7 @@ def test_the_tiny_configs_run(recipe, command, checkpoint, tmp_path):
     code, said, _ = command(config, *words, *small)
     assert code == 0
     assert f'TTEEncoder("{tmp_path / "out/model"}")' in said
+    assert (f'SentenceTransformer("{tmp_path / "out/model"}")' in said) == (recipe != "train_explicit_cot")
     assert np.isfinite(stock(recipe, tmp_path / "out/model").encode(["a red circle"])).all()
     code, _, complaint = command(config, *words, *small, "--set", "seed=1")
     assert code == 2

@@ -196,3 +196,26 @@ def test_a_trained_model_writes_what_it_was_taught_and_is_trained_on(checkpoint,
         "model.method=explicit-cot", f"model.backbone={tmp_path / 'out/model'}", "output_dir=again", "max_steps=1"
     )
     assert TTEEncoder(str(train(again)), device="cpu").max_budget == 40
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_leave_room_for_its_tokens(checkpoint, configured, tmp_path, monkeypatch, tied):
+    """Their rows are trained beside the adapters, also in an output head of its own, and everything is merged."""
+    monkeypatch.chdir(tmp_path)
+    folder = build(
+        tmp_path / "start", backbone=checkpoint("qwen2_vl", tied=tied), method="explicit-cot", think_tokens=9
+    )
+    options = ("model.method=explicit-cot", f"model.backbone={folder}", "lora={rank: 2}", "max_steps=2")
+    result = train(configured(*options))
+    before, after = (TTEEncoder(str(each), device="cpu").transformer for each in (folder, result))
+    own = sorted(after.own_ids)
+    for matrix in ("get_input_embeddings", "get_output_embeddings"):
+        old, new = (getattr(each.model, matrix)().weight for each in (before, after))
+        assert (old != new).any(1).nonzero()[:, 0].tolist() == own
+    assert (after.model.get_output_embeddings().weight is after.model.get_input_embeddings().weight) == tied
+    changed = [
+        name
+        for name, weight in before.model.state_dict().items()
+        if not torch.equal(weight, after.model.state_dict()[name])
+    ]
+    assert any("q_proj" in name for name in changed)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 from transformers.utils import logging
 
 from tte_retriever.encoder import TTEEncoder
-from tte_retriever.methods import tte_flash
+from tte_retriever.methods import plume, tte_flash
 from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
 
 BUNDLED = "tte-flash-tiny"
 MOST_THINK_TOKENS = 32
+PLUME_STEPS = 8
 _SHAPES = {
     "random-1m": TinyShape(),
     "random-40m": TinyShape(width=512, layers=10, vision_width=256, vision_layers=6),
@@ -25,9 +33,18 @@ def load(name: str) -> TTEEncoder:
     """The bundled model, or a random Qwen3-VL with 32 think tokens that sees pictures of up to 448 x 448 pixels."""
     if name not in _SHAPES:
         return TTEEncoder(name, device="cpu")
+    return _random(name, partial(tte_flash.build, think_tokens=MOST_THINK_TOKENS))
+
+
+def load_plume(name: str) -> TTEEncoder:
+    """A PLUME of 8 latent steps on the random backbone of that name."""
+    return _random(name, partial(plume.build, think_tokens=PLUME_STEPS))
+
+
+def _random(name: str, build: Callable[[str], list[nn.Module]]) -> TTEEncoder:
     with TemporaryDirectory() as folder:
         build_backbone(replace(_SHAPES[name], reserved_tokens=MOST_THINK_TOKENS + 1), Path(folder))
-        encoder = TTEEncoder(modules=tte_flash.build(folder, MOST_THINK_TOKENS), device="cpu")
+        encoder = TTEEncoder(modules=build(folder), device="cpu")
     encoder.processor.image_processor.size = {"shortest_edge": 32 * 32, "longest_edge": 448 * 448}
     return encoder
 

@@ -27,6 +27,7 @@ def run(*, quick: bool = False) -> Iterator[Measurement]:
             streaming.packing(BUNDLED, 32),
             memory.growth(BUNDLED, 16, 32),
             thinking.cost("random-1m", (1,), rounds=1),
+            thinking.sharing("random-1m", rounds=1),
         )
     else:
         parts = (
@@ -36,5 +37,7 @@ def run(*, quick: bool = False) -> Iterator[Measurement]:
             streaming.packing(BUNDLED, 1024),
             memory.growth(BUNDLED, 256, 4096),
             thinking.cost("random-40m", (1, 8), rounds=5),
+            thinking.sharing("random-1m", rounds=5),
+            thinking.sharing("random-40m", rounds=3),
         )
     yield from chain.from_iterable(parts)

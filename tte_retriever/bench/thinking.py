@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLForConditionalGeneration
 
 from tte_retriever.bench.measurement import Measurement, interleaved, ratio
-from tte_retriever.bench.models import described, load
-from tte_retriever.bench.workloads import picture, sentence
+from tte_retriever.bench.models import PLUME_STEPS, described, load, load_plume
+from tte_retriever.bench.workloads import draw, picture, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
     from transformers import Qwen3VLModel
 
     from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.methods.plume import PlumeTransformer
 
 BUDGETS = (4, 8, 16, 32)
 WRITTEN_TOKENS = 128
 _TEXT_WORDS = 26
 _REFERENCE_BUDGET = 8
+_TOGETHER = 16
 
 
 def cost(model: str, batches: tuple[int, ...], rounds: int) -> Iterator[Measurement]:
     """CPU time of a forward pass with K think tokens over one with none, beside the ratio of floating-point operations.
 
-    The last row of each shape generates 128 tokens, greedily and with a cache, before it embeds: what an explicit chain
-    of thought would cost, over ``tte-flash`` with 8 think tokens. Preprocessing is not counted on either side.
+    The last rows of each shape are over ``tte-flash`` with 8 think tokens. One generates 128 tokens, greedily and with a
+    cache, before it embeds: what an explicit chain of thought would cost. One takes PLUME's 8 latent steps on the same
+    backbone, behind its longer prompt. Preprocessing is not counted on any side.
     """
-    encoder = load(model)
-    encoder.eval()
+    encoder, plume = load(model).eval(), load_plume(model).eval()
     random = np.random.default_rng(0)
     name = described(model, encoder)
     items = {"text": {"text": sentence(_TEXT_WORDS, random)}, "image": {"image": picture(448, 448, random)}}
@@ -42,6 +44,8 @@ def cost(model: str, batches: tuple[int, ...], rounds: int) -> Iterator[Measurem
         for batch in batches:
             features = {k: encoder.preprocess([item] * batch, think_budget=k) for k in (0, *BUDGETS)}
             works: dict[str, Any] = {str(k): partial(_embed, encoder, each) for k, each in features.items()}
+            latent = plume.preprocess([item] * batch)
+            works["latent"] = partial(_embed, plume, latent)
             works["written"] = partial(_write_then_embed, encoder, _generator(encoder), features[0])
             timed = interleaved(works, rounds)
             shape = f"{kind} of {features[0]['input_ids'].shape[1]} tokens, batch {batch}"
@@ -50,14 +54,54 @@ def cost(model: str, batches: tuple[int, ...], rounds: int) -> Iterator[Measurem
                 predicted = operations[k] / operations[0]
                 quantity = f"K = {k} / K = 0 (operations: {predicted:.3f})"
                 yield Measurement("thinking", name, shape, quantity, *ratio(timed[str(k)], timed["0"]))
-            quantity = f"{WRITTEN_TOKENS} written tokens / K = {_REFERENCE_BUDGET}"
-            measured = ratio(timed["written"], timed[str(_REFERENCE_BUDGET)])
-            yield Measurement("thinking", name, shape, quantity, *measured)
+            prompt = f"behind {latent['input_ids'].shape[1]} tokens"
+            others = {"written": f"{WRITTEN_TOKENS} written tokens", "latent": f"{PLUME_STEPS} PLUME steps {prompt}"}
+            for work, what in others.items():
+                measured = ratio(timed[work], timed[str(_REFERENCE_BUDGET)])
+                yield Measurement("thinking", name, shape, f"{what} / K = {_REFERENCE_BUDGET}", *measured)
 
 
-def _embed(encoder: TTEEncoder, features: dict[str, Any]) -> None:
+def sharing(model: str, rounds: int) -> Iterator[Measurement]:
+    """CPU time of a PLUME for 16 different items together over that for each alone: as a whole, and of the thought only.
+
+    The prompts of the batch are padded to the longest. Reading them is the same work together and alone; the latent steps
+    read all weights for one token each, and for 16 as fast.
+    """
+    plume = load_plume(model).eval()
+    items = list(draw("mixed", _TOGETHER))
+    together, alone = plume.preprocess(items), [plume.preprocess([item]) for item in items]
+    timed = interleaved(
+        {
+            "together": partial(_embed, plume, together),
+            "alone": lambda: [_embed(plume, features) for features in alone],
+            "prompts together": partial(_read_prefix, plume, together),
+            "prompts alone": lambda: [_read_prefix(plume, features) for features in alone],
+        },
+        rounds,
+    )
+    lengths = [features["input_ids"].shape[1] for features in alone]
+    shape = f"{_TOGETHER} mixed items behind {min(lengths)} to {max(lengths)} tokens"
+    name = described(model, plume)
+    vectors = np.concatenate([_embed(plume, features) for features in alone])
+    least = float((_embed(plume, together) * vectors).sum(1).min())
+    yield Measurement("thinking", name, shape, "least cosine", least, least, least, "≥ 0.99999")
+    yield Measurement("thinking", name, shape, "together / alone", *ratio(timed["together"], timed["alone"]))
+    thoughts = {
+        which: [a - b for a, b in zip(timed[which], timed[f"prompts {which}"], strict=True)]
+        for which in ("together", "alone")
+    }
+    measured = ratio(thoughts["together"], thoughts["alone"])
+    yield Measurement("thinking", name, shape, "thoughts together / alone", *measured, "≤ 0.25")
+
+
+def _read_prefix(encoder: TTEEncoder, features: dict[str, Any]) -> object:
     with torch.inference_mode():
-        encoder(dict(features))
+        return cast("PlumeTransformer", encoder.transformer).read_prefix(features)
+
+
+def _embed(encoder: TTEEncoder, features: dict[str, Any]) -> np.ndarray:
+    with torch.inference_mode():
+        return encoder(dict(features))["sentence_embedding"].numpy()
 
 
 def _generator(encoder: TTEEncoder) -> Qwen3VLForConditionalGeneration:

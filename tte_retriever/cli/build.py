@@ -15,7 +15,7 @@ def build(
     think_tokens: Annotated[
         int | None,
         typer.Option(
-            help="K, 0 to 64; 8, but 0 for direct, if not given. For explicit-cot most tokens to write: 512."
+            help="K, 0 to 64 (plume: 32); 8, but 0 for direct, if not given. For explicit-cot most tokens to write: 512."
         ),
     ] = None,
     init: Annotated[str, typer.Option(help="How the rows of the new tokens start: mean or keep.")] = "mean",
@@ -35,6 +35,4 @@ def build(
         init=init,  # type: ignore[arg-type]  # any other word is refused with a sentence
         seed=seed,
     )
-    typer.echo(
-        f'{out}: built, not trained yet. Load it with TTEEncoder("{out}"); its README.md says what else loads it.'
-    )
+    typer.echo(f"{out}: built, not trained yet. Load it with {building.how_to_load(out, method)}.")

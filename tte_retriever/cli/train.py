@@ -26,8 +26,9 @@ def train(
 
     from transformers.utils import logging as transformers_logging
 
+    from tte_retriever.building import how_to_load
     from tte_retriever.training.run import train as run
 
     transformers_logging.disable_progress_bar()
     result = run(settings)
-    typer.echo(f'{result}: trained. Load it with TTEEncoder("{result}"); its README.md says what else loads it.')
+    typer.echo(f"{result}: trained. Load it with {how_to_load(result, settings.model.method)}.")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
-from tte_retriever.backbones import load_backbone
+from tte_retriever.backbones import backbone_spec, load_backbone
 from tte_retriever.errors import CheckpointError
 from tte_retriever.importing.layout import check_names, load_backbone_weights, read_weights
 from tte_retriever.methods.plume import Context, PlumeOptions, Positions, Readout, modules
@@ -108,6 +108,7 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
 def _processor(folder: Path) -> Qwen2VLProcessor:
     """The processor with the sizes that the authors' evaluation sets."""
     try:
+        backbone_spec(AutoConfig.from_pretrained(folder).model_type)
         processor = AutoProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise CheckpointError(

@@ -98,6 +98,11 @@ class ExplicitCoT(Transformer):
         """Id of the token of the ``disc`` embedding."""
         return cast("int", cast("Any", self.tokenizer).convert_tokens_to_ids(DISC_TOKEN))
 
+    @property
+    def own_ids(self) -> list[int]:
+        """Both: what the method adds to a backbone's vocabulary."""
+        return [self.gen_id, self.disc_id]
+
     def preprocess(self, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As the stock module; rows that truncation has robbed of their prompt are refused.
 
@@ -284,13 +289,16 @@ class Rationale:
     vector: np.ndarray = field(compare=False, repr=False)
 
 
-def think_aloud(encoder: SentenceTransformer, items: Sequence[Any], **options: Any) -> list[Rationale]:
+def think_aloud(
+    encoder: SentenceTransformer, items: Sequence[Any], *, batch_size: int = 32, **options: Any
+) -> list[Rationale]:
     """Encode items and tell what was thought of each.
 
     Args:
         encoder: Built with the method ``explicit-cot``, in mode ``gen``.
         items: As for ``encode``.
-        **options: As for ``encode``: ``think_budget``, ``batch_size``, ``prompt`` …
+        batch_size: Items in one pass.
+        **options: As for ``encode``: ``think_budget``, ``prompt`` …
 
     Raises:
         InputError: If the encoder thinks otherwise, or not at all.
@@ -301,11 +309,13 @@ def think_aloud(encoder: SentenceTransformer, items: Sequence[Any], **options: A
             "This model writes no rationale; give one of the method explicit-cot, and leave its mode at 'gen'."
         )
     rationales = []
-    for features in encoder.encode(list(items), output_value=None, **options):
-        ids = [token for token in features["rationale_ids"].tolist() if token >= 0]
-        text = cast("Any", first.tokenizer).decode(ids)
-        vector = features["sentence_embedding"].float().cpu().numpy()
-        rationales.append(Rationale(text, len(ids), _STOPS[int(features["stop"])], vector))
+    for start in range(0, len(items), batch_size):  # a batch at a time, because its features hold all of its media
+        batch = list(items[start : start + batch_size])
+        for features in encoder.encode(batch, output_value=None, batch_size=batch_size, **options):
+            ids = [token for token in features["rationale_ids"].tolist() if token >= 0]
+            text = cast("Any", first.tokenizer).decode(ids)
+            vector = features["sentence_embedding"].float().cpu().numpy()
+            rationales.append(Rationale(text, len(ids), _STOPS[int(features["stop"])], vector))
     return rationales
 
 

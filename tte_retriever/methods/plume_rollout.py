@@ -103,13 +103,11 @@ def rollout(
 
 
 def _attention_mask(visible: torch.Tensor, embeddings: torch.Tensor, implementation: str) -> torch.Tensor:
-    """What an attention implementation takes for (B, S) ``visible``; made here, as transformers would ask the device."""
+    """What an attention implementation takes for ``visible`` (B, S); made here, as transformers would ask the device."""
     if "flash" in implementation:
         return visible.to(torch.int64)
     queries, keys = embeddings.shape[1], visible.shape[1]
     causal = torch.ones(queries, keys, dtype=torch.bool, device=visible.device).tril(keys - queries)
     allowed = visible[:, None, None] & causal  # (B, 1, queries, keys)
-    if implementation == "sdpa":
-        return allowed
     lowest = torch.finfo(embeddings.dtype).min
     return torch.zeros_like(allowed, dtype=embeddings.dtype).masked_fill(~allowed, lowest)

@@ -17,7 +17,7 @@ class ExplicitCoTCollator(TTECollator):
 
     Args:
         model: Built with the method ``explicit-cot``.
-        nested_budgets: Must be false: what is cut off a written rationale, no model can learn to leave out.
+        nested_budgets: Must be false: the length of a rationale is what was written.
         **options: As for :class:`TTECollator`.
 
     Raises:

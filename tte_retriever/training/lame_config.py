@@ -41,7 +41,7 @@ class LameStage(StageConfig):
         diversity_weight: Of the regulariser on the reason states; 0 leaves it out.
     """
 
-    diversity_weight: float = 0.1
+    diversity_weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,19 @@ def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
     import peft
 
     rows = _thought_rows(model)
+    backbone = cast("Any", model.transformer.model)
+    matrices = ["embed_tokens"]
+    if backbone.get_output_embeddings() is not None and not backbone.config.tie_word_embeddings:
+        matrices.append("lm_head")  # or what is written after a rationale would never be learnt
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=config.targets,
-        trainable_token_indices={"embed_tokens": rows} if rows else None,
+        trainable_token_indices=dict.fromkeys(matrices, rows) if rows else None,
     )
     try:
-        return cast("PeftModel", peft.get_peft_model(cast("Any", model.transformer.model), settings))
+        return cast("PeftModel", peft.get_peft_model(backbone, settings))
     except ValueError as error:
         raise InputError(f"lora.targets {config.targets!r} cannot be adapted: {error}") from error
 

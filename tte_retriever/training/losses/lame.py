@@ -53,7 +53,7 @@ class LameLoss(TTELoss):
         model: SentenceTransformer,
         *,
         decoder_layers: int = 1,
-        diversity_weight: float = 0.1,
+        diversity_weight: float = 1.0,
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
