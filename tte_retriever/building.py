@@ -26,7 +26,7 @@ _STEPS = "{k} latent steps through a routed adapter, and PLUME's tokens in its v
 _WORDS = "a rationale of up to {k} tokens to write, and tokens to embed it by in its vocabulary and chat template"
 LOADING = {
     True: "Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed\ninputs and `think_budget`",
-    False: "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with\n`trust_remote_code=True`; `think_budget` is",
+    False: "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with\n`trust_remote_code=True`; both take `think_budget`",
 }
 """Who loads what was built or trained, by whether stock code is enough; for cards."""
 

@@ -183,6 +183,7 @@ def test_a_missing_file_is_one_sentence(original, tmp_path, file):
         ({"context": "dics"}, "disc or prefix_last or none"),
         ({"positions": "absolute"}, "kv or mrope"),
         ({"readout": "last"}, "gen or disc"),
+        ({"suffix": ""}, "suffix is empty"),
         ({"steps": 33}, "from 0 to 32"),
         ({"active_experts": 5}, "from 1 to 4"),
         ({"think_tokens": 4}, "no setting think_tokens"),

@@ -32,6 +32,20 @@ torch.save({**models[-1].state_dict(), **loss}, f"rank{os.environ['RANK']}.pt")
 """
 
 
+def trained_by_two(values, folder):
+    """What each of two processes has trained, which has to be the same."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    (folder / "script.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"]
+    run = [*launch, "config.yaml"]
+    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(folder / f"rank{rank}.pt") for rank in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    return first
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -46,15 +60,7 @@ def test_two_processes_end_with_the_same_weights(configured, tmp_path, options):
     config = configured(*options, "loss.gather_across_devices=true", "loss.mini_batch_size=2", "max_steps=3")
     values = yaml.safe_load(config.to_yaml())
     values["data"].append({**values["data"][0], "name": "other"})
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    (tmp_path / "script.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"]
-    run = [*launch, "config.yaml"]
-    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    first = trained_by_two(values, tmp_path)
     assert any(name.startswith("loss.light_decoder") for name in first) == (config.model.method == "lame")
     saved = load_file(tmp_path / "out/model/model.safetensors")
     before = load_file(Path(config.model.backbone) / "model.safetensors")
@@ -64,6 +70,16 @@ def test_two_processes_end_with_the_same_weights(configured, tmp_path, options):
     named = {key for entry in log for key in entry}
     generation = "reconstruction" if config.model.method == "lame" else "rationale"
     assert {f"{name}_{part}" for name in ("mine", "other") for part in ("contrastive", generation)} <= named
+
+
+@pytest.mark.slow
+def test_rationales_in_the_sequence_are_learnt_by_two_processes(configured, checkpoint, tmp_path):
+    shared = ("loss.gather_across_devices=true", "loss.mini_batch_size=2", "max_steps=2")
+    backbone = checkpoint("qwen2_vl")
+    config = configured("model.method=explicit-cot", f"model.backbone={backbone}", *shared)
+    trained_by_two(yaml.safe_load(config.to_yaml()), tmp_path)
+    log = json.loads((tmp_path / "out/joint/log.json").read_text())["log_history"]
+    assert {"contrastive", "rationale", "disc"} <= log[0].keys()
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoProcessor
 from tte_retriever.backbones import backbone_spec, load_backbone
 from tte_retriever.errors import CheckpointError
 from tte_retriever.importing.layout import check_names, load_backbone_weights, read_weights
-from tte_retriever.methods.plume import Context, PlumeOptions, Positions, Readout, modules
+from tte_retriever.methods.plume import modules
+from tte_retriever.methods.plume_options import Context, PlumeOptions, Positions, Readout
 from tte_retriever.methods.plume_prompt import check_marks
 
 if TYPE_CHECKING:

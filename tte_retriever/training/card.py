@@ -38,8 +38,8 @@ tags: [sentence-transformers, tte-retriever]
 ---
 # {config.model.method} on {base}
 
-Trained with `tte-retriever train`. {LOADING[METHODS[config.model.method].stock]}, 0 to
-{model.max_budget}. **It was not evaluated by its training**, and the licence is that of the backbone.
+Trained with `tte-retriever train`. {LOADING[METHODS[config.model.method].stock]}, 0 to {model.max_budget}.
+**It was not evaluated by its training**, and the licence is that of the backbone.
 
 | | |
 |---|---|

@@ -28,20 +28,15 @@ def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
     """
     import peft
 
-    rows = _thought_rows(model)
-    backbone = cast("Any", model.transformer.model)
-    matrices = ["embed_tokens"]
-    if backbone.get_output_embeddings() is not None and not backbone.config.tie_word_embeddings:
-        matrices.append("lm_head")  # or what is written after a rationale would never be learnt
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=config.targets,
-        trainable_token_indices=dict.fromkeys(matrices, rows) if rows else None,
+        trainable_token_indices=_thought_rows(model) or None,
     )
     try:
-        return cast("PeftModel", peft.get_peft_model(backbone, settings))
+        return cast("PeftModel", peft.get_peft_model(cast("Any", model.transformer.model), settings))
     except ValueError as error:
         raise InputError(f"lora.targets {config.targets!r} cannot be adapted: {error}") from error
 
@@ -57,15 +52,23 @@ def add_rows(model: TTEEncoder) -> PeftModel:
     """
     import peft
 
-    settings = peft.TrainableTokensConfig(token_indices=_thought_rows(model), target_modules=["embed_tokens"])
+    matrices = _thought_rows(model)
+    settings = peft.TrainableTokensConfig(token_indices=matrices["embed_tokens"], target_modules=list(matrices))
     return cast("PeftModel", peft.get_peft_model(cast("Any", model.transformer.model), settings))
 
 
-def _thought_rows(model: TTEEncoder) -> list[int]:
-    """Ids of what the method added to the vocabulary: what the first module says, where it is of a kind of its own."""
-    thought = model.thought
+def _thought_rows(model: TTEEncoder) -> dict[str, list[int]]:
+    """Ids of what the method added to the vocabulary, by the matrices in which they have rows; nothing if it added none.
+
+    They are what the first module says, where it is of a kind of its own, else think and embed tokens.
+    """
+    thought, backbone = model.thought, cast("Any", model.transformer.model)
     usual = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
-    return getattr(model.transformer, "own_ids", usual)
+    matrices = ["embed_tokens"]
+    if backbone.get_output_embeddings() is not None and not backbone.config.tie_word_embeddings:
+        matrices.append("lm_head")  # what is written after a rationale has to be learnt there, too
+    rows = getattr(model.transformer, "own_ids", usual)
+    return dict.fromkeys(matrices, rows) if rows else {}
 
 
 def merge_lora(adapted: PeftModel) -> None:
