@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -61,6 +63,16 @@ def test_control_tokens_in_a_rationale_stay_text_and_long_ones_are_cut(encoder):
     for token in ("<gen_emb>", "<|im_end|>"):
         assert (ids == encoder.tokenizer.convert_tokens_to_ids(token)).sum() == 1
     assert texts(encoder, ROW, max_rationale_tokens=5)[0].startswith("<eot>It is</think>")
+
+
+def test_a_batch_of_one_column_has_no_answer_but_its_own(encoder):
+    assert texts(encoder, {"anchor": "q", "anchor_cot": "It is."})[0] == f"<eot>It is.</think>\n{END}"
+
+
+def test_a_model_that_reads_another_suffix_is_refused(encoder, monkeypatch):
+    monkeypatch.setattr(encoder[0], "options", replace(encoder[0].options, suffix="<eot><gen_emb>"))
+    with pytest.raises(InputError, match="<eot><gen_emb>"):
+        PlumeCollator(encoder, curriculum=CURRICULUM)
 
 
 def test_budgets_belong_to_the_curriculum(encoder):

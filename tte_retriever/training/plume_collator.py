@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tte_retriever.errors import InputError
 from tte_retriever.tokens import neutralise
@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     import torch
 
     from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.methods.plume import PlumeTransformer
     from tte_retriever.training.curriculum import Curriculum
+
+_SUFFIX = "<eot></think>\n<gen_emb>"
+"""What is written when everything is latent and the answer is dropped, up to where the model embeds."""
 
 
 class PlumeCollator(TTECollator):
-    """A :class:`TTECollator` whose ``c_cot_ids`` are (B, phases, S): what is written after the latent steps in each phase of the curriculum.
+    """A :class:`TTECollator` whose ``c_cot_ids`` are (B, phases, S): what is written after the latent steps in each phase.
 
     Which phase it is, is for the loss to say: a loader that runs ahead, or in processes of its own, does not know. From
     ``<eot>`` on the text holds what is left of ``<item>_cot``, the answer, ``<gen_emb>`` and the end of the turn. The
@@ -32,7 +36,7 @@ class PlumeCollator(TTECollator):
         **options: As for :class:`TTECollator`; ``max_rationale_tokens`` counts ``<item>_cot`` alone.
 
     Raises:
-        InputError: As for :class:`TTECollator`, and ``nested_budgets``.
+        InputError: As for :class:`TTECollator`, ``nested_budgets``, and a model that reads another suffix at inference.
     """
 
     def __init__(
@@ -43,17 +47,21 @@ class PlumeCollator(TTECollator):
                 "nested_budgets is true, but PLUME's curriculum says how many steps are latent; leave it out"
             )
         super().__init__(model, **options)
+        suffix = cast("PlumeTransformer", model.transformer).options.suffix
+        if suffix != _SUFFIX:
+            raise InputError(
+                f"at inference this model reads {suffix!r} after its latent steps, but the curriculum ends in {_SUFFIX!r}; "
+                "build or import it with that suffix"
+            )
         self.curriculum = curriculum
 
     def _thought(self, rows: list[dict[str, Any]], column: str) -> dict[str, torch.Tensor]:
-        anchor, *others = item_columns(list(rows[0]))
-        positive = others[0] if others else anchor
-        said = column in (anchor, positive)
+        pair = item_columns(list(rows[0]))[:2]
         ids: list[list[int]] = []
         for row in rows:
             rationale = self._cut(neutralise(row.get(f"{column}_cot") or "", self.model.tokenizer))
-            answer = row.get(f"{column}_answer") or (_text_alone(row[positive]) if said else "")
-            answer = neutralise(answer, self.model.tokenizer)
+            usual = _text_alone(row[pair[1]]) if column in pair and len(pair) == 2 else ""
+            answer = neutralise(row.get(f"{column}_answer") or usual, self.model.tokenizer)
             for phase in self.curriculum.phases:
                 text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
                 ids.append(self.model.tokenizer(text, add_special_tokens=False).input_ids)

@@ -75,15 +75,15 @@ class Writing:
 class PlumeLoss(TTELoss):
     """InfoNCE after the thought and before it, the NLL of what is written after it, and load balance of the experts.
 
-    Features of a column are those of :class:`TTELoss`, but ``cot_ids`` are (B, phases, S) int64, padded on the right with -100:
-    what is written, up to and with ``<gen_emb>``, in each phase of the curriculum. The phase is that of ``progress``, which
-    the trainer tells through ``callbacks``. Every row of every column has something to write, if only the end.
+    Features of a column are those of :class:`TTELoss`, but ``cot_ids`` are (B, phases, S) int64, padded on the right with
+    -100: what is written, ``<gen_emb>`` included, in each phase of the curriculum. The phase is that of ``progress``, which
+    the trainer tells through ``callbacks``. Every row of a column that has them writes something, if only the end.
 
     Large batches go through GradCache like those of :class:`TTELoss`: anchor states and routing ride with the embeddings,
     so that negatives and balance are those of the whole batch, while memory is that of a mini-batch.
 
     ``metrics`` holds, after each call in which there were latent steps, the router's entropy, the share of the choices that
-    fell on the busiest expert (1/N where load is even), and the number of steps.
+    fell on the busiest expert (1/N where the load is even), and the number of steps.
 
     Args:
         model: Of the method ``plume``.
@@ -162,7 +162,7 @@ class PlumeLoss(TTELoss):
                 given["cot_ids"] = ids[:, : int((ids >= 0).sum(1).max())]
             columns.append(given)
         parts = super().forward(columns)
-        self.metrics["latent_steps"] = torch.tensor(float(latents))
+        self.metrics["latent_steps"] = torch.full_like(self.log_scale.detach(), latents)
         return parts
 
     def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
