@@ -325,8 +325,8 @@ def train_stage(config: WorldConfig, stage: WorldStage, model: TTEEncoder, befor
     )
 
 
-def build(config: WorldConfig) -> Path:
-    """Run every stage that is not finished yet and save the result."""
+def build(config: WorldConfig, until: str | None = None) -> Path:
+    """Run every stage that is not finished yet, up to the one named ``until``, and save the result."""
     out = Path(config.output_dir)
     claim(out, config)
     start = prepare_start(config.model, out / "start", seed=config.seed)
@@ -337,6 +337,8 @@ def build(config: WorldConfig) -> Path:
             model = load(folder / RESULT, config)
         else:
             train_stage(config, stage, model, before)
+        if stage.name == until:
+            return folder / RESULT
         before = folder
     result = out / RESULT
     if not result.exists():
@@ -357,10 +359,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage, whose model is a reader of pixels")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    logger.info("%s", build(read_config_as(WorldConfig, arguments.config, arguments.set)))
+    config = read_config_as(WorldConfig, arguments.config, arguments.set)
+    if arguments.until not in (None, *(stage.name for stage in config.stages)):
+        parser.error(f"--until {arguments.until}: the stages are {', '.join(stage.name for stage in config.stages)}")
+    logger.info("%s", build(config, arguments.until))
 
 
 if __name__ == "__main__":

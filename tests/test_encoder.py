@@ -236,7 +236,7 @@ def test_a_checkpoint_of_others_embeds_directly(encoder, tmp_path):
     assert foreign.thought.max_budget == 0
     assert np.array_equal(foreign.encode(text), foreign.encode(text, think_budget=0))
     assert not np.allclose(foreign.encode(text), encoder.encode(text), atol=1e-3)
-    with pytest.raises(InputError, match="has 0 think tokens"):
+    with pytest.raises(InputError, match="has 0 think tokens or steps"):
         foreign.encode(text, think_budget=2)
 
 

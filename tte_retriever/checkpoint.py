@@ -95,8 +95,8 @@ def settings(model: SentenceTransformer) -> str:
     known = {
         "template": getattr(processor, "chat_template", None),
         "pixels": pixels,
-        # Of the first only what a method that thinks by code of its own is set to.
-        "first": {name: first[name] for name in first.keys() - set(Transformer.config_keys)},
+        # Of a method that thinks by code of its own; what a stock first module is set to grows with its releases.
+        "first": {key: value for key, value in first.items() if key not in Transformer.config_keys},
         "modules": [(type(module).__name__, cast("Module", module).get_config_dict()) for module in list(model)[1:]],
         "prompts": model.prompts,
         "dimension": model.truncate_dim or model.get_embedding_dimension(),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tte_retriever.errors import InputError, MediaError
-from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, load_video, probe_video
+from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, iterate_video, load_video, probe_video
 from tte_retriever.media.container import open_container
 
 VFR_MS = np.cumsum([0, 40, 2000, 7, 40, 3000, 33, 33, 500, 40, 1500, 100]).tolist()
@@ -158,6 +158,33 @@ def test_a_stretch(media):
             load_video(data, start_s=start, end_s=end)
     with pytest.raises(InputError, match="video file"):
         load_video([Image.new("L", (4, 4))], start_s=1.0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("format", ["mp4", "matroska", "avi"])
+def test_every_frame_of_a_stretch(media, format, layout):
+    data = media.video(**{"frames": 75, "format": format, **LAYOUTS[layout]})
+    every = list(iterate_video(data))
+    assert len(every) == (12 if layout == "variable rate" else 75)
+    times = [time for time, _ in every]
+    duration = probe_video(data).duration_s
+    for start, end in ((0.4 * duration, 0.7 * duration), (times[5], times[9]), (0.9 * duration, None)):
+        first = max(i for i, time in enumerate(times) if time <= start + 1e-6)
+        expected = [frame for frame in every[first:] if frame[0] < (end or duration) - 1e-6]
+        found = list(iterate_video(data, start_s=start, end_s=end))
+        assert [time for time, _ in found] == [time for time, _ in expected]
+        assert [image.tobytes() for _, image in found] == [image.tobytes() for _, image in expected]
+
+
+def test_every_frame_of_a_stretch_of_an_animation(media):
+    data = media.animation("GIF", [100, 100, 200, 300, 500])
+    frames = [
+        (round(time, 3), image.getpixel((5, 5))[0]) for time, image in iterate_video(data, start_s=0.15, end_s=0.4)
+    ]
+    assert frames == [(0.1, 40), (0.2, 80)]
+    assert len(list(iterate_video(data, start_s=0.4))) == 2
+    with pytest.raises(InputError, match="start_s"):
+        list(iterate_video(data, start_s=9))
 
 
 @pytest.mark.parametrize(("turns", "corner"), [(1, "top"), (2, "right"), (3, "bottom")])

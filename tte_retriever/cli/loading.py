@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError, TTEError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sentence_transformers import SentenceTransformer
+
     from tte_retriever.encoder import TTEEncoder
 
 
@@ -16,14 +21,43 @@ def load_encoder(name: str) -> TTEEncoder:
     Raises:
         InputError: If there is no such model, or it cannot be reached.
     """
+    from tte_retriever.encoder import TTEEncoder
+
+    with _in_one_sentence(name):
+        return TTEEncoder(name)
+
+
+def load_model(name: str) -> SentenceTransformer:
+    """Load any model of sentence-transformers: with :func:`load_encoder` where its backbone is one of ours.
+
+    Raises:
+        InputError: If there is no such model, or it cannot be reached.
+    """
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoConfig
+
+    from tte_retriever.backbones import BACKBONES
+    from tte_retriever.checkpoint import resolve_model
+
+    try:
+        model_type = AutoConfig.from_pretrained(resolve_model(name)).model_type
+    except (OSError, ValueError):  # models of old keep their config in a sub-folder
+        model_type = None
+    if model_type in {spec.model_type for spec in BACKBONES}:
+        return load_encoder(name)
+    with _in_one_sentence(name):
+        return SentenceTransformer(name)
+
+
+@contextmanager
+def _in_one_sentence(name: str) -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     from tte_retriever.checkpoint import bundled_models
-    from tte_retriever.encoder import TTEEncoder
 
     transformers_logging.disable_progress_bar()
     try:
-        return TTEEncoder(name)
+        yield
     except TTEError:
         raise
     except (OSError, ValueError) as error:  # what transformers and the hub client raise for what is no model

@@ -11,7 +11,7 @@ from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
 from tte_retriever.media.sampling import VideoSampling
 from tte_retriever.media.sniff import MediaKind, media_kind
 from tte_retriever.media.sources import Source
-from tte_retriever.media.video import VideoFrames, VideoInfo, VideoLike, load_video, probe_video
+from tte_retriever.media.video import VideoFrames, VideoInfo, VideoLike, iterate_video, load_video, probe_video
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -24,6 +24,7 @@ __all__ = [
     "VideoInfo",
     "VideoLike",
     "VideoSampling",
+    "iterate_video",
     "load_image",
     "load_video",
     "media_kind",

@@ -40,6 +40,14 @@ class Animation:
             frames[position] = upright_rgb(self._image)
         return [(self._starts_s[position], frames[position]) for position in wanted]
 
+    def frames_between(self, start_s: float, end_s: float) -> Iterator[tuple[float, Image.Image]]:
+        """Yield all frames that are on screen in a stretch, one at a time, each with when it appeared, in seconds."""
+        for position in range(max(bisect_right(self._starts_s, start_s) - 1, 0), len(self._starts_s)):
+            if self._starts_s[position] >= end_s:
+                return
+            self._show(position)
+            yield self._starts_s[position], upright_rgb(self._image)
+
     def _timeline(self) -> tuple[list[float], float]:
         starts: list[float] = []
         now_ms = 0.0

@@ -79,6 +79,29 @@ class Container:
                 converted = current.frame
         return shown
 
+    def frames_between(
+        self, start_s: float, end_s: float, *, seek: bool = True
+    ) -> Iterator[tuple[float, Image.Image]]:
+        """Yield all frames that are on screen in a stretch, one at a time, each with when it appeared, in seconds.
+
+        Args:
+            start_s: Start of the stretch; the first frame may have appeared before it.
+            end_s: Its end, in seconds from the start of the stream.
+            seek: As for :meth:`frames_at`.
+        """
+        with _open_reader(self._source, self._limits) as decoder:
+            keyframe = self._scout.keyframe_before(start_s) if seek else None
+            frames = decoder.frames(keyframe)
+            current = next(frames, None)
+            if keyframe is not None and (current is None or current.time_s != keyframe.time_s):
+                yield from self.frames_between(start_s, end_s, seek=False)  # the decoder cannot start there after all
+                return
+            while current is not None and current.time_s < end_s - _SLACK_S:
+                ahead = next(frames, None)
+                if ahead is None or ahead.time_s > start_s + _SLACK_S:  # else it is gone before the stretch begins
+                    yield current.time_s, decoder.to_image(current.frame)
+                current = ahead
+
     def _measure(self) -> float:
         declared_s = self._scout.declared_s
         ends = self._scout.ends_s(declared_s - 1.0) if declared_s is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -70,6 +70,8 @@ class _Timeline(Protocol):
 
     def frames_at(self, instants_s: Sequence[float]) -> list[tuple[float, Image.Image]]: ...
 
+    def frames_between(self, start_s: float, end_s: float) -> Iterator[tuple[float, Image.Image]]: ...
+
 
 def probe_video(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> VideoInfo:
     """Measure a video file without taking frames; raises as :func:`load_video` does."""
@@ -114,6 +116,30 @@ def load_video(
         _check_volume(len(instants), video.size, source, limits)
         taken = video.frames_at(instants)
     return VideoFrames(tuple(image for _, image in taken), tuple(time for time, _ in taken), start_s, stop_s)
+
+
+def iterate_video(
+    source: Source, limits: MediaLimits = DEFAULT_LIMITS, *, start_s: float = 0.0, end_s: float | None = None
+) -> Iterator[tuple[float, Image.Image]]:
+    """Yield every frame that is on screen in a stretch of a video file, one at a time and so of any number.
+
+    Args:
+        source: A path, or the bytes of a file.
+        limits: What may be opened; those on how many frames are held do not apply.
+        start_s: As for :func:`load_video`.
+        end_s: As for :func:`load_video`.
+
+    Yields:
+        When a frame appeared, in seconds from the start of the video, and the frame, RGB. The first one may have appeared
+        before ``start_s``.
+
+    Raises:
+        MediaError: As :func:`load_video`.
+        InputError: ``start_s`` and ``end_s`` make no sense.
+    """
+    timeline, _ = _open_timeline(source, limits)
+    with timeline as video:
+        yield from video.frames_between(start_s, _stop(source, video.duration_s, start_s, end_s))
 
 
 def _open_timeline(source: Source, limits: MediaLimits) -> tuple[AbstractContextManager[_Timeline], bool]:

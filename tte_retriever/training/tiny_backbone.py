@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -12,10 +14,8 @@ from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen3VLConfig, Q
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
+from tte_retriever.errors import InputError
 from tte_retriever.evaluation.small_world import ANSWERS, FAMILIES, draw_pairs
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -161,3 +161,33 @@ def build_backbone(shape: TinyShape, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def bare_backbone(checkpoint: str | Path, folder: Path) -> None:
+    """Write the backbone of a checkpoint of the small world with its weights, as it was before it got a thought.
+
+    Args:
+        checkpoint: One that was built on ``tiny-backbone``.
+        folder: Where to; it appears when it is complete.
+
+    Raises:
+        InputError: If there is no such checkpoint.
+    """
+    try:
+        trained = Qwen3VLModel.from_pretrained(checkpoint)
+    except OSError as error:
+        raise InputError(f"{str(checkpoint)!r} is no checkpoint of the small world: {error}") from error
+    text, vision = cast("Any", trained.config.text_config), cast("Any", trained.config.vision_config)
+    shape = TinyShape(
+        width=text.hidden_size,
+        layers=text.num_hidden_layers,
+        vision_width=vision.hidden_size,
+        vision_layers=vision.depth,
+        vocabulary=text.vocab_size,
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent) as scratch:
+        bare = Path(scratch) / folder.name
+        build_backbone(shape, bare)
+        trained.save_pretrained(bare)
+        bare.rename(folder)

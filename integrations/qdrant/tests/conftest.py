@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tte_retriever.cli import loading
+from tte_retriever.cli.main import main
 from tte_retriever.errors import InputError
 from tte_retriever.media import VideoSampling
 from tte_retriever_qdrant import open_store
@@ -70,6 +72,32 @@ def encoder():
 @pytest.fixture
 def standin():
     return StandInEncoder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, standin):
+    """Run ``tte-retriever`` with the stand-in for its model; returns exit code, stdout, stderr."""
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return standin(fingerprint=f"fingerprint of {Path(name).name}")
+
+    monkeypatch.setattr(loading, "load_encoder", load)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        return caught.value.code or 0, *capsys.readouterr()
+
+    call.loaded = loaded
+    return call
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return f"edge://{tmp_path / 'store'}"
 
 
 @pytest.fixture(params=["edge", "memory"])

@@ -11,37 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tte_retriever.cli import loading
-from tte_retriever.cli.main import main
 from tte_retriever_qdrant import ingest, open_store
 
 CONFTEST = Path(__file__).with_name("conftest.py")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, standin):
-    """Run ``tte-retriever`` with the stand-in for its model; returns exit code, stdout, stderr."""
-    loaded = []
-
-    def load(name):
-        loaded.append(name)
-        return standin(fingerprint=f"fingerprint of {Path(name).name}")
-
-    monkeypatch.setattr(loading, "load_encoder", load)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        return caught.value.code or 0, *capsys.readouterr()
-
-    call.loaded = loaded
-    return call
-
-
-@pytest.fixture
-def uri(tmp_path):
-    return f"edge://{tmp_path / 'store'}"
 
 
 def lines(text):
@@ -75,7 +47,7 @@ def test_options_of_index(run, small_folder, uri):
     assert code == 0
     assert "near-duplicates" in out
     assert "almost yellow.webp" in out
-    code, out, _ = run("search", "x", "--store", uri, "--filter", "modality=video")
+    code, out, _ = run("search", "x", "--store", uri, "--filter", "modality=video", "--moments")
     assert "0:04.0 to 0:10.0" in out
     code, _, err = run("index", small_folder, "--store", uri, "--overlap-s", 2, "--max-failures", 0)
     assert code == 1
@@ -185,6 +157,12 @@ def test_a_missing_source_leaves_no_store_behind(run, tmp_path, uri):
     assert not (tmp_path / "store").exists()
 
 
+def test_an_empty_source_leaves_no_model_behind(run, tmp_path, small_folder, uri):
+    (tmp_path / "empty").mkdir()
+    assert run("index", tmp_path / "empty", "--store", uri, "--model", "one")[0] == 2
+    assert run("index", small_folder, "--store", uri, "--model", "another")[0] == 0
+
+
 SLOW = f"""
     import runpy, sys
     from tte_retriever.cli import loading
@@ -194,6 +172,26 @@ SLOW = f"""
     )
     main(["index", sys.argv[1], "--store", sys.argv[2], "--json"])
 """
+
+
+def test_searches_go_on_while_another_process_indexes(run, small_folder, uri):
+    run("index", small_folder, "--store", uri)
+    (small_folder / "black.txt").write_text("giraffe")
+    giraffe = ("search", "giraffe", "--store", uri, "--filter", "modality=text", "--json")
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SLOW), str(small_folder), uri],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert json.loads(process.stdout.readline())["event"] == "planned"
+        code, out, _ = run(*giraffe)
+        assert (code, [hit["uri"] for hit in lines(out)]) == (0, ["notes.md"])
+        process.kill()
+    assert len(lines(run(*giraffe)[1])) == 1
+    code, out, _ = run("index", small_folder, "--store", uri, "--json")
+    assert (code, lines(out)[-1]["indexed"], lines(out)[-1]["unchanged"]) == (0, 1, 5)
+    assert [hit["uri"] for hit in lines(run(*giraffe)[1])] == ["black.txt", "notes.md"]
 
 
 def test_ctrl_c_ends_cleanly_and_the_next_run_finishes(run, small_folder, uri):
@@ -215,3 +213,18 @@ def test_ctrl_c_ends_cleanly_and_the_next_run_finishes(run, small_folder, uri):
     assert "Traceback" not in err
     code, out, _ = run("index", small_folder, "--store", uri, "--json")
     assert (code, lines(out)[-1]["indexed"], lines(out)[-1]["points"]) == (0, 6, 10)
+
+
+def test_options_of_a_cluster_need_a_cluster(run, small_folder, uri):
+    for options in (["--address", "auto"], ["--models", 2]):
+        code, _, err = run("index", small_folder, "--store", uri, *options)
+        assert (code, "--engine ray" in err) == (2, True)
+    assert run.loaded == []
+
+
+def test_a_cluster_without_ray(run, small_folder, uri, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in [name for name in sys.modules if name.startswith("tte_retriever_qdrant.distributed")]:
+        monkeypatch.delitem(sys.modules, name)
+    code, _, err = run("index", small_folder, "--store", uri, "--engine", "ray")
+    assert (code, "tte-retriever-qdrant[ray]" in err) == (2, True)

@@ -41,6 +41,57 @@ def test_one_hit_per_file(small_folder, store, encoder):
         assert hit.score == max(other.score for other in every if other.uri == hit.uri)
 
 
+def test_moments_that_take_all_the_places_do_not_hide_the_others(store, standin):
+    """A long video whose every moment is nearer than anything else is one clip."""
+
+    class Fixed(standin):
+        def get_embedding_dimension(self):
+            return 2
+
+        def encode_query(self, inputs, **_):
+            return np.array([[1, 0]])
+
+    store.ensure(CollectionSpec(2, "aaaa"))
+    moments = [
+        (f"v{i}", [1, i / 1000], {"asset_id": "v", "modality": "video", "start_s": 2 * i, "end_s": 2 * i + 2})
+        for i in range(300)
+    ]
+    pages = [(f"p{i}", [0.5, 1 + i], {"asset_id": "p", "modality": "page", "page": i}) for i in range(3)]
+    store.upsert(
+        [
+            Point(str(uuid.uuid5(uuid.NAMESPACE_URL, name)), np.array(vector, np.float32), {"uri": "x", **payload})
+            for name, vector, payload in moments + pages
+        ]
+    )
+    encoder = Fixed(fingerprint="aaaa")
+    hits = search(store, encoder, text="x", top_k=3, clips=True)
+    assert [(hit.rank, hit.start_s, hit.end_s, hit.page) for hit in hits] == [
+        (1, 0, 600, None),
+        (2, None, None, 0),
+        (3, None, None, 1),
+    ]
+    assert [hit.asset_id for hit in search(store, encoder, text="x", top_k=3, clips=True, per_asset=True)] == [
+        "v",
+        "p",
+    ]
+    assert [hit.start_s for hit in search(store, encoder, text="x", top_k=3)] == [0, 2, 4]
+
+
+def test_exact_reaches_the_engine(small_folder, store, encoder, monkeypatch):
+    ingest(small_folder, store, encoder)
+    asked, real = [], store.query_batch
+
+    def query_batch(vectors, limit, filter, *, exact):
+        asked.append(exact)
+        return real(vectors, limit, filter, exact=exact)
+
+    monkeypatch.setattr(store, "query_batch", query_batch)
+    for exact in (True, False):
+        search(store, encoder, text="zebra", exact=exact)
+        search(store, encoder, text="zebra", exact=exact, clips=True)
+    assert asked == [True, True, False, False]
+
+
 def test_assets_that_take_all_the_places_do_not_hide_the_others(store):
     """A long video whose every moment is nearer than anything else."""
     store.ensure(CollectionSpec(2, "aaaa"))

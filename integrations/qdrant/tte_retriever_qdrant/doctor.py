@@ -117,5 +117,7 @@ def _of_index(store: VectorStore) -> Iterator[Finding]:
     ]
     recall = sum(shares) / len(shares)
     detail = f"{recall:.3f} of the {_K} nearest are found, with {len(sample)} stored vectors as queries"
-    remedy = "; the index is broken or unfit for these vectors: index into a new generation or a new store"
+    remedy = (
+        "; the index is broken or unfit for these vectors: fill a new generation with tte-retriever index … --reembed"
+    )
     yield Finding("recall", recall >= ENOUGH_RECALL, detail if recall >= ENOUGH_RECALL else detail + remedy)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
 Modality: TypeAlias = Literal["image", "page", "video", "text"]
+
+Role: TypeAlias = Literal["current", "previous", "next", "update"]
+"""What a generation of a store is for: searched; gone back to; a re-embedding that is filled; a copy of the current one
+that is brought up to date while that is searched."""
+
+ROLES: tuple[Role, ...] = get_args(Role)
 
 PAYLOAD_FIELDS: dict[str, type[str | int | float]] = {
     "uri": str,  # path of the file under the source folder, with forward slashes
@@ -37,6 +45,21 @@ class CollectionSpec:
     fingerprint: str
     model: str = ""
     prefix: int = 0
+
+
+@dataclass(frozen=True)
+class GenerationInfo:
+    """One generation of a store.
+
+    Attributes:
+        role: What it is for.
+        spec: What it holds.
+        home: The directory for what belongs beside its vectors, such as the ledger; it need not exist.
+    """
+
+    role: Role
+    spec: CollectionSpec
+    home: Path
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,14 @@ from tte_retriever.errors import InputError
 from tte_retriever.media import load_image, load_video
 from tte_retriever_qdrant.errors import StoreNotFound
 from tte_retriever_qdrant.filters import Filter, filter_keys
+from tte_retriever_qdrant.moments import merge_moments
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec, Modality
 from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
+from tte_retriever_qdrant.stores.protocol import candidates
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from tte_retriever.media import ImageLike, VideoLike
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.records import Hit
@@ -32,7 +36,7 @@ class SearchHit:
         modality: ``image``, ``page``, ``video`` or ``text``.
         asset_id: SHA-256 of the file's bytes.
         page: Page number from 1, of a document.
-        start_s: Start of the window, in seconds, of a video.
+        start_s: Start of the window or the clip, in seconds, of a video.
         end_s: Its end, in seconds.
         text: The beginning of a text file.
     """
@@ -62,6 +66,8 @@ def search(
     top_k: int = 10,
     filter: Filter | None = None,
     per_asset: bool = False,
+    clips: bool = False,
+    exact: bool = False,
 ) -> list[SearchHit]:
     """Find what is nearest to a query.
 
@@ -74,7 +80,10 @@ def search(
         top_k: Most hits to return.
         filter: Keys of ``PAYLOAD_FIELDS`` and the value, or a list of the values, that a hit may have; or a ``Range``,
             ``And``, ``Or`` or ``Not`` of :mod:`tte_retriever_qdrant.filters`.
-        per_asset: Whether only the best page or moment of every file is a hit.
+        per_asset: Whether only the best page, moment or clip of every file is a hit.
+        clips: Whether neighbouring moments of a video are merged, by the rule of
+            :func:`~tte_retriever_qdrant.moments.merge_moments`.
+        exact: Whether every vector is compared, without the index.
 
     Returns:
         Hits, best first.
@@ -101,7 +110,8 @@ def search(
     if not query:
         raise InputError("the query has neither text nor media; give a text, an image or a video")
     vector = np.asarray(encoder.encode_query([query], batch_size=1, show_progress_bar=False))[0]
-    found = best_per_asset(store, vector, top_k, filter) if per_asset else store.search(vector, top_k, filter)
+    steps = [step for step, wanted in ((merge_moments, clips), (_best_of_each, per_asset)) if wanted]
+    found = _nearest(store, vector, top_k, filter, steps, exact=exact)
     return [
         SearchHit(rank, hit.score, **{key: value for key, value in hit.payload.items() if key in _PAYLOAD_KEYS})
         for rank, hit in enumerate(found, start=1)
@@ -111,15 +121,34 @@ def search(
 def best_per_asset(store: VectorStore, vector: np.ndarray, limit: int, filter: Filter | None = None) -> list[Hit]:
     """The best hits of the ``limit`` assets that are nearest to ``vector`` (D,), best first."""
     check_limit(limit)
-    asked = limit
+    return _nearest(store, vector, limit, filter, [_best_of_each])
+
+
+def _nearest(
+    store: VectorStore,
+    vector: np.ndarray,
+    limit: int,
+    filter: Filter | None,
+    steps: Sequence[Callable[[Sequence[Hit]], list[Hit]]],
+    *,
+    exact: bool = False,
+) -> list[Hit]:
+    """The best hits after ``steps``, each of which makes fewer hits of many."""
+    asked = candidates(limit) if steps else limit
     while True:  # more and more, as long as a few assets take all the places
-        hits = store.search(vector, asked, filter)
-        best: dict[str, Hit] = {}
-        for hit in hits:
-            best.setdefault(hit.payload.get("asset_id", hit.id), hit)
-        if len(best) >= limit or len(hits) < asked:
-            return list(best.values())[:limit]
+        found = kept = store.search(vector, asked, filter, exact=exact)
+        for step in steps:
+            kept = step(kept)
+        if len(kept) >= limit or len(found) < asked:
+            return kept[:limit]
         asked *= 4
+
+
+def _best_of_each(hits: Sequence[Hit]) -> list[Hit]:
+    best: dict[str, Hit] = {}
+    for hit in hits:
+        best.setdefault(hit.payload.get("asset_id", hit.id), hit)
+    return list(best.values())
 
 
 _PAYLOAD_KEYS = (*PAYLOAD_FIELDS, "text")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .scenes import Mention, Scene, Thing, draw_scene
-from .splits import draw_in_split
-from .vocabulary import COLORS, DIRECTIONS, HELD_OUT_LOOKS, PLACES, SIZES, Split
+from .splits import draw_in_split, split_of
+from .vocabulary import COLORS, DIRECTIONS, HELD_OUT_LOOKS, PLACES, SHAPES, SIZES, Split
 
 if TYPE_CHECKING:
     import random
@@ -80,11 +80,10 @@ def _events(rng: random.Random, thing: Thing | None, actor: Thing, free: list[st
     return f"moves {direction}", thing._replace(place=PLACES[3 * row + column])
 
 
-def _draw(rng: random.Random, split: Split) -> Clip:
-    start = draw_scene(rng, "held-out" if split == "held-out" else "train", rng.randint(1, 3))
-    actor = rng.choice(start.things)
-    others = [thing for thing in start.things if thing != actor]
-    current: Thing | None = None if rng.random() < 0.15 else actor
+def _act(rng: random.Random, others: list[Thing], actor: Thing, there: bool) -> Clip:
+    """Two events of one actor among others; whether it is there at first is given."""
+    current: Thing | None = actor if there else None
+    held_out = any(thing.held_out for thing in (*others, actor))
     states = [Scene.of([*others, *([current] if current else [])])]
     events: list[str] = []
     while len(events) < STATES - 1:
@@ -92,7 +91,7 @@ def _draw(rng: random.Random, split: Split) -> Clip:
         if drawn is None:
             continue
         text, thing = drawn
-        if thing is not None and (thing.shape, thing.color) in HELD_OUT_LOOKS and not start.held_out:
+        if thing is not None and (thing.shape, thing.color) in HELD_OUT_LOOKS and not held_out:
             continue
         current = thing
         events.append(text)
@@ -100,9 +99,73 @@ def _draw(rng: random.Random, split: Split) -> Clip:
     return Clip((states[0], states[1], states[2]), actor, (events[0], events[1]))
 
 
+_ABSENT = 0.15
+"""How often the actor is not there at first."""
+
+
+def _draw(rng: random.Random, split: Split) -> Clip:
+    start = draw_scene(rng, "held-out" if split == "held-out" else "train", rng.randint(1, 3))
+    actor = rng.choice(start.things)
+    return _act(rng, [thing for thing in start.things if thing != actor], actor, rng.random() >= _ABSENT)
+
+
 def draw_clip(rng: random.Random, split: Split) -> Clip:
     """Draw a clip that belongs to ``split``; a pure function of the state of ``rng``."""
     return draw_in_split(lambda: _draw(rng, split), split)
+
+
+_TRIES = 400
+"""Draws per clip or video before another is begun: a split that holds a tenth of all content yields some in these."""
+
+
+def draw_alternatives(rng: random.Random, clip: Clip, count: int) -> list[Clip]:
+    """Draw up to ``count`` hard negatives of a clip and of each other, from its split.
+
+    They start as it does, and the same actor does one of the same two things, or both in the other order.
+    """
+    split, start = split_of(clip), clip.states[0].things
+    others = [thing for thing in start if thing != clip.actor]
+    found: dict[tuple[str, str], Clip] = {}
+    for _ in range(_TRIES):
+        other = _act(rng, others, clip.actor, clip.actor in start)
+        alike = other.events != clip.events and set(other.events) & set(clip.events)
+        if alike and split_of(other) == split:
+            found.setdefault(other.events, other)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def draw_windows(rng: random.Random, split: Split, count: int) -> list[Clip]:
+    """Draw a video of ``count`` clips in a row: each starts where the one before it ended and belongs to ``split``.
+
+    No two things of one colour and shape do the same, so that words that name both mean one clip.
+    """
+    while True:
+        scene = draw_scene(rng, "held-out" if split == "held-out" else "train", 3)
+        windows: dict[tuple[object, ...], Clip] = {}
+        for _ in range(_TRIES):
+            clip = _go_on(rng, scene)
+            told = clip.actor.color, clip.actor.shape, clip.events
+            # A video that has lost its held-out combination could not go on in its split.
+            lasting = clip.states[-1].held_out == (split == "held-out")
+            if lasting and told not in windows and split_of(clip) == split:
+                windows[told] = clip
+                scene = clip.states[-1]
+            if len(windows) == count:
+                return list(windows.values())
+
+
+_MOST_THINGS = 4
+
+
+def _go_on(rng: random.Random, scene: Scene) -> Clip:
+    """What one thing of the scene does next, or a new one where there is none or, now and then, room for one."""
+    if not scene.things or (len(scene.things) < _MOST_THINGS and rng.random() < _ABSENT):
+        look = rng.choice(SIZES), rng.choice(list(COLORS)), rng.choice(SHAPES)
+        return _act(rng, list(scene.things), Thing(*look, rng.choice(scene.free_places)), there=False)
+    actor = rng.choice(scene.things)
+    return _act(rng, [thing for thing in scene.things if thing != actor], actor, there=True)
 
 
 @dataclass(frozen=True)

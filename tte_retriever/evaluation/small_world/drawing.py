@@ -106,6 +106,12 @@ def scene_image(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return _finish(_scene_canvas(scene, *_style(rng)), rng, noise=6)
 
 
+def crop(image: np.ndarray, place: str) -> np.ndarray:
+    """Cut one cell out of a drawn scene.  (96, 96, 3) uint8 → (32, 32, 3) uint8."""
+    row, column = divmod(PLACES.index(place), 3)
+    return image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+
+
 def clip_states(clip: Clip, rng: np.random.Generator, frames_per_state: int = 2) -> np.ndarray:
     """Draw a clip, every state held for ``frames_per_state`` frames.  (3 * frames_per_state, 96, 96, 3) uint8."""
     style = _style(rng)

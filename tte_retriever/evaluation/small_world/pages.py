@@ -76,9 +76,14 @@ def _draw(rng: random.Random, held_out: bool, facts: int) -> Page:
         fields.append((key, rng.choice([value for value in VALUES if ((key, value) in HELD_OUT_FACTS) == wanted])))
     looks = [(color, shape) for color in COLORS for shape in SHAPES if (shape, color) not in HELD_OUT_LOOKS]
     fields += rng.sample(looks, rng.randint(0, 2))
+    return lay_out(rng, fields)
+
+
+def lay_out(rng: random.Random, fields: list[tuple[str, str]], title: tuple[str, str] | None = None) -> Page:
+    """Put fields and a title, which is drawn where none is given, onto a page; what lies where is drawn, too."""
     cells: list[tuple[str, ...]] = [()] * GRID**2
     title_cell = rng.randrange(2)
-    cells[title_cell] = (rng.choice(TITLE_FIRST), rng.choice(TITLE_SECOND))
+    cells[title_cell] = title or (rng.choice(TITLE_FIRST), rng.choice(TITLE_SECOND))
     places = rng.sample(range(GRID, GRID**2), len(fields))
     for place, field in zip(places, fields, strict=True):
         cells[place] = field

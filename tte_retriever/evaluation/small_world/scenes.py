@@ -113,9 +113,33 @@ class Mention(NamedTuple):
         return " ".join(word for word in (self.place, self.size, self.color, self.shape) if word)
 
 
-def mentioned_in(scene: Scene, mentions: tuple[Mention, ...]) -> bool:
-    """Whether every mention fits some thing of the scene."""
-    return all(any(mention.matches(thing) for thing in scene.things) for mention in mentions)
+@dataclass(frozen=True)
+class SceneDescription:
+    """What a text says of a scene.
+
+    Attributes:
+        mentions: Things that are there.
+        count: How many things there are, where the text lists them all; ``None`` where there may be more.
+    """
+
+    mentions: tuple[Mention, ...]
+    count: int | None = None
+
+    @property
+    def text(self) -> str:
+        """``a big red circle in the north and a small blue ring in the south``."""
+        return " and ".join(mention.phrase for mention in self.mentions)
+
+    @property
+    def words(self) -> str:
+        """The description as it stands in a listing."""
+        return " ".join(mention.words for mention in self.mentions)
+
+    def matches(self, scene: Scene) -> bool:
+        """Whether every mention fits some thing of the scene, and nothing is left out that must not be."""
+        if self.count not in (None, len(scene.things)):
+            return False
+        return all(any(mention.matches(thing) for thing in scene.things) for mention in self.mentions)
 
 
 @dataclass(frozen=True)
@@ -126,7 +150,7 @@ class Edit:
     result: Scene
 
 
-def _name(scene: Scene, thing: Thing) -> str | None:
+def shortest_name(scene: Scene, thing: Thing) -> str | None:
     """The shortest words that mean this thing and no other, or ``None`` where even colour and shape do not."""
     if sum(other.shape == thing.shape for other in scene.things) == 1:
         return thing.shape
@@ -145,7 +169,7 @@ def draw_edits(rng: random.Random, scene: Scene, count: int) -> list[Edit]:
     split of the scene itself, so that editing never leaks content from one split into another; a scene may
     therefore yield fewer than ``count``.
     """
-    named = [(thing, name) for thing in scene.things if (name := _name(scene, thing))]
+    named = [(thing, name) for thing in scene.things if (name := shortest_name(scene, thing))]
     split = split_of(scene)
     edits: dict[Scene, Edit] = {}
     for _ in range(_EDIT_TRIES):

@@ -12,7 +12,7 @@ import numpy as np
 from . import drawing
 from .clips import STATE_S, Clip, ClipDescription, draw_clip
 from .pages import Page, PageDescription, draw_page
-from .scenes import Edit, Mention, Scene, Thing, draw_edits, draw_scene, mentioned_in
+from .scenes import Edit, Mention, Scene, SceneDescription, Thing, draw_edits, draw_scene
 from .vocabulary import COLORS, DIRECTIONS, NUMBERS, PLACES, SHAPES, SIZES, VALUES, Split
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def rngs(*key: object) -> tuple[random.Random, np.random.Generator]:
     return content, np.random.default_rng(content.getrandbits(64))
 
 
-def _fits_scene(mentions: tuple[Mention, ...], count: int | None, other: object) -> bool:
-    return isinstance(other, Scene) and mentioned_in(other, mentions) and (count is None or count == len(other.things))
+def _fits_scene(said: SceneDescription, other: object) -> bool:
+    return isinstance(other, Scene) and said.matches(other)
 
 
 def _fits_page(said: PageDescription, other: object) -> bool:
@@ -99,20 +99,21 @@ def caption_pair(rng: random.Random, pixels: np.random.Generator, split: Split) 
         chosen.sort(key=lambda thing: PLACES.index(thing.place))
     drop_size = rng.random() < 0.3
     mentions = tuple(Mention("" if drop_size else t.size, t.color, t.shape, t.place) for t in chosen)
+    said = SceneDescription(mentions, len(scene.things) if full else None)
     return Pair(
         "caption",
         "caption/full" if full else "caption/partial",
-        {"text": " and ".join(mention.phrase for mention in mentions)},
+        {"text": said.text},
         {"image": drawing.scene_image(scene, pixels)},
-        " ".join(mention.words for mention in mentions),
+        said.words,
         scene.key,
         None,
         scene,
-        partial(_fits_scene, mentions, len(scene.things) if full else None),
+        partial(_fits_scene, said),
     )
 
 
-def _question(rng: random.Random, scene: Scene) -> tuple[str, str, str, str] | None:
+def draw_question(rng: random.Random, scene: Scene) -> tuple[str, str, str, str] | None:
     """(kind, question, evidence, answer), or ``None`` where the drawn kind cannot be asked of this scene."""
     thing: Thing = rng.choice(scene.things)
     unique_shape = sum(other.shape == thing.shape for other in scene.things) == 1
@@ -157,7 +158,7 @@ def question_pair(rng: random.Random, pixels: np.random.Generator, split: Split)
     asked = None
     while asked is None:
         scene = draw_scene(rng, split)
-        asked = _question(rng, scene)
+        asked = draw_question(rng, scene)
     kind, text, evidence, answer = asked
     return Pair(
         "question",

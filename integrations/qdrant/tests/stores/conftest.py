@@ -73,10 +73,14 @@ class _Answers:
 
     def post_points_scroll(self, name, body):
         asked = models.ScrollRequest(**body)
-        records, _ = self.engine.scroll(
-            name, limit=asked.limit, with_payload=asked.with_payload, with_vectors=asked.with_vector
+        records, page = self.engine.scroll(
+            name,
+            limit=asked.limit,
+            offset=asked.offset,
+            with_payload=asked.with_payload,
+            with_vectors=asked.with_vector,
         )
-        return models.ScrollResult(points=records)
+        return models.ScrollResult(points=records, next_page_offset=page)
 
     def post_points_count(self, name, body):
         return self.engine.count(name, count_filter=models.CountRequest(**body).filter)
@@ -200,8 +204,12 @@ def over_grpc(server):
             return grpc.GetResponse(result=[ToGrpc.convert_retrieved_point(point) for point in found])
 
         def Scroll(self, asked, _context):  # noqa: N802
-            found, _ = engine.scroll(asked.collection_name, limit=asked.limit, with_vectors=True)
-            return grpc.ScrollResponse(result=[ToGrpc.convert_retrieved_point(point) for point in found])
+            offset = ToRest.convert_point_id(asked.offset) if asked.HasField("offset") else None
+            found, page = engine.scroll(asked.collection_name, limit=asked.limit, offset=offset, with_vectors=True)
+            return grpc.ScrollResponse(
+                result=[ToGrpc.convert_retrieved_point(point) for point in found],
+                next_page_offset=None if page is None else ToGrpc.convert_extended_point_id(page),
+            )
 
         def QueryBatch(self, asked, _context):  # noqa: N802
             requests = [ToRest.convert_query_points(request) for request in asked.query_points]

@@ -121,6 +121,20 @@ class TestContract:
         store.delete([p.id for p in POINTS])
         assert store.sample(2).shape == (0, 4)
 
+    def test_a_scroll_is_of_every_point_once(self, store):
+        more = [point(f"more {i}", [i + 1, 1, 0, 0], uri=f"{i}.png", nested={"list": [i, "x"]}) for i in range(300)]
+        store.upsert(more)
+        found = {each.id: each for each in store.scroll()}
+        assert len(list(store.scroll())) == len(found) == len(POINTS) + len(more)
+        for wanted in (*POINTS, *more):
+            assert found[wanted.id].payload == wanted.payload
+            np.testing.assert_allclose(
+                found[wanted.id].vector, wanted.vector / np.linalg.norm(wanted.vector), atol=1e-6
+            )
+            assert found[wanted.id].vector.dtype == np.float32
+        store.delete([each.id for each in (*POINTS, *more)])
+        assert list(store.scroll()) == []
+
     def test_exists_and_delete(self, store):
         absent = str(uuid.uuid4())
         assert store.exists([POINTS[0].id, absent]) == {POINTS[0].id}

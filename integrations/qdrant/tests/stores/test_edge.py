@@ -15,7 +15,7 @@ from tte_retriever.errors import InputError
 from tte_retriever_qdrant import open_store
 from tte_retriever_qdrant.errors import StoreError, StoreLocked, StoreNotFound
 from tte_retriever_qdrant.records import CollectionSpec, Point
-from tte_retriever_qdrant.stores import open_generation, shards
+from tte_retriever_qdrant.stores import directory, open_generation, open_generations, shards, updating
 
 SPEC = CollectionSpec(dim=4, fingerprint="aaaa", model="some-model")
 OTHER = CollectionSpec(dim=3, fingerprint="bbbb", model="another-model")
@@ -266,6 +266,164 @@ def test_a_reader_does_not_see_a_store_before_its_first_commit(tmp_path):
         new.commit()
     with open_store(uri, create=False) as store:
         assert store.count() == 5
+
+
+UPDATER = """
+    import sys, uuid
+    import numpy as np
+    from tte_retriever_qdrant.records import CollectionSpec, Point
+    from tte_retriever_qdrant.stores import updating
+    with updating(sys.argv[1], CollectionSpec(4, "aaaa")) as store:
+        store.upsert([Point(str(uuid.UUID(int=i)), np.ones(4), {}) for i in range(8)])
+        (store.home / "ledger").write_text("half")
+        print("written", flush=True)
+        sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def updater(tmp_path):
+    """Another process, which has brought the store in ``tmp_path`` up to date and waits before it is done."""
+    with open_store(f"edge://{tmp_path}") as store:
+        store.ensure(SPEC)
+        store.upsert(POINTS)
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(UPDATER), f"edge://{tmp_path}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "written\n"
+        yield process
+        process.kill()
+
+
+def test_readers_have_the_last_complete_state_while_another_process_writes(tmp_path, updater):
+    uri = f"edge://{tmp_path}"
+    for _ in range(2):  # readers come and go
+        with open_store(uri, create=False) as reader:
+            assert (reader.spec, reader.count()) == (SPEC, 5)
+            assert reader.search(QUERY, 1)[0].payload == POINTS[0].payload
+            with pytest.raises(StoreLocked):  # neither in place, nor in a second copy
+                reader.upsert(POINTS)
+        with pytest.raises(StoreLocked), updating(uri, SPEC):
+            pass
+    with open_store(uri, create=False) as reader:
+        updater.communicate("\n", timeout=30)
+        assert updater.returncode == 0
+        assert reader.count() == 5
+        with open_store(uri, create=False) as late:
+            assert late.count() == 13
+            assert (late.home / "ledger").read_text() == "half"
+    with open_generations(uri) as generations:
+        assert [each.role for each in generations.listed()] == ["current"]
+
+
+def test_an_update_that_was_killed_is_taken_up_again(tmp_path, updater):
+    uri = f"edge://{tmp_path}"
+    updater.kill()
+    updater.wait()
+    with open_store(uri, create=False) as reader:
+        assert reader.count() == 5
+    with updating(uri, SPEC) as store:
+        assert store.count() == 13
+    with open_store(uri, create=False) as reader:
+        assert reader.count() == 13
+    assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
+
+
+def test_an_update_is_dropped_when_its_original_changes(tmp_path, updater):
+    """Otherwise what was written to the original would be lost with the update's commit."""
+    uri = f"edge://{tmp_path}"
+    updater.kill()
+    updater.wait()
+    with open_store(uri) as store:
+        store.delete([POINTS[0].id])
+    with updating(uri, SPEC) as store:
+        assert store.count() == 4
+    with open_store(uri) as store:
+        assert store.count() == 4
+
+
+def test_an_update_leaves_the_generation_to_go_back_to(tmp_path):
+    uri = f"edge://{tmp_path}"
+    with open_store(uri) as store:
+        store.ensure(OTHER)
+    with open_generation(uri, SPEC) as new:
+        new.upsert(POINTS)
+        new.commit()
+    for _ in range(2):
+        with updating(uri, SPEC) as store:
+            store.delete([POINTS[0].id])
+    with open_store(uri) as store:
+        assert (store.spec, store.count()) == (SPEC, 4)
+        store.rollback()
+    with open_store(uri) as store:
+        assert store.spec == OTHER
+
+
+def test_a_failed_update_changes_nothing(tmp_path):
+    uri = f"edge://{tmp_path}"
+    with updating(uri, SPEC) as store:
+        store.ensure(SPEC)
+        store.upsert(POINTS)
+
+    def fail():
+        with updating(uri, SPEC) as store:
+            store.delete([POINTS[0].id])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with open_store(uri) as store:
+        assert store.count() == 5
+
+
+def test_a_reader_waits_while_the_generation_is_copied(tmp_path, monkeypatch):
+    uri = f"edge://{tmp_path}"
+    with updating(uri, SPEC) as store:
+        store.ensure(SPEC)
+        store.upsert(POINTS)
+    copying, asked, counts = threading.Event(), threading.Event(), []
+    copytree = directory.shutil.copytree
+
+    def copy(*arguments):
+        copying.set()
+        assert asked.wait(30)
+        return copytree(*arguments)
+
+    lock = directory.Directory.lock
+
+    def refused(self, name):
+        try:
+            return lock(self, name)
+        except StoreLocked:
+            asked.set()
+            raise
+
+    def read():
+        with open_store(uri, create=False) as reader:
+            counts.append(reader.count())
+
+    monkeypatch.setattr(directory.shutil, "copytree", copy)
+    monkeypatch.setattr(directory.Directory, "lock", refused)
+    reading = threading.Thread(target=lambda: copying.wait(30) and read())
+    reading.start()
+    with updating(uri, SPEC):
+        reading.join(30)
+    assert counts == [5]
+
+
+def test_a_store_that_is_open_elsewhere_is_not_copied(tmp_path):
+    uri = f"edge://{tmp_path}"
+    with updating(uri, SPEC) as store:
+        for _ in range(2):
+            with pytest.raises(StoreLocked), updating(uri, SPEC):
+                pass
+            store.ensure(SPEC)
+    with open_store(uri), pytest.raises(StoreLocked), updating(uri, SPEC):
+        pass
+    assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
 
 
 def test_an_empty_store_is_locked_too(tmp_path):

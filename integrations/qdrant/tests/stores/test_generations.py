@@ -11,6 +11,7 @@ from tte_retriever.errors import InputError
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import ModelMismatch, StoreError, StoreNotFound
 from tte_retriever_qdrant.records import CollectionSpec, Point
+from tte_retriever_qdrant.stores import open_generations, updating
 
 OLD = CollectionSpec(dim=4, fingerprint="aaaa", model="old-model")
 NEW = CollectionSpec(dim=3, fingerprint="bbbb", model="new-model")
@@ -167,3 +168,109 @@ def test_re_embedding_a_folder(small_folder, store, standin, reopen):
     after.rollback()
     after.close()
     assert ingest(small_folder, reopen(), old).unchanged == 5
+
+
+# from outside, by URI
+
+
+@pytest.fixture
+def outside(uri):
+    """A function that does something with the generations of the store, opened by nobody."""
+    if uri == "memory://":
+        pytest.skip("one in memory has no generations for others")
+
+    def call(name="listed", *arguments):
+        with open_generations(uri) as generations:
+            return getattr(generations, name)(*arguments)
+
+    return call
+
+
+def roles(generations):
+    return [(each.role, each.spec) for each in generations]
+
+
+def test_generations_are_told_whoever_has_one_open(filled, outside):
+    assert roles(outside()) == [("current", OLD)]
+    assert outside()[0].home == filled.home
+    with filled.begin_generation(NEW) as new:
+        assert roles(outside()) == [("current", OLD), ("next", NEW)]
+        assert outside()[1].home == new.home
+        new.commit()
+        assert roles(outside()) == [("current", NEW), ("previous", OLD)]
+    outside("rollback")
+    assert roles(outside()) == [("current", OLD), ("previous", NEW)]
+    assert filled.count() == 3
+
+
+def test_committed_from_outside(filled, outside, reopen):
+    with pytest.raises(InputError, match="no next generation"):
+        outside("commit")
+    with filled.begin_generation(NEW) as new:
+        new.upsert(points(NEW, 7))
+    outside("commit")
+    assert roles(outside()) == [("current", NEW), ("previous", OLD)]
+    assert reopen().count() == 7
+
+
+def test_dropped_from_outside(filled, outside):
+    for role in ("current", "previous", "next", "update"):
+        with pytest.raises(InputError, match=f"cannot drop its {role} generation.*it has no other"):
+            outside("drop", role)
+    with filled.begin_generation(NEW) as new:
+        new.upsert(points(NEW, 2))
+        (new.home / "ledger").write_text("half")
+        home = new.home
+    outside("drop", "next")
+    assert roles(outside()) == [("current", OLD)]
+    assert not home.exists()
+    with filled.begin_generation(NEW) as new:
+        assert new.count() == 0
+        new.commit()
+    with pytest.raises(InputError, match="it has previous"):
+        outside("drop", "current")
+    filled.close()
+    outside("drop", "previous")
+    with pytest.raises(InputError, match="no generation to go back to"):
+        outside("rollback")
+    assert roles(outside()) == [("current", NEW)]
+
+
+def test_there_are_no_generations_of_nothing(outside):
+    with pytest.raises(StoreNotFound, match="tte-retriever index"):
+        outside()
+
+
+def test_a_prefix_stays_what_it_is(filled, uri):
+    staged = CollectionSpec(4, "cccc", "m", prefix=2)
+    with pytest.raises(InputError, match="prefix of 0 dimensions, and 2"):
+        filled.ensure(CollectionSpec(4, OLD.fingerprint, prefix=2))
+    with filled.begin_generation(staged) as new:
+        assert new.spec == staged
+        new.upsert(points(staged, 3))
+    for other in (0, 3):
+        with pytest.raises(InputError, match=r"next generation.*prefix of 2.*generations drop next"):
+            filled.begin_generation(CollectionSpec(4, "cccc", "m", prefix=other))
+    with filled.begin_generation(staged) as new:
+        assert new.count() == 3
+        new.commit()
+        with pytest.raises(InputError, match="prefix of 2 dimensions, and 0"):
+            new.ensure(CollectionSpec(4, "cccc", "m"))
+        if uri != "memory://":
+            with pytest.raises(InputError, match="prefix of 2"), updating(uri, CollectionSpec(4, "cccc", "m")):
+                pass
+
+
+def test_a_store_is_made_and_brought_up_to_date(uri):
+    if uri == "memory://":
+        pytest.skip("one in memory is gone when it is closed")
+    for n in (3, 5):
+        with updating(uri, NEW) as store:
+            store.ensure(NEW)
+            store.upsert(points(NEW, n))
+        with open_store(uri, create=False) as store:
+            assert store.count() == n
+    with pytest.raises(ModelMismatch, match="--reembed"), updating(uri, OLD):
+        pass
+    with open_generations(uri) as generations:
+        assert roles(generations.listed()) == [("current", NEW)]

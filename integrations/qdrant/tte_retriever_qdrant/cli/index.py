@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,14 +15,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from tte_retriever.errors import TTEError
+from tte_retriever.errors import InputError, TTEError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from rich.progress import Task
 
     from tte_retriever_qdrant.ingestion import Event, Report
+    from tte_retriever_qdrant.records import GenerationInfo
+    from tte_retriever_qdrant.stores import VectorStore
 
 DEFAULT_MODEL = "tte-flash-tiny"
+
+
+class Engine(str, Enum):
+    """Where the work is done."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def index(
@@ -31,34 +44,60 @@ def index(
     window_s: Annotated[float, typer.Option("--window-s", help="Seconds of a video per vector.")] = 6.0,
     overlap_s: Annotated[float, typer.Option("--overlap-s", help="Seconds that it shares with the next one.")] = 0.0,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that decode. [default: cores less one, 8 at most]")
+        int | None,
+        typer.Option(help="Processes that decode. [default: cores less one, 8 at most; on Ray, all that are left]"),
     ] = None,
     near_duplicate: Annotated[
         float | None, typer.Option(help="Report what is at least this similar to other content, such as 0.98.")
     ] = None,
+    prefix: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of a Matryoshka model: find candidates by so many leading dimensions. New stores."),
+    ] = None,
+    reembed: Annotated[
+        bool, typer.Option("--reembed", help="Into a new generation, beside what is searched until all is done.")
+    ] = False,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 1 if more files and parts of files than this fail.")
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="On this machine, or on a Ray cluster.")] = Engine.LOCAL,
+    address: Annotated[
+        str | None, typer.Option(help="host:6379 of the Ray cluster, or auto. [default: one of this machine alone]")
+    ] = None,
+    models: Annotated[
+        int | None, typer.Option(min=1, help="Copies of the model on Ray. [default: one per GPU, or one]")
     ] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
 ) -> None:
     """Index images, PDF pages, video moments and texts; run it again to resume or to bring the store up to date."""
-    from tte_retriever_qdrant.ingestion import ingest
+    from tte_retriever_qdrant.ingestion import ingest as on_this_machine
     from tte_retriever_qdrant.ingestion.discovery import check_source
     from tte_retriever_qdrant.ingestion.quarantine import QUARANTINE
-    from tte_retriever_qdrant.stores import open_store
+    from tte_retriever_qdrant.ingestion.updating import spec_of
+    from tte_retriever_qdrant.stores import open_generation, open_store, updating
 
     check_source(source)  # before a model is loaded, and before a store is made for nothing
-    with open_store(store) as opened:
+    _check_engine(engine, cluster_options=bool(address or models), generation_options=reembed or prefix is not None)
+    # A folder is remembered so that it is found from any working directory, and on any machine that has it there.
+    name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    held = _current(store)
+    opening: AbstractContextManager[VectorStore]
+    if engine is Engine.RAY:
+        opening, ingest = open_store(store), _on_ray(name, store, address, models)
+    else:
         from tte_retriever.cli.loading import load_encoder
 
         encoder = load_encoder(model)
-        # A folder is remembered so that it is found from any working directory.
-        name = str(Path(model).resolve()) if Path(model).is_dir() else model
+        if prefix is None:
+            prefix = held.spec.prefix if held is not None and not reembed else 0
+        spec = spec_of(encoder, name, prefix=prefix)
+        opening = open_generation(store, spec) if reembed else updating(store, spec)
+        ingest = partial(on_this_machine, encoder=encoder, prefix=prefix)
+    with opening as opened:
         run = partial(
             ingest,
             source,
             opened,
-            encoder,
             model_name=name,
             window_s=window_s,
             overlap_s=overlap_s,
@@ -77,12 +116,74 @@ def index(
 
                 report = run(on_event=show)
             _print_report(report, store)
-        if max_failures is not None and len(report.failed) > max_failures:
-            quarantine = opened.home / QUARANTINE
-            raise TTEError(
-                f"{len(report.failed)} files or parts of files failed, and --max-failures allows {max_failures}; "
-                f"what could be indexed is, and {quarantine} says what is wrong with the rest"
-            )
+        quarantine = opened.home / QUARANTINE
+        too_many = max_failures is not None and len(report.failed) > max_failures
+        if reembed and not too_many:
+            _swap_in(opened, held, store)
+    if too_many:
+        raise TTEError(
+            f"{len(report.failed)} files or parts of files failed, and --max-failures allows {max_failures}; "
+            f"what could be indexed is{' in the next generation' if reembed else ''}, and {quarantine} says what is "
+            "wrong with the rest"
+        )
+
+
+def _check_engine(engine: Engine, *, cluster_options: bool, generation_options: bool) -> None:
+    if engine is Engine.LOCAL and cluster_options:
+        raise InputError("--address and --models are for a cluster; give --engine ray, too, or leave them out")
+    if engine is Engine.RAY and generation_options:
+        raise InputError(
+            "a cluster does not fill a next generation and takes the store's own prefix; leave out --reembed and "
+            "--prefix, and give --store the URI of a new store for another model"
+        )
+
+
+def _current(store: str) -> GenerationInfo | None:
+    """The generation that is searched now, whoever has it open."""
+    from tte_retriever_qdrant.errors import StoreNotFound
+    from tte_retriever_qdrant.stores import open_generations
+
+    try:
+        with open_generations(store) as generations:
+            return next((each for each in generations.listed() if each.role == "current"), None)
+    except StoreNotFound:
+        return None
+
+
+def _swap_in(opened: VectorStore, held: GenerationInfo | None, store: str) -> None:
+    """Make a re-embedding the current generation, if it has all that this has."""
+    from tte_retriever_qdrant.ingestion.completeness import left_behind
+
+    left = left_behind(held.home, opened.home) if held is not None else []
+    if left:
+        typer.echo(
+            f"not searched yet: {len(left)} files of other sources, such as {str(left[0])!r}, are in the current "
+            f"generation only; re-embed their folders too, or go without: tte-retriever generations commit --store {store}",
+            err=True,
+        )
+        return
+    opened.commit()
+    typer.echo(f"searched from now on; to undo it: tte-retriever generations rollback --store {store}", err=True)
+
+
+def _on_ray(model: str, store: str, address: str | None, models: int | None) -> Callable[..., Report]:
+    from tte_retriever.cli.loading import load_encoder
+    from tte_retriever_qdrant.stores.opening import is_for_many_writers
+
+    try:
+        from tte_retriever_qdrant.distributed import ingest_on_ray
+    except ModuleNotFoundError as error:
+        if error.name not in ("ray", "pyarrow"):
+            raise
+        message = f"{error.name} is not installed, which --engine ray needs: pip install 'tte-retriever-qdrant[ray]'"
+        raise InputError(message) from error
+    return partial(
+        ingest_on_ray,
+        load_encoder=partial(load_encoder, model),
+        uri=store if is_for_many_writers(store) else None,
+        address=address,
+        models=models,
+    )
 
 
 class _RateColumn(ProgressColumn):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import webbrowser
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, TTEError
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS
 
 if TYPE_CHECKING:
@@ -33,9 +34,26 @@ def search(
         list[str] | None,
         typer.Option("--filter", help=f"key=value, also several times; keys: {', '.join(PAYLOAD_FIELDS)}."),
     ] = None,
+    per_asset: Annotated[bool, typer.Option("--per-asset", help="Only the best page or clip of every file.")] = False,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="Moments of a video as they are stored, not merged into clips.")
+    ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, without the index.")] = False,
+    clip: Annotated[
+        Path | None, typer.Option(help="Write a hit in a video as this .mp4, cut exactly, without sound.")
+    ] = None,
+    open_hit: Annotated[
+        bool, typer.Option("--open", help="Open a hit with the system's viewer, at its page or time if that can.")
+    ] = False,
+    chosen: Annotated[int, typer.Option("--hit", min=1, help="Which hit --clip and --open take, by its rank.")] = 1,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Where the folder that was indexed is now, for --clip and --open; default: where it was."),
+    ] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per hit.")] = False,
 ) -> None:
-    """Find images, pages, video moments and texts by text, image, video or a mixture."""
+    """Find images, pages, clips of videos and texts by text, image, video or a mixture."""
+    from tte_retriever_qdrant.clipping import check_target
     from tte_retriever_qdrant.filters import parse_filters
     from tte_retriever_qdrant.searching import search as run
     from tte_retriever_qdrant.stores import open_store
@@ -43,18 +61,40 @@ def search(
     if not ((text and text.strip()) or image or video):
         raise InputError("the query has neither text nor media; give a text, --image FILE or --video FILE")
     wanted = parse_filters(filters or [])
+    if clip is not None:
+        check_target(clip)  # before a model is loaded
     with open_store(store, create=False) as opened:
         from tte_retriever.cli.loading import load_encoder
 
         name = model or (opened.spec.model if opened.spec else "")
         if not name:
             raise InputError(f"the store {store!r} does not say which model it was made with; name it with --model")
-        hits = run(opened, load_encoder(name), text=text, image=image, video=video, top_k=top_k, filter=wanted)
-    if json_lines:
-        for hit in hits:
-            typer.echo(json.dumps(hit.as_dict(), ensure_ascii=False))
-    else:
-        _print_table(hits)
+        hits = run(
+            opened,
+            load_encoder(name),
+            text=text,
+            image=image,
+            video=video,
+            top_k=top_k,
+            filter=wanted,
+            per_asset=per_asset,
+            clips=not moments,
+            exact=exact,
+        )
+        if json_lines:
+            for hit in hits:
+                typer.echo(json.dumps(hit.as_dict(), ensure_ascii=False))
+        else:
+            _print_table(hits)
+        if clip is not None or open_hit:
+            from tte_retriever_qdrant.locating import locate
+
+            taken = _taken(hits, chosen)
+            path = locate(opened, taken, root)
+            if clip is not None:
+                _write(taken, path, clip)
+            if open_hit:
+                _open(taken, path)
 
 
 def _print_table(hits: Sequence[SearchHit]) -> None:
@@ -66,6 +106,37 @@ def _print_table(hits: Sequence[SearchHit]) -> None:
     for hit in hits:
         table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.modality, Text(where(hit)))
     console.print(table)
+
+
+def _taken(hits: Sequence[SearchHit], rank: int) -> SearchHit:
+    if rank > len(hits):
+        raise InputError(
+            f"hit {rank} was asked for, and {len(hits)} were found; give one of them, or a larger --top-k"
+        )
+    return hits[rank - 1]
+
+
+def _write(hit: SearchHit, path: Path, clip: Path) -> None:
+    from tte_retriever_qdrant.clipping import write_clip
+
+    if hit.start_s is None or hit.end_s is None:
+        raise InputError(
+            f"hit {hit.rank} ({where(hit)}) is of the kind {hit.modality}, and only a video has clips; give the --hit of "
+            "a video, or --filter modality=video"
+        )
+    write_clip(path, clip, hit.start_s, hit.end_s)
+    typer.echo(f"wrote {clip}: {where(hit)}", err=True)
+
+
+def _open(hit: SearchHit, path: Path) -> None:
+    place = ""  # the part of a URL that browsers and some viewers know for it
+    if hit.page is not None:
+        place = f"#page={hit.page}"
+    elif hit.start_s is not None and hit.end_s is not None:
+        place = f"#t={hit.start_s:g},{hit.end_s:g}"
+    if not webbrowser.open(path.as_uri() + place):  # typer.launch takes what follows # for a part of the file's name
+        raise TTEError(f"the system has no viewer for {str(path)!r}; open it by hand, at {where(hit)}")
+    typer.echo(f"opened {where(hit)}", err=True)
 
 
 def where(hit: SearchHit) -> str:

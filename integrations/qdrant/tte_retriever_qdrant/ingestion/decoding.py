@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from tte_retriever.errors import MediaError, TTEError
+from tte_retriever.errors import InputError, MediaError, TTEError
 from tte_retriever.media.sources import describe
 from tte_retriever_qdrant.ingestion.units import pixels
 from tte_retriever_qdrant.ingestion.worker import Decoded, Request, Settings
@@ -43,6 +43,18 @@ _BOOTSTRAP = "import sys; sys.path[:] = {path!r}; from {module} import main; mai
 def default_workers() -> int:
     """As many decoder processes as are worth their memory: a model on the CPU or a feeding thread wants a core too."""
     return max(1, min(8, (os.cpu_count() or 2) - 1))
+
+
+def check_decoding(time_limit_s: float, memory_limit: int) -> None:
+    """Refuse limits that make no sense.
+
+    Raises:
+        InputError: No time, or too little memory.
+    """
+    if not time_limit_s > 0:
+        raise InputError(f"time_limit_s is {time_limit_s!r}; give a number of seconds above 0")
+    if memory_limit < LEAST_MEMORY:
+        raise InputError(f"memory_limit is {memory_limit!r}; give {LEAST_MEMORY} bytes or more")
 
 
 class _Lost(Exception):

@@ -87,6 +87,12 @@ class Ledger:
         with self._errors():
             return [Row(*values) for values in self._connection.execute(f"SELECT {_COLUMNS} FROM files")]  # noqa: S608
 
+    def roots(self, asset_id: str, uri: str) -> list[str]:
+        """The sources that have that content under that name."""
+        query = "SELECT root FROM files WHERE asset_id = ? AND uri = ? ORDER BY root"
+        with self._errors():
+            return [root for (root,) in self._connection.execute(query, (asset_id, uri))]
+
     def record(self, rows: Iterable[Row], removed: Iterable[tuple[str, str]] = ()) -> None:
         """Write rows and drop the ``removed`` ones (root, uri), all at once or not at all."""
         with self._errors(), self._connection as transaction:

@@ -32,6 +32,18 @@ _MAX_WAITING = 2  # batches
 _NEIGHBOURS = 10  # that are looked at; the nearest may be other parts of the same file
 
 
+def check_writing(batch_size: int, near_duplicate: float | None) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        InputError: No points per batch, or a similarity that cannot be.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size!r}; give 1 or more")
+    if near_duplicate is not None and not -1 <= near_duplicate <= 1:
+        raise InputError(f"near_duplicate is {near_duplicate!r}; give a cosine similarity, such as 0.98")
+
+
 class Writer:
     """Collects points into batches of bounded count and size.
 

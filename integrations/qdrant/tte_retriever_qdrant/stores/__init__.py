@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tte_retriever_qdrant.stores.opening import open_generation, open_store
-from tte_retriever_qdrant.stores.protocol import VectorStore
+from tte_retriever_qdrant.stores.opening import open_generation, open_generations, open_store, updating
+from tte_retriever_qdrant.stores.protocol import Generations, VectorStore
 
-__all__ = ["VectorStore", "open_generation", "open_store"]
+__all__ = ["Generations", "VectorStore", "open_generation", "open_generations", "open_store", "updating"]

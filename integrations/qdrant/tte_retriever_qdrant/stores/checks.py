@@ -11,9 +11,9 @@ from tte_retriever.errors import InputError
 from tte_retriever_qdrant.errors import ModelMismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from tte_retriever_qdrant.records import CollectionSpec, Point
+    from tte_retriever_qdrant.records import CollectionSpec, Point, Role
 
 
 def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, where: str) -> None:
@@ -27,8 +27,22 @@ def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, where: st
     raise ModelMismatch(
         f"{where} holds vectors of the model {existing.model or 'of unknown name'} (fingerprint {existing.fingerprint}, "
         f"{existing.dim} dimensions), and {wanted.model or 'the model given'} has the fingerprint {wanted.fingerprint} "
-        f"({wanted.dim} dimensions); use the store's own model, or index into a new store or a new generation of this one"
+        f"({wanted.dim} dimensions); use the store's own model, index into a new store, or into a new generation of this one: tte-retriever index … --reembed"
     )
+
+
+def check_same_prefix(existing: CollectionSpec, wanted: CollectionSpec, where: str) -> None:
+    """Refuse to change by how many leading dimensions candidates are found.
+
+    Raises:
+        InputError: The prefixes differ.
+    """
+    if existing.prefix != wanted.prefix:
+        raise InputError(
+            f"{where} was made with a prefix of {existing.prefix} dimensions, and {wanted.prefix} were asked for (0: none); "
+            "go on with its own, or fill a new generation with tte-retriever index … --reembed (one that was begun goes "
+            "with tte-retriever generations drop next)"
+        )
 
 
 def is_same_model(one: CollectionSpec, other: CollectionSpec) -> bool:
@@ -47,6 +61,19 @@ def not_begun(where: str) -> InputError:
 def nothing_before(where: str) -> InputError:
     """The error of rolling back a store that never had another generation."""
     return InputError(f"{where} has no generation to go back to; only a commit can be rolled back")
+
+
+def nothing_begun(where: str) -> InputError:
+    """The error of committing from outside where nothing was begun."""
+    return InputError(f"{where} has no next generation to commit; begin one with tte-retriever index … --reembed")
+
+
+def not_dropped(where: str, role: Role, held: Iterable[Role]) -> InputError:
+    """The error of dropping the generation that is searched, or one that is not there."""
+    others = ", ".join(each for each in held if each != "current") or "no other"
+    return InputError(
+        f"{where} cannot drop its {role} generation; beside the current one, which stays, it has {others}"
+    )
 
 
 def check_points(points: Sequence[Point], spec: CollectionSpec) -> None:

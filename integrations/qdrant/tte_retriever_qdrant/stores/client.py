@@ -9,12 +9,20 @@ from qdrant_client import models
 
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.filters import Dialect, compile_filter
-from tte_retriever_qdrant.records import Hit
+from tte_retriever_qdrant.records import Hit, Point
 from tte_retriever_qdrant.stores import checks
-from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, QUANTIZE_FROM, candidates
+from tte_retriever_qdrant.stores.protocol import (
+    FULL,
+    HNSW_EF,
+    OVERSAMPLING,
+    PREFIX,
+    QUANTIZE_FROM,
+    SCROLL_PAGE,
+    candidates,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
-    from tte_retriever_qdrant.records import CollectionSpec, Point
+    from tte_retriever_qdrant.records import CollectionSpec
     from tte_retriever_qdrant.stores.connection import Connection
 
 _POINTS_PER_REQUEST = 128  # 10 MB of JSON at 4096 dimensions; a server takes 32
@@ -76,6 +84,7 @@ class ClientStore:
             self._attach()
         if self._spec is not None:
             checks.check_same_model(self._spec, spec, connection.where)
+            checks.check_same_prefix(self._spec, spec, connection.where)
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, durably."""
@@ -127,9 +136,19 @@ class ClientStore:
         client, collection, spec = self._require()
         with self._connection.errors():
             records, _ = client.scroll(collection, limit=n, with_payload=False, with_vectors=True)
-        vectors: list[Any] = [record.vector for record in records]
-        whole = [vector[FULL] if spec.prefix else vector for vector in vectors]
-        return np.array(whole, np.float32).reshape(-1, spec.dim)
+        return np.array([_whole(record.vector, spec) for record in records], np.float32).reshape(-1, spec.dim)
+
+    def scroll(self) -> Iterator[Point]:
+        """Every point."""
+        client, collection, spec = self._require()
+        page: Any = None  # the id that the next one begins with
+        while True:
+            with self._connection.errors():
+                records, page = client.scroll(collection, limit=SCROLL_PAGE, offset=page, with_vectors=True)
+            for record in records:
+                yield Point(str(record.id), _whole(record.vector, spec), record.payload or {})
+            if page is None:
+                return
 
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are there."""
@@ -170,36 +189,27 @@ class ClientStore:
         connection = self._require_open()
         aliases = connection.aliases()
         begun = aliases.get(connection.next)
-        if begun is None or not checks.is_same_model(connection.read_spec(begun), spec):
+        held = connection.read_spec(begun) if begun else None
+        if held is not None and checks.is_same_model(held, spec):
+            checks.check_same_prefix(held, spec, f"the next generation of {connection.where}")
+        else:
             made = connection.make(spec)
             connection.point({connection.next: begun} if begun else {}, {connection.next: made})
             if begun:
-                connection.drop(begun)
+                connection.delete(begun)
         return ClientStore(connection, connection.next)
 
     def commit(self) -> None:
         """Make this generation the current one."""
         connection = self._require_open()
-        aliases = connection.aliases()
-        if self._alias != connection.next or aliases.get(connection.next) != self._collection:
+        if self._alias != connection.next or connection.aliases().get(connection.next) != self._collection:
             raise checks.not_begun(connection.where)
-        after = {connection.name: aliases[connection.next]}
-        if connection.name in aliases:
-            after[connection.previous] = aliases[connection.name]
-        connection.point(aliases, after)
+        connection.commit()
         self._alias = connection.name
-        if connection.previous in aliases:
-            connection.drop(aliases[connection.previous])
 
     def rollback(self) -> None:
         """Make the generation before the last commit the current one."""
-        connection = self._require_open()
-        aliases = connection.aliases()
-        if connection.previous not in aliases:
-            raise checks.nothing_before(connection.where)
-        current, previous = aliases[connection.name], aliases[connection.previous]
-        aliases.pop(connection.next, None)
-        connection.point(aliases, {connection.name: previous, connection.previous: current})
+        self._require_open().rollback()
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -244,3 +254,7 @@ class ClientStore:
 def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
     full = vector.tolist()
     return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full
+
+
+def _whole(stored: Any, spec: CollectionSpec) -> np.ndarray:
+    return np.array(stored[FULL] if spec.prefix else stored, np.float32)  # (D,)

@@ -17,8 +17,8 @@ from qdrant_client import models
 
 from tte_retriever.errors import TTEError
 from tte_retriever_qdrant.errors import StoreError
-from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec
-from tte_retriever_qdrant.stores.checks import check_prefix
+from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec, GenerationInfo
+from tte_retriever_qdrant.stores import checks
 from tte_retriever_qdrant.stores.protocol import FULL, PREFIX
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qdrant_client import QdrantClient
+
+    from tte_retriever_qdrant.records import Role
 
 _METADATA = "tte_retriever"
 _INDEX_TYPES = {
@@ -100,7 +102,7 @@ class Connection:
 
     def make(self, spec: CollectionSpec) -> str:
         """Make a collection that no alias stands for yet."""
-        check_prefix(spec)
+        checks.check_prefix(spec)
         collection = f"{self.name}.{uuid.uuid4().hex[:12]}"
         with self.errors():
             self.client.create_collection(
@@ -114,11 +116,51 @@ class Connection:
         try:
             self.read_spec(collection)
         except StoreError:
-            self.drop(collection)
+            self.delete(collection)
             raise
         return collection
 
-    def drop(self, collection: str) -> None:
+    def listed(self) -> list[GenerationInfo]:
+        """The generations, the current one first."""
+        aliases = self.aliases()
+        return [
+            GenerationInfo(role, self.read_spec(aliases[alias]), self.data / aliases[alias])
+            for alias, role in self._roles().items()
+            if alias in aliases
+        ]
+
+    def commit(self) -> None:
+        """Make the next generation the current one."""
+        aliases = self.aliases()
+        if self.next not in aliases:
+            raise checks.nothing_begun(self.where)
+        after = {self.name: aliases[self.next]}
+        if self.name in aliases:
+            after[self.previous] = aliases[self.name]
+        self.point(aliases, after)
+        if self.previous in aliases:
+            self.delete(aliases[self.previous])
+
+    def rollback(self) -> None:
+        """Make the generation before the last commit the current one."""
+        aliases = self.aliases()
+        if self.previous not in aliases:
+            raise checks.nothing_before(self.where)
+        current, previous = aliases[self.name], aliases[self.previous]
+        aliases.pop(self.next, None)
+        self.point(aliases, {self.name: previous, self.previous: current})
+
+    def drop(self, role: Role) -> None:
+        """Remove a generation that is not searched."""
+        aliases, roles = self.aliases(), self._roles()
+        held = {roles[alias]: alias for alias in roles if alias in aliases}
+        if role == "current" or role not in held:
+            raise checks.not_dropped(self.where, role, held)
+        alias = held[role]
+        self.point({alias: aliases[alias]}, {})
+        self.delete(aliases[alias])
+
+    def delete(self, collection: str) -> None:
         """Delete a collection and what was kept beside it."""
         with self.errors():
             self.client.delete_collection(collection)
@@ -135,6 +177,9 @@ class Connection:
                 f"{self.where} does not say of which model it is: the collection {collection!r} has no such metadata; "
                 "use a server of version 1.16 or newer, and a collection that was made by this program"
             ) from error
+
+    def _roles(self) -> dict[str, Role]:
+        return {self.name: "current", self.previous: "previous", self.next: "next"}
 
 
 def _vectors(spec: CollectionSpec) -> models.VectorParams | dict[str, models.VectorParams]:

@@ -6,30 +6,32 @@ with the engine's files and what ingestion keeps beside the vectors, and a lock.
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import filelock
 
 from tte_retriever.errors import TTEError
 from tte_retriever_qdrant.errors import StoreError, StoreLocked, StoreNotFound
-from tte_retriever_qdrant.stores.manifest import MANIFEST, Generation, Manifest, read_manifest
+from tte_retriever_qdrant.records import ROLES, GenerationInfo
+from tte_retriever_qdrant.stores import checks
+from tte_retriever_qdrant.stores.manifest import MANIFEST, Generation, Manifest, read_manifest, write_manifest
 from tte_retriever_qdrant.stores.shards import make_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tte_retriever_qdrant.records import CollectionSpec
-
-Role: TypeAlias = Literal["current", "next"]
+    from tte_retriever_qdrant.records import CollectionSpec, Role
 
 _LOCK = ".lock"
 _GENERATIONS = "generations"
 _NONE_YET = "none-yet"  # is locked in place of a generation by who opens a store without one
-_PATIENCE_S = 30  # another process needs the manifest for as long as it takes to make an empty shard
+_PATIENCE_S = 30  # another process needs the manifest for as long as it takes to make a shard, or to copy one
 
 
 class Directory:
@@ -73,6 +75,27 @@ class Directory:
         with self.engine_errors():
             return Generation(spec, name, make_shard(self.of(name), spec))
 
+    def copy(self, generation: Generation) -> Generation:
+        """Copy a generation that nobody else has open; no manifest speaks of the copy yet."""
+        lock = self.lock(generation.name)
+        copied = replace(generation, name=uuid.uuid4().hex[:12])
+        try:
+            shutil.copytree(self.of(generation.name), self.of(copied.name))
+            os.sync()  # of the machine's death, too: the copy is to take the place of the original
+        except BaseException as error:
+            shutil.rmtree(self.of(copied.name), ignore_errors=True)
+            if isinstance(error, OSError):
+                raise StoreError(f"{self.where} cannot be copied: {error.strerror or error}; make room") from error
+            raise
+        finally:
+            lock.release()
+        return copied
+
+    def require_unused(self, generation: Generation | None) -> None:
+        """Raise ``StoreLocked`` if a process has the generation open."""
+        if generation is not None:
+            self.lock(generation.name).release()
+
     def lock(self, name: str) -> filelock.FileLock:
         """Lock a generation at once or not at all."""
         lock = filelock.FileLock(self.home / _GENERATIONS / f"{name}.lock", thread_local=False)
@@ -95,7 +118,12 @@ class Directory:
             generation: Generation | None = getattr(read_manifest(self.home) or Manifest(), role)
             if generation is None:
                 return None
-            lock = self.lock(generation.name)
+            try:
+                lock = self.lock(generation.name)
+            except StoreLocked:
+                with self.changing():  # it may be locked for as long as it takes to copy it, and no longer
+                    pass
+                lock = self.lock(generation.name)
             try:  # it may have been replaced, or even removed, before the lock was ours
                 if getattr(read_manifest(self.home), role) == generation:
                     return generation, lock
@@ -103,6 +131,52 @@ class Directory:
                 lock.release()
                 raise
             lock.release()
+
+    def listed(self) -> list[GenerationInfo]:
+        """The generations, the current one first."""
+        manifest = read_manifest(self.home) or Manifest()
+        return [
+            GenerationInfo(role, held.spec, self.of(held.name))
+            for role in ROLES
+            if (held := getattr(manifest, role)) is not None
+        ]
+
+    def commit(self) -> None:
+        """Make the next generation, which nobody is filling any more, the current one."""
+        with self.changing() as manifest:
+            if manifest.next is None:
+                raise checks.nothing_begun(self.where)
+            self.require_unused(manifest.next)
+            self.swap_in("next", manifest)
+
+    def swap_in(self, role: Role, manifest: Manifest) -> None:
+        """Make the generation that has a role the current one; call while changing."""
+        if role == "update":  # the same vectors and more: there is nothing to go back to
+            changed = replace(manifest, current=manifest.update, update=None)
+        else:
+            changed = Manifest(current=manifest.next, previous=manifest.current)
+        write_manifest(self.home, changed)
+        self.sweep()
+
+    def rollback(self) -> None:
+        """Make the generation before the last commit the current one."""
+        with self.changing() as manifest:
+            if manifest.previous is None:
+                raise checks.nothing_before(self.where)
+            self.require_unused(manifest.update)
+            swapped = replace(manifest, current=manifest.previous, previous=manifest.current, update=None)
+            write_manifest(self.home, swapped)
+            self.sweep()
+
+    def drop(self, role: Role) -> None:
+        """Remove a generation that is not searched."""
+        with self.changing() as manifest:
+            generation: Generation | None = getattr(manifest, role)
+            if role == "current" or generation is None:
+                raise checks.not_dropped(self.where, role, [each.role for each in self.listed()])
+            self.require_unused(generation)
+            write_manifest(self.home, replace(manifest, **{role: None}))
+            self.sweep()
 
     def sweep(self) -> None:
         """Remove the generations that the manifest speaks of no more, but for those in use; call while changing."""

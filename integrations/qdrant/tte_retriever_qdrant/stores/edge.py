@@ -14,15 +14,15 @@ import qdrant_edge as edge
 
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.filters import Dialect, compile_filter
-from tte_retriever_qdrant.records import Hit
+from tte_retriever_qdrant.records import Hit, Point
 from tte_retriever_qdrant.stores import checks
-from tte_retriever_qdrant.stores.directory import Directory, Role, missing
+from tte_retriever_qdrant.stores.directory import Directory, missing
 from tte_retriever_qdrant.stores.manifest import Generation, Manifest, write_manifest
-from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, candidates
+from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, SCROLL_PAGE, candidates
 from tte_retriever_qdrant.stores.shards import indexed_copy, is_worth_indexing, remove_other_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
-    from tte_retriever_qdrant.records import CollectionSpec, Point
+    from tte_retriever_qdrant.records import CollectionSpec, Role
 
 _DIALECT = Dialect(edge.Filter, edge.FieldCondition, edge.MatchAny, edge.RangeFloat)
 _EXACT = edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
@@ -50,6 +50,7 @@ class EdgeStore:
         self._lock: filelock.FileLock | None = None
         self._open = True
         self._writing = threading.RLock()
+        self._is_sole_writer = False
         self._directory.prepare(create=create)
         try:
             self._attach()
@@ -63,6 +64,11 @@ class EdgeStore:
     def spec(self) -> CollectionSpec | None:
         """What the collection holds."""
         return self._generation.spec if self._generation else None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a copy of the current generation, to be committed."""
+        return self._role == "update"
 
     @property
     def home(self) -> Path:
@@ -82,6 +88,7 @@ class EdgeStore:
             self._attach()
         _, generation = self._collection()
         checks.check_same_model(generation.spec, spec, self._directory.where)
+        checks.check_same_prefix(generation.spec, spec, self._directory.where)
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, durably."""
@@ -120,9 +127,21 @@ class EdgeStore:
         shard, generation = self._collection()
         with self._directory.engine_errors():
             records, _ = shard.scroll(edge.ScrollRequest(limit=n, with_payload=False, with_vector=True))
-        vectors: list[Any] = [record.vector for record in records]
-        whole = [vector[FULL] if generation.spec.prefix else vector for vector in vectors]
-        return np.array(whole, np.float32).reshape(-1, generation.spec.dim)
+        spec = generation.spec
+        return np.array([_whole(record.vector, spec) for record in records], np.float32).reshape(-1, spec.dim)
+
+    def scroll(self) -> Iterator[Point]:
+        """Every point."""
+        shard, generation = self._collection()
+        page: Any = None  # the id that the next one begins with
+        while True:
+            request = edge.ScrollRequest(limit=SCROLL_PAGE, offset=page, with_payload=True, with_vector=True)
+            with self._directory.engine_errors():
+                records, page = shard.scroll(request)
+            for record in records:
+                yield Point(str(record.id), _whole(record.vector, generation.spec), record.payload or {})
+            if page is None:
+                return
 
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are there."""
@@ -176,20 +195,16 @@ class EdgeStore:
         """Make this generation the current one."""
         self._require_open()
         with self._directory.changing() as manifest:
-            if self._role != "next" or self._generation is None or manifest.next != self._generation:
+            held = getattr(manifest, self._role)
+            if self._role == "current" or self._generation is None or held != self._generation:
                 raise checks.not_begun(self._directory.where)
-            write_manifest(self._directory.home, Manifest(current=manifest.next, previous=manifest.current))
+            self._directory.swap_in(self._role, manifest)
             self._role = "current"
-            self._directory.sweep()
 
     def rollback(self) -> None:
         """Make the generation before the last commit the current one."""
         self._require_open()
-        with self._directory.changing() as manifest:
-            if manifest.previous is None:
-                raise checks.nothing_before(self._directory.where)
-            swapped = replace(manifest, current=manifest.previous, previous=manifest.current)
-            write_manifest(self._directory.home, swapped)
+        self._directory.rollback()
 
     def close(self) -> None:
         """Close the shard and release the lock, after the writes that are under way."""
@@ -230,9 +245,20 @@ class EdgeStore:
     def _update(self, operation: edge.UpdateOperation) -> None:
         with self._writing, self._directory.engine_errors():
             shard, _ = self._collection()
+            self._become_sole_writer()
             # The write-ahead log survives the death of the process, the flush also that of the machine.
             shard.update(operation)
             shard.flush()
+
+    def _become_sole_writer(self) -> None:
+        """Drop an update that was left unfinished: its copy of this generation is to be out of date."""
+        if self._role == "current" and not self._is_sole_writer:
+            with self._directory.changing() as manifest:
+                if manifest.update is not None:
+                    self._directory.require_unused(manifest.update)
+                    write_manifest(self._directory.home, replace(manifest, update=None))
+                    self._directory.sweep()
+        self._is_sole_writer = True  # none is begun while this generation is open
 
     def _collection(self) -> tuple[edge.EdgeShard, Generation]:
         self._require_open()
@@ -252,16 +278,38 @@ def begin_generation(home: Path, spec: CollectionSpec) -> EdgeStore:
     directory.prepare(create=True)
     with directory.changing() as manifest:
         if manifest.next is None or not checks.is_same_model(manifest.next.spec, spec):
-            if manifest.next is not None:  # refuse to take it away from a process that is filling it
-                directory.lock(manifest.next.name).release()
+            directory.require_unused(manifest.next)  # refuse to take it away from a process that is filling it
             write_manifest(home, replace(manifest, next=directory.make(spec)))
             directory.sweep()
+        else:
+            checks.check_same_prefix(manifest.next.spec, spec, f"the next generation of {directory.where}")
     return EdgeStore(home, role="next")
+
+
+def begin_update(home: Path, spec: CollectionSpec) -> EdgeStore:
+    """Open a copy of the current generation of the store in ``home``, or the store itself if it has none yet.
+
+    A copy that was begun and not committed is resumed.
+    """
+    checks.check_prefix(spec)
+    directory = Directory(home)
+    directory.prepare(create=True)
+    with directory.changing() as manifest:
+        if manifest.current is not None:
+            checks.check_same_model(manifest.current.spec, spec, directory.where)
+            checks.check_same_prefix(manifest.current.spec, spec, directory.where)
+            if manifest.update is None:
+                write_manifest(home, replace(manifest, update=directory.copy(manifest.current)))
+    return EdgeStore(home, role="current" if manifest.current is None else "update")
 
 
 def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
     full = vector.astype(np.float32).tolist()
     return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full
+
+
+def _whole(stored: Any, spec: CollectionSpec) -> np.ndarray:
+    return np.array(stored[FULL] if spec.prefix else stored, np.float32)  # (D,)
 
 
 def _request(

@@ -84,12 +84,31 @@ def parse_address(uri: str) -> Address:
 
 def http_store(uri: str, *, create: bool = True) -> ClientStore:
     """Open a collection on a server; see :func:`open_store` for what it raises."""
+    connection = connect(uri)
+    store = ClientStore(connection, connection.name)
+    if store.spec is None and not create:
+        store.close()
+        raise missing(connection)
+    return store
+
+
+def missing(connection: Connection) -> StoreNotFound:
+    """The error of reading a store that is not there."""
+    return StoreNotFound(f"{connection.where} does not exist; make it with tte-retriever index, or check the URI")
+
+
+def connect(uri: str) -> Connection:
+    """Get ready to speak with a server.
+
+    Raises:
+        InputError: The URI is of another form.
+    """
     address = parse_address(uri)
     where = f"the collection {address.collection!r} on {address.url}"
     key = os.environ.get(_KEY, "").strip()
     if key and address.url.startswith("http://") and not _is_loopback(urlsplit(address.url).hostname or ""):
         _logger.warning("the key in %s goes unencrypted to %s; use https://", _KEY, address.url)
-    connection = Connection(
+    return Connection(
         QdrantClient(
             url=address.url,
             grpc_port=address.grpc_port or 6334,
@@ -105,11 +124,6 @@ def http_store(uri: str, *, create: bool = True) -> ClientStore:
         explain=_explain,
         release=lambda: None,
     )
-    store = ClientStore(connection, address.collection)
-    if store.spec is None and not create:
-        store.close()
-        raise StoreNotFound(f"{where} does not exist; make it with tte-retriever index, or check the URI")
-    return store
 
 
 def _explain(error: Exception, where: str) -> StoreError:

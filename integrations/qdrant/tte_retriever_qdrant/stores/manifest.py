@@ -42,11 +42,13 @@ class Manifest:
         current: The one that is searched.
         previous: The one before the last commit.
         next: The one that is being filled.
+        update: A copy of the current one, which is brought up to date.
     """
 
     current: Generation | None = None
     previous: Generation | None = None
     next: Generation | None = None
+    update: Generation | None = None
 
 
 def read_manifest(home: Path) -> Manifest | None:
@@ -61,6 +63,7 @@ def read_manifest(home: Path) -> Manifest | None:
         if content["format"] != _FORMAT:
             message = f"{path} has the format {content['format']!r}, and this version reads {_FORMAT}"
             raise StoreError(f"{message}: use the newer version of the two, or index into a new directory")
+        content.setdefault("update", None)  # stores of before there were updates
         return Manifest(**{field.name: _generation(content[field.name]) for field in fields(Manifest)})
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tte_retriever_qdrant.records import CollectionSpec
-    from tte_retriever_qdrant.stores.protocol import VectorStore
+    from tte_retriever_qdrant.stores.protocol import Generations, VectorStore
 
 _ALLOWED = (
     "edge:///absolute/dir or edge://relative/dir for a directory on this machine, http(s)://host:6333/collection for a "
@@ -72,6 +75,74 @@ def open_generation(uri: str, spec: CollectionSpec) -> VectorStore:
         raise InputError(f"the store {uri!r} is not there before it is open; call its begin_generation")
     with open_store(uri) as store:
         return store.begin_generation(spec)
+
+
+@contextmanager
+def updating(uri: str, spec: CollectionSpec) -> Iterator[VectorStore]:
+    """Open a store to bring it up to date; when the block ends without an error, who opens it finds what was written.
+
+    An edge store is copied for that, so that others can search it as it was until then; after an error or a crash, the
+    copy is taken up again. One that holds nothing yet, and a store on a server, are written to in place.
+
+    Raises:
+        ModelMismatch: The store was made by another model.
+        InputError: The store was made with another prefix.
+        StoreError: As :func:`open_store`.
+    """
+    scheme, rest = _split(uri)
+    if scheme != "edge":
+        with open_store(uri) as store:
+            if store.spec is not None:
+                store.ensure(spec)
+            yield store
+        return
+    from tte_retriever_qdrant.stores.edge import begin_update
+
+    with begin_update(_directory(uri, rest), spec) as copy:
+        yield copy
+        if copy.is_copy:
+            copy.commit()
+
+
+@contextmanager
+def open_generations(uri: str) -> Iterator[Generations]:
+    """Look at the generations of a store, and change which of them is the current one, whoever has one open.
+
+    Raises:
+        StoreNotFound: There is no store.
+        InputError: No URI of such a store; one in memory has no generations for others.
+        StoreError: As :func:`open_store`.
+    """
+    scheme, rest = _split(uri)
+    if scheme == "edge":
+        from tte_retriever_qdrant.stores.directory import Directory
+
+        directory = Directory(_directory(uri, rest))
+        directory.prepare(create=False)
+        yield directory
+    elif scheme == "memory":
+        raise InputError(
+            f"the store {uri!r} is not there before it is open; give the URI of one on a disk or a server"
+        )
+    else:
+        from tte_retriever_qdrant.stores.http import connect, missing
+
+        connection = connect(uri)
+        try:
+            if not connection.aliases():
+                raise missing(connection)
+            yield connection
+        finally:
+            connection.client.close()
+
+
+def is_for_many_writers(uri: str) -> bool:
+    """Whether several processes can have the store open for writing at a time, as they can with a server's.
+
+    Raises:
+        InputError: No URI of an engine that exists.
+    """
+    return _split(uri)[0] in ("http", "https")
 
 
 def _split(uri: str) -> tuple[str, str]:

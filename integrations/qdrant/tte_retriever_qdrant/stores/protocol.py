@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
-    from tte_retriever_qdrant.records import CollectionSpec, Hit, Point
+    from tte_retriever_qdrant.records import CollectionSpec, GenerationInfo, Hit, Point, Role
 
 QUANTIZE_FROM = 10_000
 """Number of points from which there is an index, of int8 vectors; its best matches are scored with the originals."""
@@ -28,9 +28,43 @@ FULL, PREFIX = "full", "prefix"
 """Names of the two vectors of a point in a collection with prefixes; where there are none, its vector has no name."""
 
 
+SCROLL_PAGE = 128
+"""Points that are read at a time; 10 MB of JSON at 4096 dimensions."""
+
+
 def candidates(limit: int) -> int:
     """How many points are found by their prefix, to be scored by their full vectors."""
     return max(100, 10 * limit)
+
+
+class Generations(Protocol):
+    """The generations of a store, none of them opened, so that it does not matter who has one open."""
+
+    def listed(self) -> list[GenerationInfo]:
+        """All of them, the current one first."""
+        ...
+
+    def commit(self) -> None:
+        """Make the next generation the current one, as :meth:`VectorStore.commit` does.
+
+        Raises:
+            InputError: There is none.
+            StoreLocked: A process is filling it; only an edge store can tell.
+        """
+        ...
+
+    def rollback(self) -> None:
+        """As :meth:`VectorStore.rollback`."""
+        ...
+
+    def drop(self, role: Role) -> None:
+        """Remove a generation.
+
+        Raises:
+            InputError: It is the current one, or there is none.
+            StoreLocked: A process has it open; only an edge store can tell.
+        """
+        ...
 
 
 class VectorStore(Protocol):
@@ -60,6 +94,7 @@ class VectorStore(Protocol):
 
         Raises:
             ModelMismatch: It is there, and made by another model.
+            InputError: It is there, with another prefix.
         """
         ...
 
@@ -88,6 +123,10 @@ class VectorStore(Protocol):
         """Vectors of up to ``n`` points, (N, D), the same ones each time; ids that are hashes make it a fair sample."""
         ...
 
+    def scroll(self) -> Iterator[Point]:
+        """Every point, with its vector as it is stored, of length 1; a page of them in memory at a time."""
+        ...
+
     def exists(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that are in the collection."""
         ...
@@ -111,6 +150,7 @@ class VectorStore(Protocol):
 
         Raises:
             StoreLocked: Another process is filling it.
+            InputError: It was begun with another prefix.
         """
         ...
 

@@ -1,0 +1,56 @@
+"""What a distributed run that was killed has left is taken in by the next run, on whichever engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tte_retriever_qdrant import ingest
+from tte_retriever_qdrant.errors import StoreError
+from tte_retriever_qdrant.ingestion import manifest
+from tte_retriever_qdrant.ingestion.ledger import Ledger
+from tte_retriever_qdrant.ingestion.manifest import MANIFEST, Manifest
+from tte_retriever_qdrant.ingestion.updating import LEDGER
+
+
+@pytest.fixture
+def killed(small_folder, store, encoder, monkeypatch):
+    """``killed(uri)`` leaves what a run does that has written everything and noted that of one file only."""
+    monkeypatch.setattr(manifest, "_PART_S", 0.0)
+
+    def kill(uri):
+        ingest(small_folder, store, encoder)
+        encoder.encoded = []
+        with Ledger(store.home / LEDGER) as ledger:
+            written = {row.uri: row for row in ledger.rows()}
+            planned = [replace(row, state="NEW") for row in written.values()]
+            ledger.record(planned)
+        Manifest(store.home, planned).add(written[uri])
+
+    return kill
+
+
+def test_what_is_noted_is_not_done_again(small_folder, store, encoder, killed, contents):
+    killed("clip.mp4")
+    before = contents(store)
+    report = ingest(small_folder, store, encoder)
+    assert (report.unchanged, report.indexed) == (1, 4)
+    assert not [item for item in encoder.encoded if "video" in item]
+    assert contents(store) == before
+    assert not (store.home / MANIFEST).exists()
+
+
+def test_a_file_that_has_changed_since_is_done_again(small_folder, store, encoder, killed):
+    killed("notes.md")
+    with Ledger(store.home / LEDGER) as ledger:
+        ledger.record(replace(row, asset_id="another") for row in ledger.rows() if row.uri == "notes.md")
+    report = ingest(small_folder, store, encoder)
+    assert (report.unchanged, report.indexed) == (0, 5)
+
+
+def test_a_manifest_that_is_broken(small_folder, store, encoder, killed):
+    killed("notes.md")
+    (store.home / MANIFEST / "part-000000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match="remove the folder"):
+        ingest(small_folder, store, encoder)

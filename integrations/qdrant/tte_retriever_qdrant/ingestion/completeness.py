@@ -1,0 +1,26 @@
+"""Whether a re-embedding has all that the generation before it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tte_retriever_qdrant.ingestion.ledger import Ledger
+from tte_retriever_qdrant.ingestion.updating import LEDGER
+
+
+def left_behind(old: Path, new: Path) -> list[Path]:
+    """The files that one generation has and another was never given, as far as this machine's ledgers know.
+
+    Args:
+        old: Home of the generation that is searched.
+        new: Home of the one that is to take its place.
+
+    Returns:
+        Those of them that are still there, in the order of their names.
+    """
+    if not (old / LEDGER).is_file():
+        return []
+    with Ledger(old / LEDGER) as before, Ledger(new / LEDGER) as after:
+        known = {(row.root, row.uri) for row in after.rows()}
+        left = [row for row in before.rows() if row.state == "WRITTEN" and (row.root, row.uri) not in known]
+    return sorted(path for path in (Path(row.root, row.uri) for row in left) if path.exists())

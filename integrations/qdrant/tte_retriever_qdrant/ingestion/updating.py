@@ -1,0 +1,182 @@
+"""Bring a store up to date with a source, whoever does the work: plan, have it done, keep the books, clear away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from tte_retriever.errors import InputError
+from tte_retriever_qdrant.ingestion.discovery import check_source, discover, root_of, uri_of
+from tte_retriever_qdrant.ingestion.events import Event, EventKind, Failure, NearDuplicate, Report
+from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Ledger
+from tte_retriever_qdrant.ingestion.manifest import take_in
+from tte_retriever_qdrant.ingestion.planning import Task, make_plan
+from tte_retriever_qdrant.ingestion.quarantine import write_quarantine
+from tte_retriever_qdrant.records import CollectionSpec
+
+if TYPE_CHECKING:
+    from tte_retriever.media import MediaLimits
+    from tte_retriever_qdrant.encoder import Encoder
+    from tte_retriever_qdrant.ingestion.ledger import Row, State
+    from tte_retriever_qdrant.ingestion.reading import Outcome
+    from tte_retriever_qdrant.ingestion.units import Cut
+    from tte_retriever_qdrant.stores import VectorStore
+
+LEDGER = "ledger.sqlite"
+"""Name of the ledger in a store's home."""
+
+
+def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> CollectionSpec:
+    """What a collection of a model's vectors holds.
+
+    Raises:
+        InputError: The model does not say how long its vectors are.
+    """
+    dim = encoder.get_embedding_dimension()
+    if dim is None:
+        raise InputError("the model does not say how long its vectors are; give a complete embedding model")
+    return CollectionSpec(dim, encoder.fingerprint, model_name, prefix)
+
+
+def update(
+    source: Path,
+    store: VectorStore,
+    spec: CollectionSpec,
+    work: Work,
+    *,
+    cut: Cut,
+    limits: MediaLimits,
+    on_event: Callable[[Event], None] | None,
+) -> Report:
+    """Plan what there is to do, have it done by ``work``, and delete what no file stands for any more.
+
+    Args:
+        source: A folder, or one file.
+        store: An open store; its collection is made if it is not there.
+        spec: What the collection holds.
+        work: Decodes, embeds and writes the files that it is given, and settles each.
+        cut: Into which windows videos are cut.
+        limits: What may be opened.
+        on_event: Is called as files are dealt with.
+
+    Raises:
+        InputError: The source is missing, empty, or holds not a single file that can be indexed.
+        ModelMismatch: The store holds vectors of another model.
+        StoreError: The store failed. What was written until then stays.
+    """
+    source = check_source(source)
+    root = root_of(source)
+    unlisted: list[OSError] = []
+    paths = list(discover(source, unlisted.append))
+    if not paths:
+        raise InputError(
+            f"there are no files to index in {str(source)!r}; give a folder with images, videos, PDF or text files "
+            f"(hidden files and symbolic links do not count; {len(unlisted)} folders could not be listed)"
+        )
+    store.ensure(spec)
+    with Ledger(store.home / LEDGER) as ledger:
+        take_in(store.home, ledger)
+        folders = [uri_of(Path(error.filename), root) for error in unlisted]
+        plan = make_plan(root, paths, ledger, limits, cut=cut, complete=source.is_dir(), unlisted=folders)
+        tally = Tally(len(plan.tasks), cut, on_event, record=lambda row: ledger.record([row]))
+        tally.tell("planned")
+        for folder, error in zip(folders, unlisted, strict=True):
+            tally.fail(Failure(folder, "unreadable", f"the folder {folder!r} cannot be listed: {error.strerror}"))
+        for failure in plan.failed:
+            tally.fail(failure)
+        try:
+            near_duplicates = work(plan.tasks, tally)
+        finally:
+            take_in(store.home, ledger)
+            write_quarantine(store.home, str(root), ledger.rows(), tally.failed)
+        if obsolete := ledger.obsolete():
+            store.delete(filter={"asset_id": obsolete})
+        ledger.forget_obsolete()
+        for uri in plan.removed:
+            tally.tell("removed", uri)
+    if tally.points:
+        store.finalize()
+    duplicates = plan.duplicates + tally.duplicates
+    if not (tally.indexed or plan.unchanged or duplicates):
+        raise InputError(f"none of the {len(paths)} files in {str(source)!r} could be indexed; {tally.why()}")
+    return Report(
+        files=len(paths),
+        indexed=tally.indexed,
+        points=tally.points,
+        unchanged=plan.unchanged,
+        duplicates=duplicates,
+        skipped=plan.skipped + tally.skipped,
+        removed=len(plan.removed),
+        failed=tuple(tally.failed),
+        near_duplicates=tuple(near_duplicates),
+    )
+
+
+@dataclass
+class Tally:
+    """Notes what becomes of files, counts it, and tells the listener of it.
+
+    Attributes:
+        total: Files to decode in this run.
+        cut: Into which windows videos are cut.
+        listener: Is called as files are dealt with.
+        record: Takes the row of each file that is dealt with; the ledger does at once, unless ``work`` knows better.
+        done: Files dealt with.
+        indexed: Those that were written.
+        points: Their points.
+        duplicates: Those whose content is that of another file.
+        skipped: Those of a kind that is not indexed.
+        failed: What could not be indexed.
+    """
+
+    total: int
+    cut: Cut
+    listener: Callable[[Event], None] | None
+    record: Callable[[Row], None]
+    done: int = 0
+    indexed: int = 0
+    points: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    failed: list[Failure] = field(default_factory=list)
+
+    def settle(self, outcome: Outcome) -> None:
+        """What is left of the file is durable by now."""
+        state: State = "WRITTEN" if outcome.points else "FAILED" if outcome.failures else "SKIPPED"
+        first = outcome.failures[0] if outcome.failures else Failure(outcome.uri, outcome.reason, "")
+        video_cut = str(self.cut) if outcome.is_video else ""
+        cut = outcome.task.row.cut if state == "FAILED" else video_cut
+        self.record(replace(outcome.task.row, state=state, cut=cut, reason=first.reason, message=first.message))
+        self.done += 1
+        for failure in outcome.failures:
+            self.fail(failure)
+        if state == "WRITTEN":
+            self.indexed += 1
+            self.points += outcome.points
+            self.tell("written", outcome.uri, points=outcome.points)
+        elif state == "SKIPPED":
+            self.duplicates += outcome.reason == DUPLICATE
+            self.skipped += outcome.reason != DUPLICATE
+            self.tell("skipped", outcome.uri, reason=outcome.reason)
+
+    def fail(self, failure: Failure) -> None:
+        """Note a file, or a part of one, that could not be indexed."""
+        self.failed.append(failure)
+        self.tell("failed", failure.uri, reason=failure.reason, message=failure.message)
+
+    def tell(self, kind: EventKind, uri: str = "", *, points: int = 0, reason: str = "", message: str = "") -> None:
+        """Tell the listener."""
+        if self.listener is not None:
+            self.listener(Event(kind, self.done, self.total, uri, points, reason, message))
+
+    def why(self) -> str:
+        """Why nothing could be indexed."""
+        if self.failed:
+            return f"the first reason: {self.failed[0].message}"
+        return "give images, videos, PDF, or UTF-8 text named .txt or .md"
+
+
+Work: TypeAlias = Callable[[Sequence[Task], Tally], Sequence[NearDuplicate]]
+"""Decodes, embeds and writes files, settles each in the tally, and returns the near-duplicates that it noticed."""

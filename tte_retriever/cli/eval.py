@@ -1,0 +1,62 @@
+"""``tte-retriever eval``: how good a model's vectors are, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003  (typer reads the annotations)
+from typing import Annotated
+
+import typer
+
+from tte_retriever.errors import InputError
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A bundled name, a folder or a hub id.")],
+    suite: Annotated[str, typer.Option(help="mini-mmeb.")],
+    split: Annotated[str, typer.Option(help="iid, held-out or validation.")] = "iid",
+    queries: Annotated[int, typer.Option(help="Queries per task.")] = 500,
+    seed: Annotated[int, typer.Option(help="Which draw of items.")] = 0,
+    tasks: Annotated[
+        str | None, typer.Option(help="Names of tasks, separated by commas; all of them if not given.")
+    ] = None,
+    think_budget: Annotated[
+        int | None, typer.Option(help="Think tokens to use, 0 to K; all of them if not given.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for vectors, so that another run with the same model is fast.")
+    ] = None,
+    to_json: Annotated[Path | None, typer.Option("--json", help="Also write the result to this new file.")] = None,
+) -> None:
+    """Score any multimodal SentenceTransformer model on a benchmark."""
+    _check_suite(suite)
+    if to_json is not None and (to_json.exists() or not to_json.parent.is_dir()):
+        raise InputError(
+            f"{to_json} cannot be written. Give --json a file that does not exist yet, in a folder that does."
+        )
+    from rich.console import Console
+
+    from tte_retriever.cli.loading import load_model
+    from tte_retriever.evaluation import mini_mmeb
+
+    report = mini_mmeb.evaluate(
+        load_model(model),
+        name=model,
+        split=split,  # type: ignore[arg-type]  # any other word is refused with a sentence
+        seed=seed,
+        queries=queries,
+        tasks=None if tasks is None else [task.strip() for task in tasks.split(",") if task.strip()],
+        think_budget=think_budget,
+        cache=cache,
+        show_progress_bar=True,
+    )
+    if to_json is not None:
+        to_json.write_text(json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    Console().print(report.to_table())
+
+
+def _check_suite(suite: str) -> None:
+    if suite == "mmeb-v2":
+        raise InputError("The suite 'mmeb-v2' cannot be run yet; give --suite mini-mmeb.")
+    if suite != "mini-mmeb":
+        raise InputError(f"The suite {suite!r} does not exist; give --suite mini-mmeb.")

@@ -1,0 +1,9 @@
+"""Mini-MMEB: the meta-tasks of MMEB-v2 in miniature, on the small drawn world."""
+
+from __future__ import annotations
+
+from .report import Report, Score
+from .running import evaluate
+from .tasks import SPLITS, TASKS, SuiteSplit, Task
+
+__all__ = ["SPLITS", "TASKS", "Report", "Score", "SuiteSplit", "Task", "evaluate"]

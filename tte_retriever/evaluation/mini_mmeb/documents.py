@@ -1,0 +1,62 @@
+"""The tasks on visual documents. Every function draws ``count`` queries: a pure function of its arguments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tte_retriever.evaluation.small_world.drawing import page_image
+from tte_retriever.evaluation.small_world.pages import PageDescription
+from tte_retriever.evaluation.small_world.tasks import rngs
+from tte_retriever.evaluation.small_world.volumes import PAGES, VOLUMES, Volume, draw_series
+
+from .pools import Candidate, Pool, Query, gains_of
+
+if TYPE_CHECKING:
+    import random
+
+    import numpy as np
+
+    from tte_retriever.evaluation.small_world import Split
+
+
+def _volumes(rng: random.Random, split: Split, count: int) -> list[Volume]:
+    """At least ``count`` volumes, whole series of them."""
+    return [volume for _ in range(-(-count // VOLUMES)) for volume in draw_series(rng, split)]
+
+
+def _pool(
+    described: list[tuple[str, PageDescription]], volumes: list[Volume], pixels: np.random.Generator
+) -> list[Pool]:
+    """All pages of all volumes as candidates; a page answers a query if all that is said is on it."""
+    pages = [page for volume in volumes for page in volume.pages]
+    queries = [Query({"text": said.text}, kind) for kind, said in described]
+    candidates = [Candidate({"image": page_image(page, pixels)}, page.key) for page in pages]
+    return [Pool(queries, candidates, gains_of([said.matches for _, said in described], pages))]
+
+
+def page_retrieval(split: Split, seed: int, count: int) -> list[Pool]:
+    """A fact of one page, and the title or the running fact of its document → that page.
+
+    The other pages of the document, and those of its other volume, have the same title and keys and other values.
+    """
+    rng, pixels = rngs("mini-mmeb", "page-retrieval", split, seed)
+    volumes = _volumes(rng, split, -(-count // PAGES))
+    described = []
+    for volume, page in [(each, page) for each in volumes for page in each.pages][:count]:
+        fact = rng.choice(volume.own_facts(page))
+        if rng.random() < 0.5:
+            described.append(("title-fact", PageDescription(title=volume.title, facts=(fact,))))
+        else:
+            described.append(("two-facts", PageDescription(facts=(volume.running, fact))))
+    return _pool(described, volumes, pixels)
+
+
+def document_retrieval(split: Split, seed: int, count: int) -> list[Pool]:
+    """The title and the running fact of a document → all its pages; another volume has the title and another fact."""
+    rng, pixels = rngs("mini-mmeb", "document-retrieval", split, seed)
+    volumes = _volumes(rng, split, count)
+    described = [
+        ("title-running-fact", PageDescription(title=volume.title, facts=(volume.running,)))
+        for volume in volumes[:count]
+    ]
+    return _pool(described, volumes, pixels)

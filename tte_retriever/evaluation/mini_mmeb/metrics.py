@@ -1,0 +1,58 @@
+"""The metrics of MMEB-v2, made honest about ties, and what they give to a system that has not read the query."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import ndcg_score  # type: ignore[import-untyped]
+
+METRICS: dict[str, int] = {"hit@1": 1, "ndcg@5": 5}
+"""Metric → cut-off. Hit@1 is nDCG@1 of gains that are 0 or 1."""
+
+_DIGITS = 6
+"""Of the largest similarity: what differs by less is a tie, and not what the rounding of a matrix product makes of it."""
+
+
+def ndcg(similarities: np.ndarray, gains: np.ndarray, k: int) -> np.ndarray:
+    """Linear nDCG@k of every query; candidates of equal similarity share the mean of their places.
+
+    Args:
+        similarities: (B, N), higher is better.
+        gains: (B, N), not negative; linear gains, as in MMEB-v2's ``ndcg_linear``.
+        k: Cut-off.
+
+    Returns:
+        (B,) float64 in 0..1; 0 where nothing answers a query.
+    """
+    largest = np.abs(similarities).max(initial=1e-12)
+    rounded = np.round(similarities / largest, _DIGITS)
+    return np.array([ndcg_score([gain], [row], k=k) for gain, row in zip(gains, rounded, strict=True)])
+
+
+def chance(gains: np.ndarray, k: int) -> np.ndarray:
+    """The expected score of a random ranking, exactly: that of a ranking in which all are tied.  (B, N) → (B,)."""
+    return ndcg(np.zeros(gains.shape), gains, k)
+
+
+def prior_only(gains: np.ndarray, k: int) -> np.ndarray:
+    """The score of the best ranking that is the same for all queries over these candidates.  (B, N) → (B,).
+
+    That is the most a system can reach that knows how often each candidate is the answer, and not the query. No fixed
+    ranking has a higher mean than the one by mean gain, each query's in units of its ideal ranking.
+    """
+    ideal = ndcg_ideal(gains, k)
+    shares = (gains / ideal[:, None]).mean(0)  # (N,)
+    return ndcg(np.broadcast_to(shares, gains.shape), gains, k)
+
+
+def ndcg_ideal(gains: np.ndarray, k: int) -> np.ndarray:
+    """Discounted gain of each query's best ranking; 1 where nothing answers it.  (B, N) → (B,)."""
+    best = -np.sort(-gains, axis=1)[:, :k]  # (B, k)
+    ideal = best @ (1 / np.log2(np.arange(best.shape[1]) + 2))  # (B,)
+    return np.where(ideal > 0, ideal, 1.0)
+
+
+def interval(values: np.ndarray, resamples: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval (percentiles) of the mean over queries.  ``values`` is (B,)."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    low, high = np.percentile(values[drawn].mean(1), (2.5, 97.5))
+    return float(low), float(high)

@@ -1,0 +1,88 @@
+"""What a task is made of: queries that share their candidates, and how well each candidate answers each query."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+    from tte_retriever.evaluation.small_world.tasks import Item
+
+DrawnT = TypeVar("DrawnT")
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query.
+
+    Attributes:
+        item: What the model gets.
+        kind: The sub-task, for scores per kind, such as ``color-of``.
+        content: What its pixels show, in words; empty for text alone.
+    """
+
+    item: Item
+    kind: str
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate.
+
+    Attributes:
+        item: What the model gets.
+        content: What its pixels show, in words; empty for text alone.
+    """
+
+    item: Item
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Queries over one set of candidates.
+
+    Attributes:
+        queries: B of them.
+        candidates: N of them.
+        gains: (B, N) int8; 0 where a candidate does not answer a query.
+    """
+
+    queries: Sequence[Query]
+    candidates: Sequence[Candidate]
+    gains: np.ndarray
+
+
+def gains_of(accepts: Sequence[Callable[[Any], bool]], contents: Sequence[Any]) -> np.ndarray:
+    """1 where a content is what a query asks for.  (B, N) int8."""
+    return np.array([[accept(content) for content in contents] for accept in accepts], np.int8)
+
+
+def spread(choices: Sequence[DrawnT], count: int) -> list[DrawnT]:
+    """``count`` values that take turns, so that each occurs as often as any other, or once more."""
+    return [choices[index % len(choices)] for index in range(count)]
+
+
+def parts(count: int, most: int) -> list[int]:
+    """``count`` in parts of ``most``, and the rest."""
+    return [min(most, count - start) for start in range(0, count, most)]
+
+
+def balanced(wanted: Iterable[Hashable], draws: Iterator[DrawnT], key: Callable[[DrawnT], Hashable]) -> list[DrawnT]:
+    """Take from an endless stream until every wanted key has been met as often as it is wanted."""
+    room = Counter(wanted)
+
+    def fitting() -> Iterator[DrawnT]:
+        for drawn in draws:
+            if room[key(drawn)] > 0:
+                room[key(drawn)] -= 1
+                yield drawn
+
+    return list(islice(fitting(), room.total()))
