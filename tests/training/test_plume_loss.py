@@ -203,7 +203,7 @@ def plain(encoder, columns, index, scale=1 / 0.07):
     if latents:
         each = torch.stack(routing)  # (steps, N)
         loads = torch.zeros_like(each).scatter(1, each.topk(2).indices, 0.5).mean(0)
-        parts["balance"] = 0.01 * 4 * (loads * each.mean(0)).sum()
+        parts["balance"] = 0.1 * 4 * (loads * each.mean(0)).sum()
     return parts
 
 

@@ -44,7 +44,7 @@ class PlumeStage(StageConfig):
     """
 
     disc_weight: float = 1.0
-    balance_weight: float = 0.01
+    balance_weight: float = 0.1
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class PlumeLoss(TTELoss):
         curriculum: Curriculum | None = None,
         rationale_weight: float = 1.0,
         disc_weight: float = 1.0,
-        balance_weight: float = 0.01,
+        balance_weight: float = 0.1,
         balance: Balance = "batch",
         **options: Any,
     ) -> None:
