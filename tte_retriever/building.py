@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
@@ -70,6 +70,7 @@ def build(
     think_tokens: int | None = None,
     init: Init = "mean",
     seed: int = 0,
+    **options: Any,
 ) -> Path:
     """Turn a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into one that thinks, not trained yet.
 
@@ -88,6 +89,7 @@ def build(
         init: How the rows of the new tokens start: ``mean`` is the mean row plus half a standard deviation of noise,
             ``keep`` leaves what the backbone has there.
         seed: Of the rows; the same seed gives the same checkpoint.
+        **options: Of the method: ``instruction`` of ``plume``.
 
     Returns:
         ``out``.
@@ -108,7 +110,7 @@ def build(
     check_vacant(out)
     loaded = load_backbone(backbone, chosen.first)
     model = SentenceTransformer(
-        modules=chosen.modules(loaded, count, init=init, seed=seed),
+        modules=chosen.modules(loaded, count, init=init, seed=seed, **options),
         prompts=loaded.prompts,
         default_prompt_name=loaded.default_prompt_name,
         similarity_fn_name=loaded.similarity_fn_name,

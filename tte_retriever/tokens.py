@@ -72,11 +72,24 @@ def extend_template(template: str, think_tokens: int) -> str:
     ``think_budget``, else it is ``think_tokens``. The template's own generation prompt is switched off: that of a
     Thinking model opens ``<think>``, which nothing here would close.
     """
+    return _NO_GENERATION_PROMPT + template.rstrip("\n") + _thinking_turn(think_tokens)
+
+
+def restore_template(template: str, think_tokens: int) -> str:
+    """The chat template that :func:`extend_template` was given, for one that thinks otherwise; any other as it is."""
+    turn = _thinking_turn(think_tokens)
+    if not template.endswith(turn):
+        return template
+    return template.removeprefix(_NO_GENERATION_PROMPT).removesuffix(turn)
+
+
+_NO_GENERATION_PROMPT = "{%- set add_generation_prompt = false %}"
+
+
+def _thinking_turn(think_tokens: int) -> str:
     budget = f"messages[-1].think_budget | default(think_budget) | default({think_tokens})"
     return (
-        "{%- set add_generation_prompt = false %}"
-        + template.rstrip("\n")
-        + "{{- '<|im_start|>assistant\\n' }}"
-        + f"{{%- for i in range({budget}) %}}{{{{- '<|think_' ~ i ~ '|>' }}}}{{%- endfor %}}"
-        + f"{{{{- '{EMBED_TOKEN}' }}}}"
+        "{{- '<|im_start|>assistant\\n' }}"
+        f"{{%- for i in range({budget}) %}}{{{{- '<|think_' ~ i ~ '|>' }}}}{{%- endfor %}}"
+        f"{{{{- '{EMBED_TOKEN}' }}}}"
     )

@@ -12,8 +12,10 @@ from torch.nn import functional
 from transformers import AutoModel, DynamicCache
 
 from tte_retriever import TTEEncoder, build
+from tte_retriever.backbones import load_backbone
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.importing import import_checkpoint
+from tte_retriever.methods import plume
 from tte_retriever.methods.plume_adapter import RoutedAdapter
 from tte_retriever.methods.plume_rollout import Track, rollout
 
@@ -330,9 +332,30 @@ def test_the_card_says_how_it_thinks_and_who_loads_it(built):
     assert "trust_remote_code" in card
 
 
-def test_more_steps_than_the_table_has_and_a_backbone_that_thinks_are_refused(built, checkpoint, tmp_path):
+def test_more_steps_than_the_table_has_and_a_backbone_that_is_one_already_are_refused(checkpoint, tmp_path):
     with pytest.raises(InputError, match="from 0 to 32"):
         build(tmp_path / "out", backbone=checkpoint("qwen2_vl"), method="plume", think_tokens=33)
-    thinking = build(tmp_path / "flash", backbone=checkpoint("qwen3_vl"), think_tokens=2)
+    backbone = load_backbone(checkpoint("qwen3_vl"))
+    plume.build(backbone)
     with pytest.raises(CheckpointError, match="already"):
-        build(tmp_path / "out", backbone=thinking, method="plume")
+        plume.build(backbone)
+
+
+def test_think_tokens_of_a_backbone_stay_out_of_the_way(checkpoint, tmp_path):
+    raw = checkpoint("qwen3_vl")
+    thinking = build(tmp_path / "flash", backbone=raw, think_tokens=2)
+    prompts = []
+    for name, backbone in (("raw", raw), ("thinking", thinking)):
+        out = build(tmp_path / name, backbone=backbone, method="plume", think_tokens=4)
+        encoder = TTEEncoder(str(out), device="cpu")
+        prompts.append(rendered(encoder, "two"))
+        assert encoder.max_budget == 4
+    assert prompts[0] == prompts[1]
+
+
+def test_the_instruction_is_a_choice(checkpoint, tmp_path):
+    for instruction, end in (("", "<disc_emb>"), ("say it", "<disc_emb>\nsay it")):
+        out = build(
+            tmp_path / f"o{len(instruction)}", backbone=checkpoint("qwen3_vl"), method="plume", instruction=instruction
+        )
+        assert f"two\n{end}<|im_end|>\n" in rendered(TTEEncoder(str(out), device="cpu"), "two")

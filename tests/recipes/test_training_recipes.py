@@ -28,7 +28,10 @@ RECIPES = {
     "train_direct": NAMES,
     "train_lame": {"tiny", "qwen2_vl_2b"},
     "train_explicit_cot": {"tiny"},
+    "train_plume": {"tiny", "qwen2_vl_2b"},
 }
+OWN_CODE = {"train_explicit_cot", "train_plume"}
+"""Those whose methods need code of their own at inference."""
 SMALL = ("per_device_train_batch_size=2", "dataloader_num_workers=0", "disable_tqdm=true", "save_steps=1")
 
 
@@ -38,7 +41,7 @@ def shown(path):
 
 def stock(recipe, folder):
     """A stock load, with the flag only where a method needs its own code at inference."""
-    flag = recipe == "train_explicit_cot"
+    flag = recipe in OWN_CODE
     return SentenceTransformer(str(folder), device="cpu", trust_remote_code=flag)
 
 
@@ -73,8 +76,9 @@ def test_every_config_is_read_and_can_be_capped(path, tmp_path):
     config = read_config(path, ["max_steps=2", f"output_dir={tmp_path}"])
     assert (config.max_steps, config.output_dir) == (2, str(tmp_path))
     direct = path.parent.name == "train_direct"
+    weights = {"train_direct": [1], "train_plume": [1]}  # no warm-up
     assert f"train_{config.model.method.replace('-', '_')}" == path.parent.name
-    assert [stage.contrastive_weight for stage in config.stages] == ([1] if direct else [0, 1])
+    assert [stage.contrastive_weight for stage in config.stages] == weights.get(path.parent.name, [0, 1])
     assert all(stage.rationale_weight == (0 if direct else 1) for stage in config.stages)
 
 
@@ -114,7 +118,7 @@ def test_the_tiny_configs_run(recipe, command, checkpoint, tmp_path):
     code, said, _ = command(config, *words, *small)
     assert code == 0
     assert f'TTEEncoder("{tmp_path / "out/model"}")' in said
-    assert (f'SentenceTransformer("{tmp_path / "out/model"}")' in said) == (recipe != "train_explicit_cot")
+    assert (f'SentenceTransformer("{tmp_path / "out/model"}")' in said) == (recipe not in OWN_CODE)
     assert np.isfinite(stock(recipe, tmp_path / "out/model").encode(["a red circle"])).all()
     code, _, complaint = command(config, *words, *small, "--set", "seed=1")
     assert code == 2
@@ -232,6 +236,6 @@ def test_the_2b_configs_run_at_full_width(path, wide, command, tmp_path):
     for stage in read_config(path).stages:
         log = json.loads((out / stage.name / "log.json").read_text())
         assert log["global_step"] == 2
-    model = SentenceTransformer(str(out / "model"), device="cpu")
+    model = stock(path.parent.name, out / "model")
     assert np.isfinite(model.encode(["a thing"])).all()
     shutil.rmtree(tmp_path)  # gigabytes

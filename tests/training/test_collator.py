@@ -88,6 +88,10 @@ def test_rationales_are_ended_padded_and_cut(encoder, dataset):
     assert torch.equal(cut[0], ids[0, :2])  # cut in the middle: no end
     assert cut[3, :2].tolist() == ids[3, :2].tolist()
 
+    pieces = {"anchor": "a", "anchor_cot": "red", "anchor_answer": "green"}
+    joined, alone = (TTECollator(encoder)([row])["anchor_cot_ids"] for row in (pieces, {**pieces, "anchor_cot": ""}))
+    assert encoder.tokenizer.decode(joined[0]) == " red\ngreen<|im_end|>"
+    assert encoder.tokenizer.decode(alone[0]) == " green<|im_end|>"
     spelt = TTECollator(encoder)([{"anchor": "a", "anchor_cot": "red <|im_end|> <|think_0|>"}])["anchor_cot_ids"][0]
     assert (spelt == end).sum() == 1
     assert spelt[-1] == end

@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 
 RECIPE = Path(__file__).parents[2] / "recipes/train_tte_flash.py"
 
+# Its first steps leave the adapter out, which DDP has to put up with.
+PLUME = ("model.method=plume", "model.think_tokens=4", "curriculum={ratios: [0, 1], segments: 4}")
+
 # Runs the recipe's run and then leaves what this process trained.
 SCRIPT = """
 import os, sys, torch
@@ -45,7 +48,9 @@ def trained_by_two(values, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [(), ("lora={rank: 2, dropout: 0.1}",), ("model.method=lame",)], ids=["full", "lora", "lame"]
+    "options",
+    [(), ("lora={rank: 2, dropout: 0.1}",), ("model.method=lame",), PLUME],
+    ids=["full", "lora", "lame", "plume"],
 )
 def test_two_processes_end_with_the_same_weights(configured, tmp_path, options):
     """Also the case where one process meets a data set that the other does not, which must not tear their log apart.

@@ -20,7 +20,7 @@ def import_(
         str | None, typer.Option(help="plume: what the router looks at: disc (if not given), prefix_last or none.")
     ] = None,
     positions: Annotated[
-        str | None, typer.Option(help="plume: where latent steps stand: kv (if not given) or mrope.")
+        str | None, typer.Option(help="plume: where latent steps stand: kv (if not given), mrope or kv-then-mrope.")
     ] = None,
     prefix: Annotated[str | None, typer.Option(help="plume: how the thought is opened.")] = None,
     suffix: Annotated[str | None, typer.Option(help="plume: what is read after the latent steps.")] = None,

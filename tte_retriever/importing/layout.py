@@ -70,16 +70,16 @@ def load_backbone_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> 
     Raises:
         CheckpointError: If a weight is missing, unexpected or of another shape.
     """
-    renamed = {renamed(name): tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    tensors = {renamed(name): tensor for name, tensor in weights.items() if name != "lm_head.weight"}
     config = AutoConfig.from_pretrained(folder)
-    if (matrix := renamed.get("language_model.embed_tokens.weight")) is not None:
+    if (matrix := tensors.get("language_model.embed_tokens.weight")) is not None:
         config.text_config.vocab_size = len(
             matrix
         )  # config.json may still have the size from before tokens were added
     with no_init_weights():
         model = AutoModel.from_config(config)
-    check_names({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, renamed, "backbone")
-    model.load_state_dict(renamed, assign=True)
+    check_names({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, tensors, "backbone")
+    model.load_state_dict(tensors, assign=True)
     return model.eval()
 
 

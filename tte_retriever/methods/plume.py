@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -17,9 +17,9 @@ from tte_retriever.backbones import Backbone, Init, add_rows, load_backbone
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods.plume_adapter import RoutedAdapter
 from tte_retriever.methods.plume_options import PlumeOptions
-from tte_retriever.methods.plume_prompt import MARKS, check_marks, extend_template, prepare_chat
+from tte_retriever.methods.plume_prompt import INSTRUCTION, MARKS, check_marks, extend_template, prepare_chat
 from tte_retriever.methods.plume_rollout import Rollout, Track, read, rollout
-from tte_retriever.tokens import thought_vocabulary
+from tte_retriever.tokens import restore_template, thought_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,12 +41,14 @@ class Prefix:
     Attributes:
         states: (B, L, D), after the last norm.
         track: Where the rows stand.
+        text_position: (B,) int64, where a text would go on.
         last: (B, D), the state at the end of each.
         anchor: (B,) int64, where the last ``<disc_emb>`` of each stands.
     """
 
     states: torch.Tensor
     track: Track
+    text_position: torch.Tensor
     last: torch.Tensor
     anchor: torch.Tensor
 
@@ -104,6 +106,11 @@ class PlumeTransformer(Transformer):
         return self.options.steps
 
     @property
+    def own_ids(self) -> list[int]:
+        """Ids of what the method adds to a backbone's vocabulary."""
+        return [cast("Any", self.tokenizer).convert_tokens_to_ids(mark) for mark in MARKS]
+
+    @property
     def plume(self) -> dict[str, Any]:
         """The options, as they are saved."""
         return json.loads(json.dumps(asdict(self.options)))
@@ -149,10 +156,14 @@ class PlumeTransformer(Transformer):
         return features
 
     def forward(self, features: dict[str, Any], think_budget: int | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Add ``sentence_embedding``, (B, D) float32.
+        """Add ``sentence_embedding``, (B, D) float32, and, if something is thought, what training looks at.
+
+        That is ``anchor_state`` (B, D), the state at ``<disc_emb>``; ``routing`` (B, K, N) float32, the router's
+        probabilities; ``suffix_states`` (B, S + 1, D), the states at the suffix and, first, the one before it.
 
         Args:
             features: As :meth:`preprocess` gives them; ``think_budget`` (B,) among them goes before the argument.
+                ``written_ids`` (B, S) int64, padded on the right with -100, are read in place of the suffix.
             think_budget: Latent steps of all rows; ``None`` is all there are.
             **kwargs: Unused.
         """
@@ -163,7 +174,15 @@ class PlumeTransformer(Transformer):
             if (budget := features.get("think_budget")) is None:
                 steps = self.max_budget if think_budget is None else think_budget
                 budget = torch.full_like(prefix.anchor, steps)  # (B,)
-            vector = self.read_suffix(self.think(prefix, budget).track)  # (B, D)
+            thought = self.think(prefix, budget)
+            before = torch.cat([prefix.last[:, None], thought.states], 1)  # (B, K + 1, D)
+            before = before[torch.arange(len(budget), device=budget.device), budget]  # (B, D)
+            track = thought.track
+            if self.options.positions == "kv-then-mrope":
+                track = replace(track, position=prefix.text_position + budget)
+            states, vector = self.read_suffix(track, features.get("written_ids"))  # (B, S, D), (B, D)
+            features["anchor_state"], features["routing"] = prefix.at_anchor(), thought.routing
+            features["suffix_states"] = torch.cat([before[:, None], states], 1)  # (B, S + 1, D)
         features["sentence_embedding"] = vector.float()
         return features
 
@@ -179,15 +198,13 @@ class PlumeTransformer(Transformer):
             use_cache=True,
             **{key: features[key] for key in _MEDIA_KEYS if key in features},
         )
-        if self.options.positions == "kv":
-            position = mask.sum(1)  # (B,)
-        else:
-            position = positions.masked_fill(mask == 0, 0).amax((0, 2)) + 1  # (B,)
+        text_position = positions.masked_fill(mask == 0, 0).amax((0, 2)) + 1  # (B,)
+        position = text_position if self.options.positions == "mrope" else mask.sum(1)  # (B,)
         states = output.last_hidden_state
         anchors = ids == self.tokenizer.convert_tokens_to_ids("<disc_emb>")  # type: ignore[union-attr]
         rows = torch.arange(len(ids), device=ids.device)
         track = Track(output.past_key_values, mask.bool(), position)
-        return Prefix(states, track, states[rows, _last(mask)], _last(anchors))
+        return Prefix(states, track, text_position, states[rows, _last(mask)], _last(anchors))
 
     def think(self, prefix: Prefix, budget: torch.Tensor) -> Rollout:
         """Take ``budget`` latent steps, (B,) int64, behind a prefix, whose cache they extend."""
@@ -195,12 +212,24 @@ class PlumeTransformer(Transformer):
         steps = int(budget.max())  # the one time that the host waits, before the loop
         return rollout(self.model, self.adapter, prefix.track, prefix.last, context, budget=budget, steps=steps)
 
-    def read_suffix(self, track: Track) -> torch.Tensor:
-        """Read the suffix behind a track up to its ``<gen_emb>``, and give the state there: (B, D)."""
+    def read_suffix(self, track: Track, ids: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read the suffix behind a track up to its ``<gen_emb>``.
+
+        Args:
+            track: Where the rows stand.
+            ids: What is read instead, (B, S) int64 padded on the right with -100, with a ``<gen_emb>`` in every row.
+
+        Returns:
+            Its states, (B, S, D), and the one at the last ``<gen_emb>``, or at the end where a suffix has none, (B, D).
+        """
         backbone = cast("Any", self.model)
-        ids = cast("torch.Tensor", self.suffix_ids).expand(len(track.position), -1)  # (B, S)
-        states, _ = read(backbone, backbone.get_input_embeddings()(ids), track, torch.ones_like(ids, dtype=torch.bool))
-        return states[:, -1]  # (B, D)
+        if ids is None:
+            ids = cast("torch.Tensor", self.suffix_ids).expand(len(track.position), -1)  # (B, S)
+            end = torch.full_like(track.position, ids.shape[1] - 1)  # (B,)
+        else:
+            end = _last(ids == cast("Any", self.tokenizer).convert_tokens_to_ids("<gen_emb>"))
+        states, _ = read(backbone, backbone.get_input_embeddings()(ids.clamp(min=0)), track, ids >= 0)
+        return states, states[torch.arange(len(ids), device=ids.device), end]
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save backbone, processor, options and, beside them, the adapter."""
@@ -232,7 +261,12 @@ class PlumeTransformer(Transformer):
 
 
 def build(
-    backbone: str | Path | Backbone, think_tokens: int = 8, *, init: Init = "keep", seed: int = 0
+    backbone: str | Path | Backbone,
+    think_tokens: int = 8,
+    *,
+    init: Init = "keep",
+    seed: int = 0,
+    instruction: str = INSTRUCTION,
 ) -> list[nn.Module]:
     """Turn a Qwen-VL checkpoint into the modules of a new PLUME.
 
@@ -240,39 +274,40 @@ def build(
     to a text.
 
     Args:
-        backbone: Folder or hub id of a Qwen-VL checkpoint, or one that is loaded; it is changed in place.
+        backbone: Folder or hub id of a Qwen-VL checkpoint, or one that is loaded; it is changed in place. The think and
+            embed tokens of another method stay in its vocabulary and out of its chat template.
         think_tokens: K, the number of latent steps.
         init: How the rows of new tokens start; ``keep`` leaves them as the backbone initialised them.
         seed: Of the rows and of the adapter.
+        instruction: What is asked for after every item.
 
     Raises:
         InputError: If there are more steps than rows in the adapter's table.
-        CheckpointError: If the backbone has think tokens or an embed token already.
+        CheckpointError: If the backbone is a PLUME already.
     """
     options = PlumeOptions(
         steps=think_tokens, positions="mrope", text_only_visual="none", several_images="all", resize_stages=()
     )
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     tokenizer = cast("PreTrainedTokenizerBase", loaded.transformer.tokenizer)
-    if (
-        thought_vocabulary(tokenizer).embed_id is not None
-        or "<disc_emb>" in loaded.transformer.processor.chat_template
-    ):
-        raise CheckpointError(
-            "The backbone's chat template already ends in a thought; build from the backbone that it came from."
-        )
+    processor = loaded.transformer.processor
+    if "<disc_emb>" in processor.chat_template:
+        raise CheckpointError("The backbone is a PLUME already; load it as it is, or build from where it came from.")
+    processor.chat_template = restore_template(processor.chat_template, thought_vocabulary(tokenizer).max_budget)
     present = len(tokenizer)
     tokenizer.add_tokens(list(MARKS))
     added = tokenizer.get_added_vocab()
     new_ids = [added[mark] for mark in MARKS if added[mark] >= present]
     add_rows(loaded.transformer.model, new_ids, init=init, seed=seed)
-    return modules(loaded, options, seed=seed)
+    return modules(loaded, options, seed=seed, instruction=instruction)
 
 
-def modules(loaded: Backbone, options: PlumeOptions, *, seed: int = 0) -> list[nn.Module]:
+def modules(
+    loaded: Backbone, options: PlumeOptions, *, seed: int = 0, instruction: str = INSTRUCTION
+) -> list[nn.Module]:
     """Put PLUME's prompt and an adapter, whose weights ``seed`` decides, around a backbone that has its tokens."""
     transformer, processor = loaded.transformer, loaded.transformer.processor
-    template = extend_template(processor.chat_template, options.prefix)
+    template = extend_template(processor.chat_template, options.prefix, instruction)
     processor.chat_template = processor.tokenizer.chat_template = template
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         transformer.save(folder)

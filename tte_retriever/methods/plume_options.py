@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from tte_retriever.errors import InputError
 
 Context = Literal["disc", "prefix_last", "none"]
-Positions = Literal["kv", "mrope"]
+Positions = Literal["kv", "mrope", "kv-then-mrope"]
 Readout = Literal["gen", "disc", "after_disc"]
 
 
@@ -22,8 +22,9 @@ class PlumeOptions:
         steps: K, the most latent steps; ``think_budget`` takes fewer.
         context: What the router looks at beside state and step: the state at ``<disc_emb>`` (``disc``), that at the end of
             the prefix (``prefix_last``), or ``none``.
-        positions: Where latent steps stand: behind as many tokens as were read (``kv``), which no text of the backbone's
-            training does once there is a picture, or where a text would go on (``mrope``).
+        positions: Where latent steps and suffix stand: behind as many tokens as were read (``kv``), which no text of the
+            backbone's training does once there is a picture, or where a text would go on (``mrope``). ``kv-then-mrope`` is
+            the first for the steps and the second for the suffix, as the public checkpoint was trained, but not evaluated.
         experts: Number of routed experts.
         active_experts: How many of them are chosen at each step.
         shared_expert: Whether there is one that is always on.

@@ -49,14 +49,15 @@ def check_marks(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def extend_template(template: str, prefix: str) -> str:
+def extend_template(template: str, prefix: str, instruction: str = INSTRUCTION) -> str:
     """Make a chat template ask PLUME's question after the last message, and open the thought.
 
     Args:
         template: The backbone's own.
         prefix: How the assistant's turn begins.
+        instruction: What is asked for after ``<disc_emb>``; ``""`` is nothing.
     """
-    question = json.dumps(f"\n<disc_emb>\n{INSTRUCTION}")
+    question = json.dumps(f"\n<disc_emb>\n{instruction}".rstrip("\n"))
     opening = json.dumps(f"<|im_start|>assistant\n{prefix}")
     return f"{_LAST_MESSAGE.replace('QUESTION', question)}{template.rstrip(chr(10))}{{{{- {opening} }}}}"
 

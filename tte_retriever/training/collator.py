@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ABOUT_THE_ROW = ("answers", "source", "origin", "dataset_name")
-_ABOUT_AN_ITEM = ("_cot", "_id")
-_IGNORED = -100
+_ABOUT_AN_ITEM = ("_cot", "_answer", "_id")
+IGNORED = -100
 _NO_ANSWER = -1
 
 
 class TTECollator(SentenceTransformerDataCollator):
     """Opens the media of a batch, tokenises its columns, and adds what the losses read.
 
-    Every column is an item column, except ``<item>_cot``, ``<item>_id``, ``answers``, ``source``, ``origin`` and
-    ``dataset_name``. An item is a cell of :func:`~tte_retriever.training.data.read_pairs` or whatever
+    Every column is an item column, except ``<item>_cot``, ``<item>_answer``, ``<item>_id``, ``answers``, ``source``,
+    ``origin`` and ``dataset_name``. An item is a cell of :func:`~tte_retriever.training.data.read_pairs` or whatever
     ``TTEEncoder.encode`` takes. For each item column ``c`` the batch holds the features of ``model.preprocess`` under
     ``c_``, and
 
-    * ``c_cot_ids`` (B, R) int64: the rationale, ended by the end-of-turn token unless it was cut, padded with -100;
-      nothing but -100 for a row without one;
+    * ``c_cot_ids`` (B, R) int64: the rationale and, on a new line, the answer, ended by the end-of-turn token unless they
+      were cut, padded with -100; nothing but -100 for a row without either;
     * ``c_content_id`` (B,) int64, >= 0: equal where two items are the same, by their id if they have one, else by what
       they show; give ids to all candidates or to none;
     * for the first column, if there is ``answers``, ``c_answer_ids`` (B, M) int64: the content ids of what else answers
@@ -110,15 +110,20 @@ class TTECollator(SentenceTransformerDataCollator):
                 prompt=self._get_prompt_for_column(prompts, column),
                 think_budget=budget,
             )
-            features["cot_ids"] = self._rationale_ids([row.get(f"{column}_cot") or "" for row in rows])
+            features |= self._thought(rows, column)
             features["content_id"] = torch.tensor([_identity(row[column], row.get(f"{column}_id")) for row in rows])
             if column == columns[0] and "answers" in rows[0]:
                 named = columns[1] + "_id" if len(columns) > 1 else ""
-                features["answer_ids"] = _padded(
+                features["answer_ids"] = padded(
                     [_answers(row, by_id=bool(row.get(named))) for row in rows], _NO_ANSWER
                 )
             batch |= {f"{column}_{key}": value for key, value in features.items()}
         return batch
+
+    def _thought(self, rows: list[dict[str, Any]], column: str) -> dict[str, torch.Tensor]:
+        """What the loss reads of the rationales of a column."""
+        said = [(row.get(f"{column}_cot"), row.get(f"{column}_answer")) for row in rows]
+        return {"cot_ids": self._rationale_ids(["\n".join(filter(None, parts)) for parts in said])}
 
     def _usable(self, rows: list[dict[str, Any]], columns: list[str]) -> list[dict[str, Any]]:
         """The rows, each unusable one replaced by the next usable one, round and round."""
@@ -163,7 +168,7 @@ class TTECollator(SentenceTransformerDataCollator):
             said = self.spoken(neutralise(text, tokenizer))
             row = tokenizer(said, add_special_tokens=False).input_ids if text else []
             ids.append([*row, self.end_id][: self.max_rationale_tokens] if row else [])
-        return _padded(ids, _IGNORED)
+        return padded(ids, IGNORED)
 
 
 def item_columns(names: list[str]) -> list[str]:
@@ -198,7 +203,7 @@ def _answers(row: Mapping[str, Any], *, by_id: bool) -> list[int]:
     return [_identity(answer, answer if by_id else "") for answer in answers]
 
 
-def _padded(rows: list[list[int]], padding: int) -> torch.Tensor:
+def padded(rows: list[list[int]], padding: int) -> torch.Tensor:
     """(B, M) int64, M >= 1."""
     width = max(1, *map(len, rows))
     return torch.tensor([row + [padding] * (width - len(row)) for row in rows], dtype=torch.int64)

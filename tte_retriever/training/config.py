@@ -37,6 +37,11 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str | None = None
 
+    @property
+    def build_options(self) -> dict[str, Any]:
+        """How a backbone becomes a checkpoint of the method."""
+        return {"think_tokens": self.think_tokens}
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -170,6 +175,16 @@ class TrainConfig:
     collator: CollatorConfig = CollatorConfig()
     loss: LossConfig = LossConfig()
     trainer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """What the loss is told in every stage."""
+        return dict(vars(self.loss))
+
+    @property
+    def collator_options(self) -> dict[str, Any]:
+        """What the collator is told."""
+        return dict(vars(self.collator))
 
     def to_yaml(self) -> str:
         """The config with every default written out, as it is read back."""

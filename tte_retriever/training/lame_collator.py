@@ -51,7 +51,8 @@ class LameCollator(TTECollator):
         parts = list(parts_of(row[positive]))
         caption = row.get(f"{positive}_cot") if self.rationale_as_caption and None in parts else ""
         target = caption or "\n".join(filter(None, parts))
-        return {name: value for name, value in row.items() if not name.endswith("_cot")} | {f"{anchor}_cot": target}
+        said = ("_cot", "_answer")
+        return {name: value for name, value in row.items() if not name.endswith(said)} | {f"{anchor}_cot": target}
 
 
 def parts_of(item: Any) -> Iterator[str | None]:

@@ -10,6 +10,7 @@ from tte_retriever.errors import InputError
 from tte_retriever.training.config import ModelConfig, TrainConfig, config_from, read_values
 from tte_retriever.training.explicit_cot_config import ExplicitCoTConfig
 from tte_retriever.training.lame_config import LameConfig
+from tte_retriever.training.plume_config import PlumeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,11 @@ METHODS = {
         LameConfig,
         "tte_retriever.training.losses:LameLoss",
         "tte_retriever.training.lame_collator:LameCollator",
+    ),
+    "plume": TrainingMethod(
+        PlumeConfig,
+        "tte_retriever.training.losses:PlumeLoss",
+        "tte_retriever.training.plume_collator:PlumeCollator",
     ),
     "explicit-cot": TrainingMethod(
         ExplicitCoTConfig,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sentence_transformers.util import load_file_path
 from transformers import AutoTokenizer
 
-from tte_retriever.building import build
+from tte_retriever.building import METHODS, build
 from tte_retriever.checkpoint import resolve_model
 from tte_retriever.encoder import OWN_MODULES, TTEEncoder
 from tte_retriever.errors import InputError
@@ -39,7 +39,7 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
     """
     if folder.exists():
         return str(folder)
-    options: dict[str, Any] = {"method": config.method, "think_tokens": config.think_tokens, "seed": seed}
+    options: dict[str, Any] = {"method": config.method, "seed": seed, **config.build_options}
     if config.backbone == TINY_BACKBONE:
         with TemporaryDirectory() as scratch:
             build_backbone(TinyShape(seed=seed), Path(scratch, TINY_BACKBONE))
@@ -59,7 +59,7 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
                 f"{config.think_tokens} think tokens is asked for; leave model.think_tokens out and set model.method={method}."
             )
         return name
-    if thought.embed_id is None:
+    if thought.embed_id is None or not METHODS[config.method].stock:
         return str(build(folder, backbone=name, **options))
     wanted = 0 if config.method == "direct" else config.think_tokens
     if wanted not in (None, thought.max_budget):

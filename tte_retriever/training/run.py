@@ -53,7 +53,7 @@ def train(config: TrainConfig) -> Path:
             logger.info("stage %s is finished already", stage.name)
             model = load_model(folder / RESULT, config.model)
         else:
-            options = {**vars(config.collator), "seed": settings.seed, "quarantine": out / "quarantine.jsonl"}
+            options = {**config.collator_options, "seed": settings.seed, "quarantine": out / "quarantine.jsonl"}
             collator = method.load_collator()(model, **options)
             run_stage(config, stage, model, data, collator, arguments=settings, before=before, loss=method.load_loss())
             gc.collect()  # a trainer and its optimiser hang in reference cycles

@@ -100,7 +100,7 @@ def run_stage(
     frozen = (*config.freeze, *stage.freeze)
     adapted = add_lora(model, config.lora) if config.lora else add_rows(model) if "backbone" in frozen else None
     freeze(model.transformer.model, frozen)
-    stage_loss = loss(model, **vars(config.loss), **stage.loss_weights)
+    stage_loss = loss(model, **config.loss_options, **stage.loss_weights)
     if before is not None:
         load_into(own_state(stage_loss), before / LOSS_STATE)
     trainer = StageTrainer(
@@ -111,7 +111,7 @@ def run_stage(
             data, stage_loss
         ),  # one loss under every name, so that batches say which data set they are of
         data_collator=collator,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, *stage_loss.callbacks],
     )
     arguments.max_steps = count_steps(trainer, stage, config.max_steps)
     checkpoint = newest_checkpoint(stage_folder(config, stage))

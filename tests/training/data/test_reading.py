@@ -48,13 +48,15 @@ def test_pairs_of_every_shape(write, root):
     path = write(
         {"anchor": "q", "positive": {"text": "t", "image": "a.png"}, "negative_1": "n", "positive_cot": "think"},
         {"anchor": {"image": ["a.png", "sub/c.png"]}, "positive": chat, "negative_1": {"video": ["a.png", "b.png"]}},
+        {"anchor": "q", "positive": "p", "negative_1": "n", "anchor_answer": "t"},
     )
     dataset = read_pairs(path, format="pairs", media_root=root)
-    assert items(dataset, "anchor") == ["q", {"image": [root / "a.png", root / "sub/c.png"]}]
+    assert items(dataset, "anchor") == ["q", {"image": [root / "a.png", root / "sub/c.png"]}, "q"]
     assert list(items(dataset, "positive")[0]) == ["text", "image"]  # the order in which it is read
     assert items(dataset, "positive")[1][0]["content"][0] == {"type": "image", "image": root / "b.png"}
-    assert dataset["positive_cot"][:] == ["think", ""]
-    assert dataset["origin"][:] == [f"{path}:1", f"{path}:2"]
+    assert dataset["positive_cot"][:] == ["think", "", ""]
+    assert dataset["anchor_answer"][:] == ["", "", "t"]
+    assert dataset["origin"][:] == [f"{path}:1", f"{path}:2", f"{path}:3"]
     assert isinstance(typed_input(items(dataset, "negative_1")[1])["video"], VideoFrames)
 
 
@@ -218,8 +220,9 @@ def test_ume(write, root, tmp_path):
     assert first == [{"role": "user", "content": [image, {"type": "text", "text": "What color?"}]}]
     assert second == {"text": "find it"}
     assert [part["type"] for part in third[0]["content"]] == ["text", "image", "text", "image"]
-    assert dataset["anchor_cot"][:] == ["It is red.\na red\nsquare", "", ""]
-    assert dataset["positive_cot"][0] == "Short.\nred"
+    assert dataset["anchor_cot"][:] == ["It is red.", "", ""]
+    assert dataset["anchor_answer"][:] == ["a red\nsquare", "", ""]
+    assert (dataset["positive_cot"][0], dataset["positive_answer"][0]) == ("Short.", "red")
     video = items(dataset, "positive")[1][0]["content"]
     assert video == [{"type": "video", "video": [root / "a.png", root / "b.png"]}]
     reasons = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]

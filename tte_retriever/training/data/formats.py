@@ -23,6 +23,8 @@ class Pair:
         negatives: Candidates that do not.
         anchor_cot: Rationale of the query; ``""`` for none.
         positive_cot: Rationale of the positive; ``""`` for none.
+        anchor_answer: What the rationale of the query comes to, in a few words; ``""`` for none.
+        positive_answer: The same of the positive.
         ids: What identifies an item, by column (``anchor``, ``positive``, ``negative_1``…), where it is known.
         answers: Everything else that answers the query: ids if the positive has one, else texts.
         source: Name of the data set that the row comes from; ``""`` if the row does not say.
@@ -33,6 +35,8 @@ class Pair:
     negatives: tuple[Any, ...] = ()
     anchor_cot: str = ""
     positive_cot: str = ""
+    anchor_answer: str = ""
+    positive_answer: str = ""
     ids: Mapping[str, str] = field(default_factory=dict)
     answers: tuple[str, ...] = ()
     source: str = ""
@@ -44,7 +48,9 @@ _ROLES = re.compile(r"(anchor|positive|negative)(?![a-z])", re.IGNORECASE)
 
 
 def pairs(row: Row) -> Pair:
-    """Our own: ``anchor``, ``positive``, ``negative_1``…, ``anchor_cot``, ``positive_cot``, ``<item>_id``, ``answers``.
+    """Our own: ``anchor``, ``positive``, ``negative_1``…, ``answers``, ``source``, and what is said about an item.
+
+    That is ``anchor_cot``, ``positive_cot``, ``anchor_answer``, ``positive_answer``, ``<item>_id``.
 
     Other keys are left alone, unless they look like a misspelt one of these.
     """
@@ -52,7 +58,14 @@ def pairs(row: Row) -> Pair:
     while f"negative_{count + 1}" in row:
         count += 1
     items = ("anchor", "positive", *(f"negative_{i + 1}" for i in range(count)))
-    known = {*items, "anchor_cot", "positive_cot", *(f"{item}_id" for item in items)}
+    known = {
+        *items,
+        "anchor_cot",
+        "positive_cot",
+        "anchor_answer",
+        "positive_answer",
+        *(f"{item}_id" for item in items),
+    }
     unknown = [key for key in row if _ROLES.match(key) and key not in known]
     if unknown:
         raise InputError(f"the key {unknown[0]!r} is not known; negatives are negative_1, negative_2… without a gap")
@@ -63,6 +76,8 @@ def pairs(row: Row) -> Pair:
         tuple(negatives),
         row.get("anchor_cot") or "",
         row.get("positive_cot") or "",
+        row.get("anchor_answer") or "",
+        row.get("positive_answer") or "",
         {item: _name(row, f"{item}_id") for item in items},
         tuple(_listed(row.get("answers"))),
         _name(row, "source"),
@@ -87,12 +102,13 @@ def ume(row: Row) -> Pair:
     """UME-sft-train: conversations with ``<image>`` and ``<video>`` tags, rationales in the answering turn.
 
     What follows ``<disc_emb>`` in the question tells another model how to answer and is cut off; the stand-in
-    ``blank.jpg`` of sides without media goes, too. The rationale is the thought and, after it, the answer.
+    ``blank.jpg`` of sides without media goes, too.
     """
-    (anchor, anchor_cot), (positive, positive_cot) = (_ume_side(key, _required(row, key)) for key in ("qry", "pos"))
+    anchor, anchor_cot, anchor_answer = _ume_side("qry", _required(row, "qry"))
+    positive, positive_cot, positive_answer = _ume_side("pos", _required(row, "pos"))
     names = ("dataset_name", "dataset", "subset", "source", "task_name")
     source = next((_name(row, name) for name in names if row.get(name)), "")
-    return Pair(anchor, positive, anchor_cot=anchor_cot, positive_cot=positive_cot, source=source)
+    return Pair(anchor, positive, (), anchor_cot, positive_cot, anchor_answer, positive_answer, source=source)
 
 
 FORMATS: Mapping[str, Callable[[Row], Pair]] = MappingProxyType({"pairs": pairs, "mmeb": mmeb, "ume": ume})
@@ -137,8 +153,8 @@ _UME_TAG = re.compile(r"(<image>|<video>)")
 _UME_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(?:<answer>(.*?)</answer>)?[^<]*(?:<gen_emb>\s*)?", re.DOTALL)
 
 
-def _ume_side(key: str, side: Any) -> tuple[Any, str]:
-    """The item of a side and its rationale."""
+def _ume_side(key: str, side: Any) -> tuple[Any, str, str]:
+    """The item of a side, its rationale and its answer."""
     side = side[0] if isinstance(side, list) and len(side) == 1 else side
     turns = side.get("conversations") if isinstance(side, Mapping) else None
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
@@ -151,7 +167,7 @@ def _ume_side(key: str, side: Any) -> tuple[Any, str]:
     videos = side.get("video") or side.get("videos") or []
     if videos and not (isinstance(videos, list) and isinstance(videos[0], list)):
         videos = [videos]  # a list of paths is the frames of one video
-    return _ume_item(key, question.split("<disc_emb>")[0], {"image": images, "video": videos}), _thought(key, answer)
+    return _ume_item(key, question.split("<disc_emb>")[0], {"image": images, "video": videos}), *_thought(key, answer)
 
 
 def _ume_item(key: str, text: str, media: dict[str, list[Any]]) -> Any:
@@ -173,10 +189,11 @@ def _ume_item(key: str, text: str, media: dict[str, list[Any]]) -> Any:
     return [{"role": "user", "content": parts}]
 
 
-def _thought(key: str, answer: str | None) -> str:
+def _thought(key: str, answer: str | None) -> tuple[str, str]:
     if answer is None:
-        return ""
+        return "", ""
     match = _UME_THOUGHT.fullmatch(answer)
     if match is None:
         raise InputError(f"the rationale of {key!r} is not <think>…</think><answer>…</answer>")
-    return "\n".join(part.strip() for part in match.groups() if part and part.strip())
+    thought, conclusion = match.groups(default="")
+    return thought.strip(), conclusion.strip()

@@ -49,9 +49,9 @@ def read_pairs(
 
     Returns:
         A dataset in memory, one row per sound row of the file and in its order, with the columns ``anchor``,
-        ``positive``, ``negative_1``… (cells, see :mod:`~tte_retriever.training.data.cells`), ``anchor_cot`` and
-        ``positive_cot`` (``""`` for none), ``<item>_id`` (``""`` for none), ``answers`` (a list of str), ``source`` and
-        ``origin`` (``file:line``). Only the collator opens media.
+        ``positive``, ``negative_1``… (cells, see :mod:`~tte_retriever.training.data.cells`), ``anchor_cot``,
+        ``positive_cot``, ``anchor_answer``, ``positive_answer`` and ``<item>_id`` (``""`` for none), ``answers`` (a list
+        of str), ``source`` and ``origin`` (``file:line``). Only the collator opens media.
 
     Raises:
         InputError: No such file, folder or format, no sound row, or more broken rows than allowed.
@@ -130,6 +130,8 @@ def _row(pair: Pair, root: Path, negatives: int, max_rationale_chars: int) -> di
     row |= {
         "anchor_cot": _rationale("anchor_cot", pair.anchor_cot, max_rationale_chars),
         "positive_cot": _rationale("positive_cot", pair.positive_cot, max_rationale_chars),
+        "anchor_answer": _rationale("anchor_answer", pair.anchor_answer, max_rationale_chars),
+        "positive_answer": _rationale("positive_answer", pair.positive_answer, max_rationale_chars),
     }
     row |= {f"{column}_id": _text("an id", pair.ids.get(column, "")) for column in items}
     return row | {

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sentence_transformers import SentenceTransformer
     from torch import Tensor
+    from transformers import TrainerCallback
 
 _OWN_FEATURES = ("cot_ids", "content_id", "answer_ids")
 _MAX_SCALE = 100.0  # as in CLIP: beyond it the temperature only sharpens noise
@@ -97,6 +98,9 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
 
     ROW_FACTS = 1
     """How many values beside its embedding a row is known by; :meth:`_row_facts` gives them."""
+
+    callbacks: Sequence[TrainerCallback] = ()
+    """What the trainer has to call while it trains with this loss."""
 
     METRICS: tuple[str, ...] = ()
     """What ``metrics`` may hold after a call: values that are logged beside the parts and are no part of the loss."""
