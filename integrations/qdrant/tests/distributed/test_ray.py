@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -177,15 +178,15 @@ def test_a_worker_that_is_killed_costs_nothing(stage, many, expected, tmp_path, 
     at_kill = []
 
     def kill_at_work():
-        while not (workers := processes_of(stage)):
-            time.sleep(0.1)
-        while stage == "Decode" and not workers[0].children():  # the process in which it decodes
-            time.sleep(0.01)
-        while stage == "Embed" and not dealt_with:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        workers[0].kill()
-        at_kill.append(len(dealt_with))
+        while not at_kill:
+            time.sleep(0.05)
+            with suppress(psutil.NoSuchProcess):  # one of an earlier run that is just ending
+                for worker in processes_of(stage):
+                    if dealt_with if stage == "Embed" else worker.children():  # a decoder's child is what decodes
+                        time.sleep(0.3)
+                        worker.kill()
+                        at_kill.append(len(dealt_with))
+                        break
 
     killer = threading.Thread(target=kill_at_work, daemon=True)
     killer.start()
