@@ -1,4 +1,4 @@
-"""Train the bundled ``tte-flash-tiny`` from scratch on the small drawn world: one command, one CPU core, one hour.
+"""Train the bundled ``tte-flash-tiny`` from scratch on the small drawn world: one command, one CPU core, 70 minutes.
 
     python recipes/build_tiny_model.py recipes/configs/build_tiny_model/tiny.yaml --set output_dir=runs/tiny
 
