@@ -31,7 +31,7 @@ def test_every_arm_is_trained_and_scored(tmp_path):
     run = study(tmp_path / "study", "--seeds", "3")
     assert run.returncode == 0, run.stderr
     results = sorted((tmp_path / "study").glob("*-3.json"))
-    names = ["contrastive-only", "direct", "explicit-cot", "lame", "plume", "tte-flash"]
+    names = ["contrastive-only", "direct", "explicit-cot", "lame", "lame-unfrozen", "plume", "tte-flash"]
     assert [result.name for result in results] == [f"{name}-3.json" for name in names]
     for result in results:
         record = json.loads(result.read_text())
