@@ -74,7 +74,7 @@ def test_moments_that_take_all_the_places_do_not_hide_the_others(store, standin)
         "v",
         "p",
     ]
-    assert [hit.start_s for hit in search(store, encoder, text="x", top_k=3)] == [0, 2, 4]
+    assert {hit.start_s for hit in search(store, encoder, text="x", top_k=3)} == {0, 2, 4}  # equally good
 
 
 def test_exact_reaches_the_engine(small_folder, store, encoder, monkeypatch):

@@ -24,7 +24,8 @@ def embeddings(n: int, seed: int = 0) -> np.ndarray:
 
 
 def fill(store, vectors):
-    store.ensure(CollectionSpec(DIM, "aaaa"))
+    if store.spec is None:
+        store.ensure(CollectionSpec(DIM, "aaaa"))
     for start in range(0, len(vectors), 500):
         batch = enumerate(vectors[start : start + 500], start)
         store.upsert([Point(str(uuid.UUID(int=i)), v, {"page": i, "uri": f"{i % 7}"}) for i, v in batch])

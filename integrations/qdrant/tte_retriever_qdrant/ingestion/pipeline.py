@@ -88,9 +88,9 @@ def ingest(
     if prefix is None:
         prefix = store.spec.prefix if store.spec is not None else 0
     spec = spec_of(encoder, model_name, prefix=prefix)
-    settings = Settings(encoder.video_sampling, cut, limits, memory_limit)
 
     def work(tasks: Sequence[Task], tally: Tally) -> list[NearDuplicate]:
+        settings = Settings(encoder.video_sampling, cut, limits, memory_limit)
         with (
             DecoderPool[Key](settings, workers=workers, time_limit_s=time_limit_s) as pool,
             Writer(
