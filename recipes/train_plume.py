@@ -13,21 +13,7 @@ line. This file is what launchers of several processes start.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-from tte_retriever.training.methods import read_config
-from tte_retriever.training.run import train
-
-
-def main() -> None:
-    """Read the config and run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value")
-    arguments = parser.parse_args()
-    print(train(read_config(arguments.config, arguments.set)))
-
+from tte_retriever.training.launching import launch
 
 if __name__ == "__main__":
-    main()
+    print(launch(__doc__))

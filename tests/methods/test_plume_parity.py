@@ -17,11 +17,6 @@ ROWS = json.loads((REFERENCE / "rows.json").read_text(encoding="utf-8"))
 NAMES = [row["name"] for row in ROWS]
 LEAST = 0.99999
 
-pytestmark = pytest.mark.skipif(
-    not (REFERENCE / "checkpoint/model.safetensors").is_file(),
-    reason="the reference's weights are not in this checkout",
-)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import typer
 
 from tte_retriever import TTEEncoder
 from tte_retriever.evaluation.small_world import CLIP_S, draw_pairs
@@ -42,7 +43,7 @@ def main() -> None:
                 overlaps = [_overlap(payload, number) for number, payload in enumerate(best)]
                 fits = [overlap for overlap in overlaps if overlap]
                 length_s = np.mean([payload["end_s"] - payload["start_s"] for payload in best])
-                print(  # noqa: T201
+                typer.echo(
                     f"windows of {window_s:g} s, joined from {share:.2f}: {len(fits)} of {len(best)} touch the scene, "
                     f"with {np.mean(fits):.2f} intersection over union; {length_s:.1f} s long"
                 )

@@ -6,7 +6,7 @@ import sys
 import textwrap
 import threading
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -193,21 +193,28 @@ FILLER = """
 """
 
 
-@pytest.fixture
-def filler(tmp_path):
-    """Another process, which fills the next generation of the store in ``tmp_path`` and waits."""
-    with open_store(f"edge://{tmp_path}") as store:
+@contextmanager
+def other_process(script, folder, says):
+    """Another process, which has begun to change a store in ``folder`` and waits before it is done."""
+    with open_store(f"edge://{folder}") as store:
         store.ensure(SPEC)
         store.upsert(POINTS)
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(FILLER), f"edge://{tmp_path}"],
+        [sys.executable, "-c", textwrap.dedent(script), f"edge://{folder}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout.readline() == "filled\n"
+        assert process.stdout.readline() == says
         yield process
         process.kill()
+
+
+@pytest.fixture
+def filler(tmp_path):
+    """It has filled the next generation, and commits it if told to."""
+    with other_process(FILLER, tmp_path, "filled\n") as process:
+        yield process
 
 
 def test_a_reader_gets_the_last_complete_generation(tmp_path, filler):
@@ -283,19 +290,9 @@ UPDATER = """
 
 @pytest.fixture
 def updater(tmp_path):
-    """Another process, which has brought the store in ``tmp_path`` up to date and waits before it is done."""
-    with open_store(f"edge://{tmp_path}") as store:
-        store.ensure(SPEC)
-        store.upsert(POINTS)
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(UPDATER), f"edge://{tmp_path}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout.readline() == "written\n"
+    """It has brought the store up to date, but for the end."""
+    with other_process(UPDATER, tmp_path, "written\n") as process:
         yield process
-        process.kill()
 
 
 def test_readers_have_the_last_complete_state_while_another_process_writes(tmp_path, updater):
