@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from tte_retriever.backbones import Backbone, Init, add_rows, load_backbone
 from tte_retriever.errors import CheckpointError, InputError
-from tte_retriever.methods.plume_adapter import RoutedAdapter
+from tte_retriever.methods.plume_adapter import FedBack, RoutedAdapter
 from tte_retriever.methods.plume_options import PlumeOptions
 from tte_retriever.methods.plume_prompt import INSTRUCTION, MARKS, check_marks, extend_template, prepare_chat
 from tte_retriever.methods.plume_rollout import Rollout, Track, read, rollout
@@ -92,13 +92,7 @@ class PlumeTransformer(Transformer):
         embed_id = tokenizer.convert_tokens_to_ids("<gen_emb>")
         ends = [index for index, token in enumerate(suffix) if token == embed_id] or [len(suffix) - 1]
         self.register_buffer("suffix_ids", torch.tensor(suffix[: ends[-1] + 1]), persistent=False)  # (S,)
-        self.adapter = RoutedAdapter(
-            self.get_embedding_dimension(),
-            experts=options.experts,
-            active_experts=options.active_experts,
-            shared_expert=options.shared_expert,
-            step_table=options.step_table,
-        ).to(self.model.dtype)
+        self.adapter = _adapter(options, self.get_embedding_dimension()).to(self.model.dtype)
 
     @property
     def max_budget(self) -> int:
@@ -267,6 +261,7 @@ def build(
     init: Init = "keep",
     seed: int = 0,
     instruction: str = INSTRUCTION,
+    experts: int = PlumeOptions.experts,
 ) -> list[nn.Module]:
     """Turn a Qwen-VL checkpoint into the modules of a new PLUME.
 
@@ -280,13 +275,21 @@ def build(
         init: How the rows of new tokens start; ``keep`` leaves them as the backbone initialised them.
         seed: Of the rows and of the adapter.
         instruction: What is asked for after every item.
+        experts: Of the adapter, beside the shared one; 0 is no adapter.
 
     Raises:
         InputError: If there are more steps than rows in the adapter's table.
         CheckpointError: If the backbone is a PLUME already.
     """
     options = PlumeOptions(
-        steps=think_tokens, positions="mrope", text_only_visual="none", several_images="all", resize_stages=()
+        steps=think_tokens,
+        positions="mrope",
+        experts=experts,
+        active_experts=min(PlumeOptions.active_experts, experts),
+        shared_expert=experts > 0,
+        text_only_visual="none",
+        several_images="all",
+        resize_stages=(),
     )
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     tokenizer = cast("PreTrainedTokenizerBase", loaded.transformer.tokenizer)
@@ -314,6 +317,18 @@ def modules(
         torch.manual_seed(seed)
         thinker = PlumeTransformer(folder, plume=asdict(options), unpad_inputs=False)
     return [thinker, *(module for module in loaded.head if not isinstance(module, Pooling))]
+
+
+def _adapter(options: PlumeOptions, width: int) -> RoutedAdapter | FedBack:
+    if not options.experts:
+        return FedBack()
+    return RoutedAdapter(
+        width,
+        experts=options.experts,
+        active_experts=options.active_experts,
+        shared_expert=options.shared_expert,
+        step_table=options.step_table,
+    )
 
 
 def _last(found: torch.Tensor) -> torch.Tensor:

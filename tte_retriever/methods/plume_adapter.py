@@ -12,6 +12,16 @@ _WIDENING = 2
 """An expert's hidden layer over its input."""
 
 
+class FedBack(nn.Module):
+    """No adapter: the state of a step is the input of the next as it is, as in Coconut (arXiv 2412.06769)."""
+
+    experts = 0
+
+    def forward(self, state: torch.Tensor, step: int, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The state, (B, D), and probabilities of no expert, (B, 0) float32."""
+        return state, state.new_empty(len(state), 0, dtype=torch.float32)
+
+
 class RoutedAdapter(nn.Module):
     """A residual mixture of small feed-forward experts, chosen by state, anchor and step.
 

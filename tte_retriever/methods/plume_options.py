@@ -25,9 +25,9 @@ class PlumeOptions:
         positions: Where latent steps and suffix stand: behind as many tokens as were read (``kv``), which no text of the
             backbone's training does once there is a picture, or where a text would go on (``mrope``). ``kv-then-mrope`` is
             the first for the steps and the second for the suffix, as the public checkpoint was trained, but not evaluated.
-        experts: Number of routed experts.
-        active_experts: How many of them are chosen at each step.
-        shared_expert: Whether there is one that is always on.
+        experts: Number of routed experts; 0 is no adapter: every state is the next input as it is.
+        active_experts: How many of them are chosen at each step; 0 without an adapter.
+        shared_expert: Whether there is one that is always on; not without an adapter.
         step_table: For how many steps the adapter has a row.
         prefix: How the thought is opened; part of the chat template.
         suffix: What is read after the latent steps.
@@ -64,7 +64,13 @@ class PlumeOptions:
         if not self.suffix:
             raise InputError("suffix is empty, but the vector is the state at its <gen_emb>; give at least that.")
         _check_count("steps", self.steps, 0, self.step_table, "the rows of the adapter's step table")
-        _check_count("active_experts", self.active_experts, 1, self.experts, "the number of experts")
+        if self.experts:
+            _check_count("active_experts", self.active_experts, 1, self.experts, "the number of experts")
+        elif self.active_experts or self.shared_expert:
+            raise InputError(
+                f"experts is 0, which is no adapter, but active_experts is {self.active_experts} and shared_expert "
+                f"{self.shared_expert}; give 0 and False, or a number of experts."
+            )
         object.__setattr__(self, "resize_stages", tuple((fewest, most) for fewest, most in self.resize_stages))
 
 

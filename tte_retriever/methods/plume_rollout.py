@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from transformers import Cache
 
-    from tte_retriever.methods.plume_adapter import RoutedAdapter
+    from tte_retriever.methods.plume_adapter import FedBack, RoutedAdapter
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read(backbone: Any, embeddings: torch.Tensor, track: Track, real: torch.Tens
 
 def rollout(
     backbone: Any,
-    adapter: RoutedAdapter,
+    adapter: RoutedAdapter | FedBack,
     track: Track,
     state: torch.Tensor,
     context: torch.Tensor,

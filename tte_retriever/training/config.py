@@ -279,7 +279,8 @@ def _check(config: TrainConfig) -> None:
         if min(stage.loss_weights.values()) < 0 or not _learns(config, stage):
             raise InputError(
                 f"{where} ({stage.name}) learns nothing: contrastive_weight is {stage.contrastive_weight}, "
-                f"rationale_weight {stage.rationale_weight}. Give weights from 0 up; direct has no thought to decode."
+                f"rationale_weight {stage.rationale_weight}. Give weights from 0 up; direct has no thought to decode, "
+                "only, with loss.rationale_from=query+thought, a query."
             )
     for name, number in positive.items():
         if number is not None and not number > 0:  # nan, too
@@ -295,7 +296,8 @@ def _check(config: TrainConfig) -> None:
 
 def _learns(config: TrainConfig, stage: StageConfig) -> bool:
     if config.model.method == "direct":
-        return stage.contrastive_weight > 0 and stage.rationale_weight == 0
+        decodes = stage.rationale_weight == 0 or config.loss.rationale_from == "query+thought"
+        return stage.contrastive_weight > 0 and decodes
     return stage.contrastive_weight + stage.rationale_weight > 0
 
 

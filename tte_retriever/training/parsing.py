@@ -62,15 +62,24 @@ def set_value(values: dict[str, Any], assignment: str, parse: Any) -> None:
         InputError: If it is no assignment, or a list has no such element.
     """
     path, separator, text = assignment.partition("=")
-    *parents, last = path.split(".")
-    if not separator or not all([*parents, last]):
+    if not separator or not all(path.split(".")):
         raise InputError(f"{assignment!r} sets nothing; write key=value, such as max_steps=2 or stages.0.steps=10.")
+    set_at(values, path, parse(text))
+
+
+def set_at(values: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value at a dotted path of nested mappings and lists, in place; numbers index lists.
+
+    Raises:
+        InputError: If a list has no such element, or a single value stands in the way.
+    """
+    *parents, last = path.split(".")
     home: Any = values
     for name in parents:
         if isinstance(home, dict) and home.get(name) is None:
             home[name] = {}
         home = home[_index(home, name, path)]
-    home[_index(home, last, path)] = parse(text)
+    home[_index(home, last, path)] = value
 
 
 def _index(home: Any, name: str, path: str) -> Any:

@@ -16,14 +16,17 @@ class PlumeModelConfig(ModelConfig):
     Attributes:
         instruction: What is asked for after every item, when a backbone becomes a PLUME; ``None`` is PLUME's own, ``""``
             nothing.
+        experts: Of the adapter, when a backbone becomes a PLUME; 0 is no adapter, for which ``balance_weight`` has to be 0.
     """
 
     instruction: str | None = None
+    experts: int | None = None
 
     @property
     def build_options(self) -> dict[str, Any]:
-        """Besides the number of steps, the instruction."""
-        return super().build_options | ({} if self.instruction is None else {"instruction": self.instruction})
+        """Besides the number of steps, the instruction and the number of experts."""
+        own = {"instruction": self.instruction, "experts": self.experts}
+        return super().build_options | {name: value for name, value in own.items() if value is not None}
 
 
 @dataclass(frozen=True)

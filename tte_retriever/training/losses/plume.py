@@ -131,7 +131,12 @@ class PlumeLoss(TTELoss):
         self.disc_weight, self.balance_weight, self.balance = disc_weight, balance_weight, balance
         first = cast("PlumeTransformer", model[0])
         self.width, self.chosen = first.get_embedding_dimension(), first.options.active_experts
-        self.ROW_FACTS = 1 + self.width + Routing.packed_size(first.options.experts)
+        self.routes = first.options.experts > 0
+        if balance_weight and not self.routes:
+            raise InputError(
+                f"balance_weight is {balance_weight}, but this PLUME has no adapter, and so no experts to balance; give 0."
+            )
+        self.ROW_FACTS = 1 + self.width + (Routing.packed_size(first.options.experts) if self.routes else 0)
         self.progress = 0.0
         self.callbacks = (_Follow(self),)
 
@@ -167,8 +172,10 @@ class PlumeLoss(TTELoss):
 
     def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
         """Besides the NLL, the state at ``<disc_emb>`` (mini-batch, D), and the routing, packed."""
-        routing = Routing.of(features["routing"].float(), self.chosen)
-        return [*super()._row_facts(features), *features["anchor_state"].float().unbind(1), *routing.packed.unbind(1)]
+        facts = [*super()._row_facts(features), *features["anchor_state"].float().unbind(1)]
+        if self.routes:
+            facts += Routing.of(features["routing"].float(), self.chosen).packed.unbind(1)
+        return facts
 
     def _parts(self, vectors: list[Tensor], facts: Tensor, batch: Batch) -> dict[str, Tensor]:
         parts = super()._parts(vectors, facts, batch)
@@ -178,6 +185,9 @@ class PlumeLoss(TTELoss):
             anchors = facts[:, 1 : 1 + self.width].split([len(each) // processes for each in vectors])  # (B, D) each
             gathered = [all_gather_with_grad(each) for each in anchors] if gather else list(anchors)
             parts["disc"] = self.disc_weight * self._contrastive(gathered, batch.candidates, batch.log_scale)
+        if not self.routes:
+            self.metrics = {}
+            return parts
         mean = facts[:, 1 + self.width :].mean(0, keepdim=True)  # (1, packed)
         if gather:
             mean = all_gather_with_grad(mean).mean(0, keepdim=True)

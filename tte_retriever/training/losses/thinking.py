@@ -51,8 +51,11 @@ class Thinking:
         return torch.isin(input_ids, ids)
 
     def decodes(self, input_ids: Tensor, cot_ids: Tensor) -> Tensor:
-        """True for rows with a rationale (B, R) and a thought (B, L) to decode it from; (B,)."""
-        return (cot_ids >= 0).any(1) & self.thinks(input_ids).any(1)
+        """True for rows with a rationale (B, R) and, of the tokens (B, L), something to decode it from; (B,)."""
+        has_rationale = (cot_ids >= 0).any(1)
+        return (
+            has_rationale if self.rationale_from == "query+thought" else has_rationale & self.thinks(input_ids).any(1)
+        )
 
     @contextmanager
     def during(self, transformer: nn.Module, cot_ids: Tensor | None) -> Iterator[None]:
@@ -99,7 +102,9 @@ class Thinking:
             return nll.index_put((rows,), self.light_decoder(thought, present, ids, backbone))
         visible = self.thinks(input_ids)
         if self.rationale_from == "query+thought":
-            visible = features["attention_mask"].bool() & (input_ids != self.thought.embed_id)
+            visible = features["attention_mask"].bool()
+            if self.thought.embed_id is not None:
+                visible &= input_ids != self.thought.embed_id
         if prefill is not None:
             prefill = prefill.of_rows(rows)
         return nll.index_put((rows,), rationale_nll(backbone, states[rows], ids, visible[rows], prefill))

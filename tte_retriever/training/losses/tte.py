@@ -55,8 +55,8 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
     Features of a column may carry, beside what the model takes:
 
     * ``cot_ids`` (B, R) int64: its rationales, each ended by the end-of-turn token, padded with -100; a row of only -100
-      has none. NLL is the mean over a rationale's tokens, then over all rows of all columns that have one and at least
-      one think token.
+      has none. NLL is the mean over a rationale's tokens, then over all rows of all columns that have one and, unless the
+      query is decoded as well, at least one think token.
     * ``content_id`` (B,) int64, in all columns or none: what is in the cell. Equal candidates count once, and a candidate
       that is the positive of any row with the same anchor is no negative. Without it every cell is its own.
     * ``answer_ids`` (B, M) int64, the anchor column only, padded with -1: everything that is known to answer the anchor,
@@ -69,10 +69,11 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
     Do not wrap this in ``MatryoshkaLoss``, which would destroy the generation part; use ``matryoshka_dims``.
 
     Args:
-        model: A checkpoint with think tokens.
+        model: A checkpoint with an embed token, and with think tokens where the options need them.
         contrastive_weight: Of the contrastive part. 0 leaves it out: generation warm-up. May be set between steps.
         rationale_weight: Of the generation part. 0 leaves it out, and rationales are not looked at. May be set too.
-        rationale_from: What the decoder sees: the think tokens alone, or everything in front of the embed token.
+        rationale_from: What the decoder sees: the think tokens alone, or everything in front of the embed token, for which
+            a model without think tokens will do.
         decoder: ``soft-prompt`` puts their last hidden states in front of the rationale; ``kv`` lets it attend to their
             keys and values in every layer, which gradient checkpointing does not keep.
         stop_gradient: Whether the contrastive part reads the think states as constants: in every layer its gradient
@@ -87,7 +88,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         gather_across_devices: Whether candidates of all processes are negatives, and means are taken over all of them.
 
     Raises:
-        InputError: An option that is out of range, or a model without think tokens.
+        InputError: An option that is out of range, or a model without the think tokens that it needs.
     """
 
     GENERATION = "rationale"
@@ -139,10 +140,12 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         if dims is not None and not (dims and all(1 <= each <= largest for each in dims)):
             raise InputError(f"matryoshka_dims are {dims}; give one or more from 1 to {largest}, or None.")
         thought = thought_vocabulary(cast("Any", model.tokenizer))
-        if (rationale_weight or stop_gradient) and not thought.think_ids:
+        decodes_thought = rationale_weight > 0 and rationale_from == "thought"
+        if (decodes_thought or stop_gradient) and not thought.think_ids:
             raise InputError(
                 "This model has no think tokens to decode a rationale from; set rationale_weight=0 and leave out "
-                "stop_gradient, or build a checkpoint with think tokens."
+                "stop_gradient, have rationale_from='query+thought' decode it from the query, or build a checkpoint with "
+                "think tokens."
             )
         super().__init__(
             model,

@@ -24,6 +24,7 @@ from tte_retriever_qdrant.errors import ModelMismatch
 from tte_retriever_qdrant.ingestion.manifest import MANIFEST
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tte-retriever-qdrant[ray]'")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 from tte_retriever_qdrant.distributed import ingest_on_ray  # noqa: E402
 
@@ -216,12 +217,18 @@ RUN = """
 """
 
 
+def states_noted(store):
+    """What the manifest on the disk says has become of files; it is written every two seconds, not with every file."""
+    parts = store.rglob(f"{MANIFEST}/part-*.parquet")
+    return {state for part in parts for state in parquet.read_table(part)["state"].to_pylist()}
+
+
 def test_a_run_that_is_killed_is_resumed(many, expected, tmp_path, contents, cluster):
     uri = f"edge://{tmp_path}/ray"
     arguments = [str(many), uri, str(CONFTEST), cluster]
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN), *arguments], stdout=subprocess.PIPE) as run:
         for line in run.stdout:
-            if line == b"written\n":
+            if line == b"written\n" and "WRITTEN" in states_noted(tmp_path / "ray"):
                 break
         run.kill()
     assert run.returncode == -signal.SIGKILL
