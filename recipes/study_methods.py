@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
@@ -34,9 +34,6 @@ from tte_retriever.training.methods import read_config
 from tte_retriever.training.parsing import from_mapping, set_at
 from tte_retriever.training.run import train
 from tte_retriever.training.tiny_backbone import bare_backbone
-
-if TYPE_CHECKING:
-    from tte_retriever.evaluation.mini_mmeb.report import Report
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def run_arm(study: StudyConfig, backbone: Path, task: tuple[int, str]) -> list[P
     torch.set_num_threads(1)
     seed, name = task
     arm, out, scores = study.arm(name), Path(study.output_dir), Path(study.results_dir)
-    results = {None: scores / f"{name}-{seed}.json"}
+    results: dict[int | None, Path] = {None: scores / f"{name}-{seed}.json"}
     results |= {budget: scores / f"{name}@{budget}-{seed}.json" for budget in arm.budgets}
     if all(file.exists() for file in results.values()):
         return list(results.values())
