@@ -17,7 +17,9 @@ from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.importing import import_checkpoint
 from tte_retriever.methods import plume
 from tte_retriever.methods.plume_adapter import RoutedAdapter
+from tte_retriever.methods.plume_options import PlumeOptions
 from tte_retriever.methods.plume_rollout import Track, rollout
+from tte_retriever.methods.plume_routing import routing_statistics
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NOISE = np.random.default_rng(0).integers(0, 255, (5, 64, 96, 3), np.uint8)
@@ -106,8 +108,9 @@ def test_the_adapter_is_its_formula(shared, step):
 
 
 @torch.inference_mode()
-def slowly(encoder, item, steps):
+def slowly(encoder, item, steps, follow=None):
     """One item, without a cache: all is read again at every step."""
+    follow = follow or one_by_one
     plume = encoder[0]
     features = encoder.preprocess([item])
     model = plume.model
@@ -135,7 +138,7 @@ def slowly(encoder, item, steps):
         :, features["input_ids"][0].tolist().index(encoder.tokenizer.convert_tokens_to_ids("<disc_emb>"))
     ]
     for step in range(steps):
-        following = one_by_one(plume.adapter, states()[:, -1], step, anchor)
+        following = follow(plume.adapter, states()[:, -1], step, anchor)
         embeddings = torch.cat([embeddings, following[:, None]], dim=1)
     suffix = encoder.tokenizer(plume.options.suffix, add_special_tokens=False, return_tensors="pt").input_ids
     embeddings = torch.cat([embeddings, model.get_input_embeddings()(suffix)], dim=1)
@@ -317,6 +320,18 @@ def test_a_new_plume_of_every_family(built, family):
     assert np.abs(vectors[0] - slowly(encoder, ITEMS[0], 4)).max() < 1e-5
     assert np.abs(vectors[:4] - encoder.encode(ITEMS[:4], think_budget=0)).max(1).min() > 1e-4
     assert "<|image_pad|>" not in rendered(encoder, "two")
+
+
+def test_without_an_adapter_a_state_is_the_next_input(checkpoint, tmp_path):
+    out = build(tmp_path / "out", backbone=checkpoint("qwen3_vl"), method="plume", think_tokens=4, experts=0)
+    encoder = TTEEncoder(str(out), device="cpu")  # which has read what was saved
+    vectors = encoder.encode(ITEMS)
+    assert np.abs(vectors[0] - slowly(encoder, ITEMS[0], 4, lambda _adapter, state, *_: state)).max() < 1e-5
+    assert np.abs(vectors[:4] - encoder.encode(ITEMS[:4], think_budget=0)).max(1).min() > 1e-4
+    with pytest.raises(CheckpointError, match="no adapter"):
+        routing_statistics(encoder, ITEMS)
+    with pytest.raises(InputError, match="give 0 and False"):
+        PlumeOptions(experts=0)
 
 
 def test_the_same_seed_builds_the_same_model(built, checkpoint, tmp_path):

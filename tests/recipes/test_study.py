@@ -1,7 +1,8 @@
-"""The study of methods: every arm's config can be read, arms are trained and scored, and nothing is done twice."""
+"""The study of methods: arms differ in what they say and nothing else, are trained and scored, and not done twice."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,45 +10,117 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tte_retriever import model_path
+from tte_retriever.training.config import read_values
+from tte_retriever.training.methods import read_config
+from tte_retriever.training.parsing import from_mapping
 
 RECIPE = Path(__file__).parents[2] / "recipes/study_methods.py"
 CONFIG = RECIPE.parent / "configs/study_methods/tiny.yaml"
+VALUES = read_values(CONFIG)
+BASE = "tte-flash"
 
 
 def study(out, *arguments):
-    settings = [f"output_dir={out}", f"reader={model_path('tte-flash-tiny')}", "queries=14", "base.max_steps=1"]
-    options = [
-        option for value in [*settings, "base.trainer.per_device_train_batch_size=4"] for option in ("--set", value)
-    ]
+    settings = [f"output_dir={out}", f"results_dir={out}/results", f"reader={model_path('tte-flash-tiny')}"]
+    settings += ["queries=14", "base.max_steps=1", "base.trainer.per_device_train_batch_size=4"]
+    options = [option for value in settings for option in ("--set", value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(RECIPE), str(CONFIG), *options, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.fixture(scope="module")
+def study_config():
+    spec = importlib.util.spec_from_file_location("study_methods", RECIPE)
+    recipe = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its annotations are looked up
+    spec.loader.exec_module(recipe)
+    return from_mapping(recipe.StudyConfig, VALUES)
+
+
+@pytest.fixture
+def resolved(study_config, tmp_path):
+    """The whole training config of an arm, every default written out, as dotted key → value."""
+
+    def read(name):
+        file = tmp_path / f"{name}.yaml"
+        values = study_config.config(name) | {"output_dir": "x"}
+        values["model"]["backbone"] = "y"
+        file.write_text(yaml.safe_dump(values))
+        return dict(flat(yaml.safe_load(read_config(file).to_yaml())))
+
+    return read
+
+
+def flat(value, path=""):
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from flat(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for index, inner in enumerate(value):
+            yield from flat(inner, f"{path}.{index}")
+    else:
+        yield path, value
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES["arms"] if name != BASE])
+def test_an_arm_differs_from_its_neighbour_in_what_it_says_and_nothing_else(name, study_config, resolved):
+    arm = study_config.arm(name)
+    assert arm.what
+    own, neighbour = resolved(name), resolved(arm.like)
+    # A method's config has more keys than another's; at their defaults they say nothing.
+    differ = {key for key in neighbour if key not in own or own[key] != neighbour[key]}
+    assert {key for key in differ if not key.startswith(tuple(arm.set))} == set()
+    for path in ["model.method"] if "model.method" in arm.set else arm.set:
+        assert any(key.startswith(path) and own[key] != neighbour.get(key) for key in own), f"{path} changes nothing"
+
+
+def test_all_arms_see_the_same_data_in_the_same_steps(resolved):
+    base = resolved(BASE)
+    for name in VALUES["arms"]:
+        own = resolved(name)
+        steps = sum(value for key, value in own.items() if key.startswith("stages.") and key.endswith(".steps"))
+        assert steps == base["stages.0.steps"], name
+        for key in base:
+            if key.startswith(("data.", "trainer.")) or key in ("seed", "model.attention", "model.dtype"):
+                assert own[key] == base[key], (name, key)
+
+
 @pytest.mark.slow
 def test_every_arm_is_trained_and_scored(tmp_path):
-    run = study(tmp_path / "study", "--seeds", "3")
+    run = study(tmp_path / "study", "--seeds", "3", "--jobs", "2")
     assert run.returncode == 0, run.stderr
-    results = sorted((tmp_path / "study").glob("*-3.json"))
-    names = ["contrastive-only", "direct", "explicit-cot", "lame", "lame-unfrozen", "plume", "tte-flash"]
-    assert [result.name for result in results] == [f"{name}-3.json" for name in names]
-    for result in results:
-        record = json.loads(result.read_text())
-        assert len(record["tasks"]) == 12
+    results = tmp_path / "study/results"
+    kinds = json.loads((results / "kinds.json").read_text())
+    budgets = {f"{name}@{budget}" for name, arm in VALUES["arms"].items() for budget in arm.get("budgets", ())}
+    assert {file.stem for file in results.glob("*-3.json")} == {f"{name}-3" for name in {*VALUES["arms"], *budgets}}
+    for file in results.glob("*-3.json"):
+        record = json.loads(file.read_text())
         assert record["training_seed"] == 3
-        assert sum(record["steps"].values()) == 1200
+        assert sum(record["steps"].values()) == 800
+        assert [task["name"] for task in record["tasks"]] == list(record["per_query"]) == list(kinds)
+        for task in record["tasks"]:
+            values = record["per_query"][task["name"]]
+            assert sum(values) / len(values) == pytest.approx(task["score"], abs=1e-4)
+            assert len(values) == len(kinds[task["name"]]) == 14
 
 
-def test_what_is_done_is_not_done_again(tmp_path):
-    first = study(tmp_path / "study", "--arms", "direct", "--seeds", "0")
+def test_what_is_done_is_not_done_again_and_would_come_out_the_same(tmp_path):
+    first = study(tmp_path / "study", "--arms", "contrastive-only", "--seeds", "0")
     assert first.returncode == 0, first.stderr
-    result = tmp_path / "study/direct-0.json"
+    result = tmp_path / "study/results/contrastive-only-0.json"
     stamp = result.stat().st_mtime_ns
-    again = study(tmp_path / "study", "--arms", "direct", "--seeds", "0")
-    assert again.stdout.strip().endswith("direct-0.json")
+    again = study(tmp_path / "study", "--arms", "contrastive-only", "--seeds", "0")
+    assert again.stdout.strip().endswith("contrastive-only-0.json")
     assert result.stat().st_mtime_ns == stamp
+    study(tmp_path / "other", "--arms", "contrastive-only", "--seeds", "0")
+    one, other = (
+        json.loads((tmp_path / each / "results/contrastive-only-0.json").read_text()) for each in ("study", "other")
+    )
+    assert one["fingerprint"] == other["fingerprint"]
+    assert one["per_query"] == other["per_query"]
 
 
 def test_an_unknown_arm_is_refused(tmp_path):

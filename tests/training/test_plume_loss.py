@@ -303,6 +303,23 @@ def test_the_balance_takes_from_the_busy(encoder, rows):
     assert min(values) < 1.2
 
 
+def test_without_an_adapter_there_is_nothing_to_balance(checkpoint, tmp_path, rows):
+    out = build(tmp_path / "out", backbone=checkpoint("qwen3_vl"), method="plume", think_tokens=4, experts=0)
+    encoder = TTEEncoder(str(out), device="cpu").train()
+    with pytest.raises(InputError, match="no experts to balance"):
+        PlumeLoss(encoder, curriculum=CURRICULUM)
+    columns = columns_of(encoder, rows)
+    one_pass, cached = (
+        PlumeLoss(encoder, curriculum=CURRICULUM, balance_weight=0, mini_batch_size=size) for size in (8, 3)
+    )
+    for loss in (one_pass, cached):
+        loss.progress = 1.0
+    parts = one_pass(columns)
+    assert parts.keys() == {"contrastive", "disc", "rationale"}
+    for name, value in cached(columns).items():
+        assert value.item() == pytest.approx(parts[name].item(), rel=1e-5), name
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

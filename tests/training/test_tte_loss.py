@@ -543,6 +543,24 @@ def test_a_model_without_think_tokens_trains_contrastively_only(checkpoint, tmp_
     assert TTELoss(encoder, rationale_weight=0)(cells)["contrastive"] > 0
 
 
+def test_a_model_without_think_tokens_decodes_the_query(checkpoint, tmp_path):
+    """From everything in front of the embed token, as one sequence that the backbone goes on with."""
+    direct = build(tmp_path / "direct", backbone=checkpoint("qwen3_vl"), method="direct")
+    encoder = TTEEncoder(str(direct), device="cpu").eval()
+    cells = [encoder.preprocess(["what is it?", "a longer one"]) | {"cot_ids": rationales(5, 3)}]
+    loss = TTELoss(encoder, contrastive_weight=0, rationale_from="query+thought")
+    backbone, nlls = encoder[0].model, []
+    for text, ids in zip(("what is it?", "a longer one"), rationales(5, 3), strict=True):
+        prompt = encoder(encoder.preprocess([text]))["token_embeddings"][0, :-1]  # without the embed token
+        matrix, ids = backbone.get_input_embeddings().weight, ids[ids >= 0]
+        inputs = torch.cat([prompt, matrix[ids[:-1]]])[None]
+        states = backbone.language_model(inputs_embeds=inputs).last_hidden_state[0, len(prompt) - 1 :]
+        nlls.append(F.cross_entropy(states @ matrix.T, ids).item())
+    assert loss(cells)["rationale"].item() == pytest.approx(np.mean(nlls), rel=1e-5)
+    with pytest.raises(InputError, match="no think tokens"):
+        TTELoss(encoder, rationale_from="query+thought", stop_gradient=True)
+
+
 def test_some_steps_on_the_bundled_model_lower_both_parts():
     encoder = TTEEncoder(model_path("tte-flash-tiny"), device="cpu").train()
     end = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
