@@ -13,9 +13,12 @@ ARGS ?=
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
+# Tests at a time; each takes up to two gigabytes.
+JOBS ?= 2
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint type fix install tiny clean
+.PHONY: help demo test test-slow test-all lint type fix install tiny clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,11 +26,13 @@ help:  ## list these targets
 demo: $(STAMP)  ## draw sample media, index it, search it (ARGS="--seed 3")
 	$(BIN)/tte-retriever demo $(ARGS)
 
-test: $(STAMP)  ## the fast tests (ARGS="-k video")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)  ## the fast tests (ARGS="-k video", JOBS=4 for more at a time)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-all: $(STAMP)  ## every test, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+test-slow: $(STAMP)  ## those that take minutes, one after the other: they start processes of their own
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-all: test test-slow  ## every test
 
 lint: $(STAMP)  ## style and formatting, changing nothing
 	$(BIN)/ruff check .

@@ -40,6 +40,20 @@ LOOK_UPS: dict[str, tuple[str, ...]] = {
 
 MODALITIES = ("image", "video", "document")
 
+PAIRS = (
+    ("tte-flash", "direct"),
+    ("tte-flash", "auxiliary"),
+    ("tte-flash", "explicit-cot"),
+    ("explicit-cot", "direct"),
+    ("plume", "direct"),
+    ("lame", "direct"),
+    ("lame", "contrastive-only"),
+    ("auxiliary", "direct"),
+    ("k32", "k1"),
+    ("nested", "k32"),
+)
+"""Comparisons that claims rest on, beside those of neighbours."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -49,11 +63,13 @@ class Results:
         study: Its config.
         records: Arm, or arm@budget → training seed → what was written.
         kinds: Task → kind of every query.
+        cost: Arm → batch → what a query costs, as cost_of_methods.py has measured it.
     """
 
     study: StudyConfig
     records: dict[str, dict[int, dict[str, Any]]]
     kinds: dict[str, list[str]]
+    cost: dict[str, dict[str, dict[str, float]]]
 
     @classmethod
     def read(cls, study: StudyConfig) -> Results:
@@ -69,7 +85,13 @@ class Results:
             records[file.stem.rpartition("-")[0]][record["training_seed"]] = record
         if not records:
             raise InputError(f"There are no results in {str(folder)!r}; run recipes/study_methods.py first.")
-        return cls(study, dict(records), json.loads((folder / "kinds.json").read_text()))
+        cost = folder / "cost.json"
+        return cls(
+            study,
+            dict(records),
+            json.loads((folder / "kinds.json").read_text()),
+            json.loads(cost.read_text())["arms"] if cost.exists() else {},
+        )
 
     @cached_property
     def arms(self) -> list[str]:
@@ -157,6 +179,20 @@ def arms_table(results: Results) -> str:
     return _table(head, rows)
 
 
+def pairs_table(results: Results) -> str:
+    """The comparisons that claims rest on, by modality."""
+    rows = [
+        [
+            f"`{one}` − `{other}`",
+            str(len(results.seeds(one, other))),
+            _signed(results.difference(one, other)),
+            *(_signed(results.difference(one, other, modality=each)) for each in MODALITIES),
+        ]
+        for one, other in PAIRS
+    ]
+    return _table(["difference", "seeds", "all", *MODALITIES], rows)
+
+
 def families_table(results: Results) -> str:
     """Every arm on every task."""
     tasks = list(results.modality)
@@ -206,11 +242,27 @@ def budgets_table(results: Results) -> str:
     return _table(head, rows)
 
 
+def cost_table(results: Results) -> str:
+    """What a query costs alone and in a batch, in units of the first arm."""
+    first = next(iter(results.cost), "none")
+    rows = []
+    for name, batches in results.cost.items():
+        cells = [
+            f"{cost['cpu_ms']:.1f} | {cost['ratio']:.2f} ({cost['low']:.2f} to {cost['high']:.2f})"
+            for cost in batches.values()
+        ]
+        rows.append([f"`{name}`", *cells])
+    head = [f"batch {batch}, CPU ms | batch {batch}, over `{first}`" for batch in (1, 32)]
+    return _table(["arm", *" | ".join(head).split(" | ")], rows)
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "arms": arms_table,
+    "pairs": pairs_table,
     "families": families_table,
     "depths": depths_table,
     "budgets": budgets_table,
+    "cost": cost_table,
 }
 
 
@@ -227,7 +279,7 @@ def filled(document: str, results: Results) -> str:
 
 
 def draw(results: Results, folder: Path) -> None:
-    """The pictures: differences from neighbours, and quality by think budget."""
+    """The pictures: differences from neighbours, quality by think budget, quality by cost."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -236,12 +288,16 @@ def draw(results: Results, folder: Path) -> None:
     )
     from matplotlib import pyplot as plt
 
-    def save(figure: Any, name: str) -> None:
+    pictures = {"differences": _draw_differences, "budgets": _draw_budgets, "cost": _draw_cost}
+    for name, picture in pictures.items():
+        figure = picture(results, plt)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
         plt.close(figure)
 
+
+def _draw_differences(results: Results, plt: Any) -> Any:
     compared = [(name, results.study.arm(name).like) for name in reversed(results.arms)]
-    found = {f"{one} − {other}": results.difference(one, other) for one, other in compared if other in results.records}
+    found = {f"{one} − {other}": results.difference(one, other) for one, other in compared if other is not None}
     figure, axes = plt.subplots(figsize=(6, 0.28 * len(found) + 0.8))
     for row, estimate in enumerate(found.values()):
         if estimate is not None:
@@ -251,24 +307,39 @@ def draw(results: Results, folder: Path) -> None:
     axes.set(
         yticks=range(len(found)), yticklabels=list(found), xlabel="difference of the mean over tasks, 95 % interval"
     )
-    save(figure, "differences")
+    return figure
 
-    figure, panels = plt.subplots(1, 2, figsize=(7, 2.6), sharex=True)
+
+def _draw_budgets(results: Results, plt: Any) -> Any:
+    figure, panels = plt.subplots(1, 2, figsize=(7, 2.6))
+    shown = budgets(results)
     for axes, kind in zip(panels, ("image", "video"), strict=True):
-        for how, marker in (("trained", "o-"), ("nested", "s--")):
-            points = {budget: names[how] for budget, names in budgets(results).items() if how in names}
+        for how, style, label in (
+            ("trained", "o-", "one checkpoint for each K"),
+            ("nested", "s--", "one nested checkpoint"),
+        ):
+            points = {budget: names[how] for budget, names in shown.items() if how in names}
             means = [results.mean(name, modality=kind) for name in points.values()]
             if means:
                 error = [[mean.value - mean.low for mean in means], [mean.high - mean.value for mean in means]]
-                label = "one checkpoint for each K" if how == "trained" else "one nested checkpoint"
-                axes.errorbar(list(points), [mean.value for mean in means], error, fmt=marker, label=label, capsize=2)
+                axes.errorbar(list(points), [mean.value for mean in means], error, fmt=style, label=label, capsize=2)
         axes.set_xscale("symlog", base=2, linthresh=1)
-        axes.set(
-            title=kind, xlabel="think budget K", xticks=list(budgets(results)), xticklabels=list(budgets(results))
-        )
+        axes.set(title=kind, xlabel="think budget K", xticks=list(shown), xticklabels=list(shown))
     panels[0].set_ylabel("mean over tasks")
     panels[0].legend(frameon=False)
-    save(figure, "budgets")
+    return figure
+
+
+def _draw_cost(results: Results, plt: Any) -> Any:
+    figure, panels = plt.subplots(1, 2, figsize=(7, 3), sharey=True)
+    for axes, batch in zip(panels, (1, 32), strict=True):
+        for name in (name for name in results.cost if name in results.records):
+            cost, mean = results.cost[name][f"batch-{batch}"]["cpu_ms"], results.mean(name)
+            axes.errorbar(cost, mean.value, [[mean.value - mean.low], [mean.high - mean.value]], fmt="o", capsize=2)
+            axes.annotate(name, (cost, mean.value), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axes.set(xscale="log", xlabel=f"CPU ms a query, batch {batch}")
+    panels[0].set_ylabel("mean over tasks")
+    return figure
 
 
 def main() -> None:

@@ -107,6 +107,7 @@ def test_every_arm_is_trained_and_scored(tmp_path):
             assert len(values) == len(kinds[task["name"]]) == 14
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_and_would_come_out_the_same(tmp_path):
     first = study(tmp_path / "study", "--arms", "contrastive-only", "--seeds", "0")
     assert first.returncode == 0, first.stderr
