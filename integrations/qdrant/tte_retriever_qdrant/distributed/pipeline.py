@@ -114,6 +114,7 @@ def ingest_on_ray(
         def work(tasks: Sequence[Task], tally: Tally) -> list[NearDuplicate]:
             if not tasks:
                 return []
+            tally.begin()
             # Before anything is written: the points of a file are written here and there, in no order.
             if recut := sorted({task.row.asset_id for task in tasks if task.is_recut}):
                 store.delete(filter={"asset_id": recut})

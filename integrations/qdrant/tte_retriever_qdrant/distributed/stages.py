@@ -139,6 +139,7 @@ class Sink:
             self._spec.fingerprint,
             batch_size=self._batch_size,
             near_duplicate=self._near_duplicate,
+            begin=_begun,
             on_final=lambda outcome: done.append((outcome, written.pop(outcome))),
         ) as writer:
             for embedded in _embedded(records, done):
@@ -152,6 +153,10 @@ class Sink:
         store = self._open_store()
         store.ensure(self._spec)  # which it did: this refuses one that another model has replaced since
         return store
+
+
+def _begun() -> None:
+    """The run has begun to write before it has tables for this stage."""
 
 
 def _none_of_them(_outcome: Outcome, _units: Sequence[Unit]) -> set[Unit]:
