@@ -22,6 +22,7 @@ from tte_retriever.errors import InputError, TTEError
 from tte_retriever_qdrant import ingest, open_store
 from tte_retriever_qdrant.errors import ModelMismatch
 from tte_retriever_qdrant.ingestion.manifest import MANIFEST
+from tte_retriever_qdrant.stores import open_generations
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tte-retriever-qdrant[ray]'")
 
@@ -157,6 +158,47 @@ def test_workers_write_to_a_server(many, expected, tmp_path, contents, monkeypat
         assert_same_report(found, expected[0])
         assert_same(contents(store), expected[1])
     server.close()
+
+
+@pytest.fixture(params=["edge", "server"])
+def existing(request, small_folder, tmp_path, monkeypatch):
+    """The URI of a store of another model."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    server = runpy.run_path(str(SERVER))["StandInServer"]()
+    uri = f"{server.url}/films" if request.param == "server" else f"edge://{tmp_path}/films"
+    with open_store(uri) as store:
+        ingest(small_folder, store, load_standin()(), model_name="standin")
+    yield uri
+    server.close()
+
+
+def test_a_next_generation_with_a_prefix(existing, small_folder, tmp_path, cluster, capsys, contents):
+    """Beside what is searched, by the command line."""
+
+    def index(uri, *options):
+        with pytest.raises(SystemExit) as caught:
+            main(["index", str(small_folder), "--store", uri, "--json", *options])
+        return caught.value.code or 0, capsys.readouterr()
+
+    on_ray = ("--engine", "ray", "--address", cluster, "--workers", "1", "--models", "1")
+    (small_folder / "cut.png").write_bytes(b"x")
+    reembed = (existing, *on_ray, "--reembed", "--prefix", "16")
+    assert index(*reembed, "--max-failures", "0")[0] == 1
+    with open_generations(existing) as generations:
+        assert [(each.role, each.spec.prefix) for each in generations.listed()] == [("current", 0), ("next", 16)]
+    with open_store(existing) as store:
+        assert (store.spec.model, store.count()) == ("standin", 9)
+    code, (out, _) = index(*reembed)
+    assert (code, json.loads(out.splitlines()[-1])["unchanged"]) == (0, 5)
+
+    reference = f"edge://{tmp_path}/reference"
+    assert index(reference, "--prefix", "16")[0] == 0
+    with open_store(existing) as store, open_store(reference) as other:
+        assert store.spec == other.spec
+        assert_same(contents(store), contents(other))
+    (small_folder / "notes.md").write_text("giraffe")
+    code, (out, _) = index(existing, *on_ray)  # without, it is that of the store
+    assert (code, json.loads(out.splitlines()[-1])["indexed"]) == (0, 1)
 
 
 @pytest.fixture
