@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -243,6 +244,48 @@ def test_a_worker_that_is_killed_costs_nothing(stage, many, expected, tmp_path, 
         assert at_kill[0] < len(dealt_with)
         assert_same_report(found, expected[0])
         assert_same(contents(store), expected[1])
+
+
+def load_mortal():
+    """The stand-in, whose process dies of pictures of 19 x 19 pixels."""
+    path = str(CONFTEST)
+
+    def load():
+        class Mortal(runpy.run_path(path)["StandInEncoder"]):
+            def encode_document(self, inputs, **settings):
+                if any("image" in item and item["image"].size == (19, 19) for item in inputs):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().encode_document(inputs, **settings)
+
+        return Mortal()
+
+    return load
+
+
+def test_a_file_that_kills_the_model_is_given_up_alone(many, expected, tmp_path, contents):
+    for name in ("deadly.png", "zz-deadly.png"):
+        Image.new("RGB", (19, 19), (len(name), 0, 0)).save(many / name)
+    with open_store(f"edge://{tmp_path}/ray") as store:
+        found = ingest_on_ray(many, store, load_mortal())
+        given_up = {failure.uri: failure for failure in found.failed if "deadly" in failure.uri}
+        assert set(found.failed) - set(given_up.values()) == set(expected[0].failed)
+        assert sorted(given_up) == ["deadly.png", "zz-deadly.png"]
+        assert "died each of the 2 times that it was given 'deadly.png' alone" in given_up["deadly.png"].message
+        assert_same(contents(store), expected[1])
+        again = ingest_on_ray(many, store, load_standin())
+        assert (again.indexed, again.unchanged) == (2, expected[0].indexed)
+
+
+def test_what_kills_too_many_processes_ends_the_run(many, tmp_path):
+    for i in range(4):
+        Image.new("RGB", (19, 19), (i, 0, 0)).save(many / f"zz-deadly-{i}.png")
+    with open_store(f"edge://{tmp_path}/ray") as store:
+        with pytest.raises(TTEError, match=r"died each of 8 times at .* without --engine ray"):
+            ingest_on_ray(many, store, load_mortal())
+        written = store.count()
+        assert written > 0
+        assert ingest_on_ray(many, store, load_standin()).unchanged > 0
+        assert store.count() > written
 
 
 RUN = """

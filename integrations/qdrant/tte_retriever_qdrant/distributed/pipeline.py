@@ -11,6 +11,7 @@ import ray  # type: ignore[import-not-found, unused-ignore]
 
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
+from tte_retriever_qdrant.distributed.attempts import Attempts
 from tte_retriever_qdrant.distributed.blocks import pack, unpack
 from tte_retriever_qdrant.distributed.cluster import Shares, connected, own_errors, share_out
 from tte_retriever_qdrant.distributed.describing import Description, describe_on_ray
@@ -127,7 +128,7 @@ def ingest_on_ray(
                 store.delete(filter={"asset_id": recut})
             with Manifest(store.home, [task.row for task in tasks]) as manifest, own_errors():
                 tally.record = manifest.add
-                embedded = _embedded(tasks, decode, (load_encoder, spec, batch_size), shares)
+                embedded = _embedded(tasks, decode, (load_encoder, spec, batch_size, Attempts()), shares)
                 results: Iterator[pa.Table]
                 if uri is None:
                     sink = Sink(lambda: store, spec, batch_size, near_duplicate)
@@ -191,7 +192,7 @@ def _settle_all(tasks: Sequence[Task], results: Iterable[pa.Table], tally: Tally
 def _embedded(
     tasks: Sequence[Task],
     decode: tuple[Path, Settings, float],
-    embed: tuple[Callable[[], Encoder], CollectionSpec, int],
+    embed: tuple[Callable[[], Encoder], CollectionSpec, int, Attempts],
     shares: Shares,
 ) -> ray.data.Dataset:
     """Files, decoded and embedded."""
