@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tte_retriever.cli import loading
+from tte_retriever.errors import TTEError
 from tte_retriever_qdrant import open_store
-from tte_retriever_qdrant.errors import StoreError
 
 
 def lines(text):
@@ -184,19 +184,30 @@ def test_a_run_that_changes_points_copies(run, small_folder, uri, shards, conten
         assert contents(one) == contents(other)
 
 
-def test_an_update_that_stops_halfway_is_finished(run, small_folder, uri, standin, monkeypatch, contents):
-    class Dying(standin):
-        def encode_document(self, inputs, **settings):
-            if len(self.encoded) >= 160:
-                raise StoreError("stopped")
-            return super().encode_document(inputs, **settings)
+@pytest.fixture
+def stopped(run, uri, standin, monkeypatch):
+    """Index a source with a model that stops after a number of items."""
 
+    def call(source, after):
+        class Stopping(standin):
+            def encode_document(self, inputs, **settings):
+                if len(self.encoded) >= after:
+                    raise TTEError("stopped")
+                return super().encode_document(inputs, **settings)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loading, "load_encoder", lambda _: Stopping("fingerprint of tte-flash-tiny"))
+            code, _, err = run("index", source, "--store", uri)
+        assert (code, "stopped" in err) == (1, True)
+
+    return call
+
+
+def test_an_update_that_stops_halfway_is_finished(run, small_folder, uri, stopped):
     assert run("index", small_folder / "sub", "--store", uri)[0] == 0
     for i in range(200):
         (small_folder / f"{i:03}.md").write_text(f"zebra {i}")
-    with monkeypatch.context() as patch:
-        patch.setattr(loading, "load_encoder", lambda _: Dying("fingerprint of tte-flash-tiny"))
-        assert run("index", small_folder, "--store", uri)[0] == 1
+    stopped(small_folder, after=160)
     with open_store(uri) as store:
         assert store.count() == 1
     code, out, _ = run("index", small_folder, "--store", uri, "--json")
@@ -206,6 +217,18 @@ def test_an_update_that_stops_halfway_is_finished(run, small_folder, uri, standi
     assert report["unchanged"] > 0
     with open_store(uri) as store:
         assert store.count() == 209
+
+
+def test_a_file_that_was_to_be_written_again_is_not_left_behind(run, small_folder, uri, tmp_path, stopped, listed):
+    notes = tmp_path / "notes" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("giraffe")
+    assert run("index", notes.parent, "--store", uri)[0] == 0
+    notes.write_text("zebra")
+    stopped(notes.parent, after=0)
+    code, _, err = run("index", small_folder, "--store", uri, "--model", "new", "--reembed")
+    assert (code, str(notes) in err) == (0, True)
+    assert [(role, model) for role, model, _ in listed()] == [("current", "tte-flash-tiny"), ("next", "new")]
 
 
 def test_prefixes(run, small_folder, uri):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import ray  # type: ignore[import-not-found, unused-ignore]
 
@@ -12,7 +13,7 @@ class Attempts:
 
     def __init__(self) -> None:
         # Should it be lost with its machine, counting starts anew.
-        self._counts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Counts).remote()
+        self._counts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Counts).remote()
 
     def begin(self, work: str) -> int:
         """How often that work was begun and not ended, this time included."""
