@@ -305,9 +305,10 @@ def test_a_run_that_is_killed_is_resumed(many, expected, tmp_path, contents, clu
     uri = f"edge://{tmp_path}/ray"
     arguments = [str(many), uri, str(CONFTEST), cluster]
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN), *arguments], stdout=subprocess.PIPE) as run:
-        for line in run.stdout:
-            if line == b"written\n":
-                break
+        # Of the second block: by then the first one, which came seconds before, is noted on the disk.
+        for _ in range(20):
+            while run.stdout.readline() != b"written\n":
+                assert run.poll() is None
         run.kill()
     assert run.returncode == -signal.SIGKILL
     with open_store(uri) as store:
