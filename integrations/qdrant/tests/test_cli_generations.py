@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tte_retriever.cli import loading
+from tte_retriever.errors import TTEError
 from tte_retriever_qdrant import open_store
 
 
@@ -119,6 +124,111 @@ def test_a_first_generation_that_nobody_sees_before_it_is_done(run, small_folder
     assert run("search", "zebra", "--store", uri)[0] == 2
     assert run(*first)[0] == 0
     assert listed() == [("current", "m", 5)]
+
+
+@pytest.fixture
+def shards(uri):
+    """The engine's files, and when they changed."""
+
+    def call():
+        home = Path(uri.removeprefix("edge://"))
+        found = {
+            path: path.stat() for path in [home, *home.glob("generations/**/*")] if not path.name.endswith("-shm")
+        }
+        return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items() if "shard-" in str(path)}
+
+    return call
+
+
+def test_a_run_that_changes_no_point_copies_nothing(run, small_folder, uri, shards):
+    """Though it decodes again what failed, takes notice of what was touched, and meets what is there twice."""
+    (small_folder / "cut.png").write_bytes((small_folder / "yellow.png").read_bytes()[:50])
+    (small_folder / "empty.png").touch()
+    Image.new("RGB", (13, 13)).save(small_folder / "refused.png")
+
+    def index():
+        code, out, _ = run("index", small_folder, "--store", uri, "--json")
+        report = lines(out)[-1]
+        return code, report["indexed"], report["unchanged"], report["duplicates"], len(report["failed"])
+
+    assert index() == (0, 5, 0, 0, 3)
+    before = shards()
+    assert index() == (0, 0, 5, 0, 3)
+    os.utime(small_folder / "notes.md", (1, 1))
+    shutil.copy(small_folder / "yellow.png", small_folder / "zz.png")
+    (small_folder / "table.csv").write_text("a,b")
+    assert index() == (0, 0, 5, 1, 3)
+    (small_folder / "zz.png").unlink()
+    assert index() == (0, 0, 5, 0, 3)
+    assert shards() == before
+    (small_folder / "cut.png").write_bytes(b"a")
+    Image.new("RGB", (9, 9)).save(small_folder / "refused.png")
+    assert index() == (0, 1, 5, 0, 2)
+    assert not shards().keys() & before.keys()
+    assert index() == (0, 0, 6, 0, 2)
+
+
+@pytest.mark.parametrize("change", ["renamed", "removed"])
+def test_a_run_that_changes_points_copies(run, small_folder, uri, shards, contents, change):
+    assert run("index", small_folder, "--store", uri)[0] == 0
+    before = shards()
+    if change == "renamed":
+        (small_folder / "notes.md").rename(small_folder / "zebra.md")
+    else:
+        (small_folder / "notes.md").unlink()
+    assert run("index", small_folder, "--store", uri)[0] == 0
+    assert not shards().keys() & before.keys()
+    fresh = f"{uri}-2"
+    assert run("index", small_folder, "--store", fresh)[0] == 0
+    with open_store(uri) as one, open_store(fresh) as other:
+        assert contents(one) == contents(other)
+
+
+@pytest.fixture
+def stopped(run, uri, standin, monkeypatch):
+    """Index a source with a model that stops after a number of items."""
+
+    def call(source, after):
+        class Stopping(standin):
+            def encode_document(self, inputs, **settings):
+                if len(self.encoded) >= after:
+                    raise TTEError("stopped")
+                return super().encode_document(inputs, **settings)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loading, "load_encoder", lambda _: Stopping("fingerprint of tte-flash-tiny"))
+            code, _, err = run("index", source, "--store", uri)
+        assert (code, "stopped" in err) == (1, True)
+
+    return call
+
+
+def test_an_update_that_stops_halfway_is_finished(run, small_folder, uri, stopped):
+    assert run("index", small_folder / "sub", "--store", uri)[0] == 0
+    for i in range(200):
+        (small_folder / f"{i:03}.md").write_text(f"zebra {i}")
+    stopped(small_folder, after=160)
+    with open_store(uri) as store:
+        assert store.count() == 1
+    code, out, _ = run("index", small_folder, "--store", uri, "--json")
+    report = lines(out)[-1]
+    assert code == 0
+    assert report["indexed"] + report["unchanged"] + report["duplicates"] == 205
+    assert report["unchanged"] > 0
+    with open_store(uri) as store:
+        assert store.count() == 209
+
+
+def test_a_file_that_was_to_be_written_again_is_not_left_behind(run, small_folder, uri, tmp_path, stopped, listed):
+    notes = tmp_path / "notes" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("giraffe")
+    assert run("index", notes.parent, "--store", uri)[0] == 0
+    notes.write_text("zebra")
+    stopped(notes.parent, after=0)
+    code, _, err = run("index", small_folder, "--store", uri, "--model", "new", "--reembed")
+    assert (code, str(notes) in err) == (0, True)
+    assert [(role, model) for role, model, _ in listed()] == [("current", "tte-flash-tiny"), ("next", "new")]
 
 
 def test_prefixes(run, small_folder, uri):

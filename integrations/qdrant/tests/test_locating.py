@@ -7,7 +7,7 @@ import pytest
 
 from tte_retriever.errors import InputError
 from tte_retriever_qdrant import ingest, search
-from tte_retriever_qdrant.ingestion.updating import LEDGER
+from tte_retriever_qdrant.ingestion.ledger import LEDGER
 from tte_retriever_qdrant.locating import locate
 
 

@@ -9,9 +9,8 @@ import pytest
 from tte_retriever_qdrant import ingest
 from tte_retriever_qdrant.errors import StoreError
 from tte_retriever_qdrant.ingestion import manifest
-from tte_retriever_qdrant.ingestion.ledger import Ledger
+from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 from tte_retriever_qdrant.ingestion.manifest import MANIFEST, Manifest
-from tte_retriever_qdrant.ingestion.updating import LEDGER
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import DEFAULT_LIMITS
-from tte_retriever_qdrant.ingestion.ledger import Ledger
+from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 from tte_retriever_qdrant.ingestion.planning import asset_id_of
-from tte_retriever_qdrant.ingestion.updating import LEDGER
 
 if TYPE_CHECKING:
     from tte_retriever_qdrant.searching import SearchHit

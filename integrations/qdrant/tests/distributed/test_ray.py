@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tte_retriever.errors import InputError, TTEError
 from tte_retriever_qdrant import ingest, open_store
 from tte_retriever_qdrant.errors import ModelMismatch
 from tte_retriever_qdrant.ingestion.manifest import MANIFEST
+from tte_retriever_qdrant.stores import open_generations
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tte-retriever-qdrant[ray]'")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -160,6 +162,47 @@ def test_workers_write_to_a_server(many, expected, tmp_path, contents, monkeypat
     server.close()
 
 
+@pytest.fixture(params=["edge", "server"])
+def existing(request, small_folder, tmp_path, monkeypatch):
+    """The URI of a store of another model."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    server = runpy.run_path(str(SERVER))["StandInServer"]()
+    uri = f"{server.url}/films" if request.param == "server" else f"edge://{tmp_path}/films"
+    with open_store(uri) as store:
+        ingest(small_folder, store, load_standin()(), model_name="standin")
+    yield uri
+    server.close()
+
+
+def test_a_next_generation_with_a_prefix(existing, small_folder, tmp_path, cluster, capsys, contents):
+    """Beside what is searched, by the command line."""
+
+    def index(uri, *options):
+        with pytest.raises(SystemExit) as caught:
+            main(["index", str(small_folder), "--store", uri, "--json", *options])
+        return caught.value.code or 0, capsys.readouterr()
+
+    on_ray = ("--engine", "ray", "--address", cluster, "--workers", "1", "--models", "1")
+    (small_folder / "cut.png").write_bytes(b"x")
+    reembed = (existing, *on_ray, "--reembed", "--prefix", "16")
+    assert index(*reembed, "--max-failures", "0")[0] == 1
+    with open_generations(existing) as generations:
+        assert [(each.role, each.spec.prefix) for each in generations.listed()] == [("current", 0), ("next", 16)]
+    with open_store(existing) as store:
+        assert (store.spec.model, store.count()) == ("standin", 9)
+    code, (out, _) = index(*reembed)
+    assert (code, json.loads(out.splitlines()[-1])["unchanged"]) == (0, 5)
+
+    reference = f"edge://{tmp_path}/reference"
+    assert index(reference, "--prefix", "16")[0] == 0
+    with open_store(existing) as store, open_store(reference) as other:
+        assert store.spec == other.spec
+        assert_same(contents(store), contents(other))
+    (small_folder / "notes.md").write_text("giraffe")
+    code, (out, _) = index(existing, *on_ray)  # without, it is that of the store
+    assert (code, json.loads(out.splitlines()[-1])["indexed"]) == (0, 1)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Results are handed on one by one, so that a worker that dies has handed on some of them."""
@@ -202,6 +245,48 @@ def test_a_worker_that_is_killed_costs_nothing(stage, many, expected, tmp_path, 
         assert at_kill[0] < len(dealt_with)
         assert_same_report(found, expected[0])
         assert_same(contents(store), expected[1])
+
+
+def load_mortal():
+    """The stand-in, whose process dies of pictures of 19 x 19 pixels."""
+    path = str(CONFTEST)
+
+    def load():
+        class Mortal(runpy.run_path(path)["StandInEncoder"]):
+            def encode_document(self, inputs, **settings):
+                if any("image" in item and item["image"].size == (19, 19) for item in inputs):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().encode_document(inputs, **settings)
+
+        return Mortal()
+
+    return load
+
+
+def test_a_file_that_kills_the_model_is_given_up_alone(many, expected, tmp_path, contents):
+    for name in ("deadly.png", "zz-deadly.png"):
+        Image.new("RGB", (19, 19), (len(name), 0, 0)).save(many / name)
+    with open_store(f"edge://{tmp_path}/ray") as store:
+        found = ingest_on_ray(many, store, load_mortal())
+        given_up = {failure.uri: failure for failure in found.failed if "deadly" in failure.uri}
+        assert set(found.failed) - set(given_up.values()) == set(expected[0].failed)
+        assert sorted(given_up) == ["deadly.png", "zz-deadly.png"]
+        assert "died each of the 2 times that it was given 'deadly.png' alone" in given_up["deadly.png"].message
+        assert_same(contents(store), expected[1])
+        again = ingest_on_ray(many, store, load_standin())
+        assert (again.indexed, again.unchanged) == (2, expected[0].indexed)
+
+
+def test_what_kills_too_many_processes_ends_the_run(many, tmp_path):
+    for i in range(4):
+        Image.new("RGB", (19, 19), (i, 0, 0)).save(many / f"zz-deadly-{i}.png")
+    with open_store(f"edge://{tmp_path}/ray") as store:
+        with pytest.raises(TTEError, match=r"died each of 8 times at .* without --engine ray"):
+            ingest_on_ray(many, store, load_mortal())
+        written = store.count()
+        assert written > 0
+        assert ingest_on_ray(many, store, load_standin()).unchanged > 0
+        assert store.count() > written
 
 
 RUN = """

@@ -391,9 +391,9 @@ def test_a_reader_waits_while_the_generation_is_copied(tmp_path, monkeypatch):
 
     lock = directory.Directory.lock
 
-    def refused(self, name):
+    def refused(self, name, **patience):
         try:
-            return lock(self, name)
+            return lock(self, name, **patience)
         except StoreLocked:
             asked.set()
             raise
@@ -406,9 +406,78 @@ def test_a_reader_waits_while_the_generation_is_copied(tmp_path, monkeypatch):
     monkeypatch.setattr(directory.Directory, "lock", refused)
     reading = threading.Thread(target=lambda: copying.wait(30) and read())
     reading.start()
-    with updating(uri, SPEC):
+    with updating(uri, SPEC) as store:
+        store.delete([POINTS[0].id])
         reading.join(30)
     assert counts == [5]
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """A store of five points, and the same opened to be brought up to date; nothing is written or asked for yet."""
+    uri = f"edge://{tmp_path}"
+    with updating(uri, SPEC) as store:
+        store.ensure(SPEC)
+        store.upsert(POINTS)
+    with updating(uri, SPEC) as store:
+        yield uri, store
+
+
+def test_an_update_that_touches_no_point_copies_nothing(tmp_path, planned):
+    _, store = planned
+    before = sorted(tmp_path.glob("generations/*/*"))
+    store.ensure(SPEC)
+    (store.home / "ledger").write_text("whole")
+    assert store.spec == SPEC
+    assert sorted(tmp_path.glob("generations/*/*")) == sorted([*before, store.home / "ledger"])
+    store.begin_update()
+    assert (store.home / "ledger").read_text() == "whole"
+    assert len(list(tmp_path.glob("generations/*/shard-*"))) == 2
+
+
+def test_an_update_keeps_others_from_writing_before_there_is_a_copy(planned):
+    uri, store = planned
+    for _ in range(2):
+        with pytest.raises(StoreLocked), updating(uri, SPEC):
+            pass
+        with open_store(uri, create=False) as reader:
+            assert reader.count() == 5
+            with pytest.raises(StoreLocked):
+                reader.upsert(POINTS)
+    store.delete([POINTS[0].id])
+    with open_store(uri, create=False) as reader:
+        assert (reader.count(), store.count()) == (5, 4)
+
+
+def test_the_copy_waits_for_a_reader(planned):
+    uri, store = planned
+    with open_store(uri, create=False) as reader:
+        deleting = threading.Thread(target=lambda: store.delete([POINTS[0].id]))
+        deleting.start()
+        deleting.join(0.3)
+        assert deleting.is_alive()
+        assert reader.count() == 5
+    deleting.join(30)
+    assert store.count() == 4
+
+
+def test_a_reader_that_stays_is_in_the_way_of_the_copy(planned, monkeypatch):
+    monkeypatch.setattr(directory, "_PATIENCE_S", 0.1)
+    uri, store = planned
+    with open_store(uri, create=False) as reader:
+        with pytest.raises(StoreLocked):
+            store.delete([POINTS[0].id])
+        assert reader.count() == 5
+    store.delete([POINTS[0].id])
+    assert store.count() == 4
+
+
+def test_what_was_replaced_meanwhile_is_not_brought_up_to_date(planned):
+    uri, store = planned
+    with open_generation(uri, OTHER) as new:
+        new.commit()
+    with pytest.raises(StoreError, match="changed by another process"):
+        store.upsert(POINTS)
 
 
 def test_a_store_that_is_open_elsewhere_is_not_copied(tmp_path):

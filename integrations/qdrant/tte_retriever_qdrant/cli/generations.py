@@ -78,8 +78,7 @@ def generations(
 
 
 def _described(generation: GenerationInfo) -> dict[str, Any]:
-    from tte_retriever_qdrant.ingestion.ledger import Ledger
-    from tte_retriever_qdrant.ingestion.updating import LEDGER
+    from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 
     files = 0
     if (generation.home / LEDGER).is_file():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,11 @@ from tte_retriever.errors import InputError, TTEError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from rich.progress import Task
 
     from tte_retriever_qdrant.ingestion import Event, Report
-    from tte_retriever_qdrant.records import GenerationInfo
+    from tte_retriever_qdrant.records import CollectionSpec, GenerationInfo
     from tte_retriever_qdrant.stores import VectorStore
 
 DEFAULT_MODEL = "tte-flash-tiny"
@@ -70,30 +70,25 @@ def index(
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
 ) -> None:
     """Index images, PDF pages, video moments and texts; run it again to resume or to bring the store up to date."""
-    from tte_retriever_qdrant.ingestion import ingest as on_this_machine
     from tte_retriever_qdrant.ingestion.discovery import check_source
     from tte_retriever_qdrant.ingestion.quarantine import QUARANTINE
-    from tte_retriever_qdrant.ingestion.updating import spec_of
-    from tte_retriever_qdrant.stores import open_generation, open_store, updating
+    from tte_retriever_qdrant.stores import open_generation, updating
 
     check_source(source)  # before a model is loaded, and before a store is made for nothing
-    _check_engine(engine, cluster_options=bool(address or models), generation_options=reembed or prefix is not None)
+    if engine is Engine.LOCAL and (address or models):
+        raise InputError("--address and --models are for a cluster; give --engine ray, too, or leave them out")
     # A folder is remembered so that it is found from any working directory, and on any machine that has it there.
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
     held = _current(store)
-    opening: AbstractContextManager[VectorStore]
-    if engine is Engine.RAY:
-        opening, ingest = open_store(store), _on_ray(name, store, address, models)
-    else:
-        from tte_retriever.cli.loading import load_encoder
-
-        encoder = load_encoder(model)
-        if prefix is None:
-            prefix = held.spec.prefix if held is not None and not reembed else 0
-        spec = spec_of(encoder, name, prefix=prefix)
-        opening = open_generation(store, spec) if reembed else updating(store, spec)
-        ingest = partial(on_this_machine, encoder=encoder, prefix=prefix)
-    with opening as opened:
+    if prefix is None:
+        prefix = held.spec.prefix if held is not None and not reembed else 0
+    with ExitStack() as stack:
+        if engine is Engine.RAY:
+            spec, ingest = _on_ray(stack, name, store, address, models, reembed=reembed)
+        else:
+            spec, ingest = _on_this_machine(model, name)
+        spec = replace(spec, prefix=prefix)
+        opened = stack.enter_context(open_generation(store, spec) if reembed else updating(store, spec))
         run = partial(
             ingest,
             source,
@@ -101,6 +96,7 @@ def index(
             model_name=name,
             window_s=window_s,
             overlap_s=overlap_s,
+            prefix=prefix,
             near_duplicate=near_duplicate,
             workers=workers,
         )
@@ -125,16 +121,6 @@ def index(
             f"{len(report.failed)} files or parts of files failed, and --max-failures allows {max_failures}; "
             f"what could be indexed is{' in the next generation' if reembed else ''}, and {quarantine} says what is "
             "wrong with the rest"
-        )
-
-
-def _check_engine(engine: Engine, *, cluster_options: bool, generation_options: bool) -> None:
-    if engine is Engine.LOCAL and cluster_options:
-        raise InputError("--address and --models are for a cluster; give --engine ray, too, or leave them out")
-    if engine is Engine.RAY and generation_options:
-        raise InputError(
-            "a cluster does not fill a next generation and takes the store's own prefix; leave out --reembed and "
-            "--prefix, and give --store the URI of a new store for another model"
         )
 
 
@@ -166,24 +152,39 @@ def _swap_in(opened: VectorStore, held: GenerationInfo | None, store: str) -> No
     typer.echo(f"searched from now on; to undo it: tte-retriever generations rollback --store {store}", err=True)
 
 
-def _on_ray(model: str, store: str, address: str | None, models: int | None) -> Callable[..., Report]:
+def _on_this_machine(model: str, name: str) -> tuple[CollectionSpec, Callable[..., Report]]:
+    """What a collection of the model's vectors holds, and what fills it."""
+    from tte_retriever.cli.loading import load_encoder
+    from tte_retriever_qdrant.ingestion import ingest
+    from tte_retriever_qdrant.ingestion.updating import spec_of
+
+    encoder = load_encoder(model)
+    return spec_of(encoder, name), partial(ingest, encoder=encoder)
+
+
+def _on_ray(
+    stack: ExitStack, model: str, store: str, address: str | None, models: int | None, *, reembed: bool
+) -> tuple[CollectionSpec, Callable[..., Report]]:
+    """The same on a cluster, to which this process is connected until the end of ``stack``."""
     from tte_retriever.cli.loading import load_encoder
     from tte_retriever_qdrant.stores.opening import is_for_many_writers
 
     try:
-        from tte_retriever_qdrant.distributed import ingest_on_ray
+        from tte_retriever_qdrant.distributed import connected, describe_on_ray, ingest_on_ray
     except ModuleNotFoundError as error:
         if error.name not in ("ray", "pyarrow"):
             raise
         message = f"{error.name} is not installed, which --engine ray needs: pip install 'tte-retriever-qdrant[ray]'"
         raise InputError(message) from error
-    return partial(
-        ingest_on_ray,
-        load_encoder=partial(load_encoder, model),
-        uri=store if is_for_many_writers(store) else None,
-        address=address,
-        models=models,
-    )
+    uri = None
+    if is_for_many_writers(store):
+        from tte_retriever_qdrant.stores.http import next_uri
+
+        uri = next_uri(store) if reembed else store
+    load = partial(load_encoder, model)
+    stack.enter_context(connected(address))
+    description = describe_on_ray(load, model_name=model, models=models)
+    return description.spec, partial(ingest_on_ray, load_encoder=load, uri=uri, models=models, description=description)
 
 
 class _RateColumn(ProgressColumn):

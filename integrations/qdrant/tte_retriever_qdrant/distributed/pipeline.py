@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import ray  # type: ignore[import-not-found, unused-ignore]
 
 from tte_retriever.errors import InputError, TTEError
-from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling
+from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
+from tte_retriever_qdrant.distributed.attempts import Attempts
 from tte_retriever_qdrant.distributed.blocks import pack, unpack
 from tte_retriever_qdrant.distributed.cluster import Shares, connected, own_errors, share_out
+from tte_retriever_qdrant.distributed.describing import Description, describe_on_ray
 from tte_retriever_qdrant.distributed.stages import Decode, Embed, Sink
 from tte_retriever_qdrant.ingestion.decoding import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT_S, check_decoding
 from tte_retriever_qdrant.ingestion.discovery import check_source, root_of
@@ -20,7 +22,7 @@ from tte_retriever_qdrant.ingestion.events import NearDuplicate
 from tte_retriever_qdrant.ingestion.manifest import Manifest
 from tte_retriever_qdrant.ingestion.reading import Key, Outcome
 from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, Cut
-from tte_retriever_qdrant.ingestion.updating import spec_of, update
+from tte_retriever_qdrant.ingestion.updating import update
 from tte_retriever_qdrant.ingestion.worker import Settings
 from tte_retriever_qdrant.ingestion.writing import check_writing
 from tte_retriever_qdrant.stores.opening import is_for_many_writers, open_store
@@ -52,6 +54,7 @@ def ingest_on_ray(
     model_name: str = "",
     window_s: float = DEFAULT_WINDOW_S,
     overlap_s: float = 0.0,
+    prefix: int | None = None,
     batch_size: int = 32,
     limits: MediaLimits = DEFAULT_LIMITS,
     near_duplicate: float | None = None,
@@ -59,6 +62,7 @@ def ingest_on_ray(
     models: int | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    description: Description | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
     """Do what :func:`tte_retriever_qdrant.ingest` does, with the same result, on a Ray cluster.
@@ -71,12 +75,14 @@ def ingest_on_ray(
         source: A folder, which is searched with all its subfolders, or one file.
         store: An open store; its collection is made if it is not there. What was done is noted beside it.
         load_encoder: Loads the model; it is called in the workers, so it must be something that can be pickled.
-        uri: By which workers open the same store to write to it, of a server; ``None`` has this process write everything,
-            which is what a store needs that one process has open at a time.
+        uri: By which workers open the same store to write to it, of a server (:func:`next_uri` for a next generation);
+            ``None`` has this process write everything, which is what a store needs that one process has open at a time.
         address: ``host:6379`` of the cluster's head, or ``auto``; ``None`` starts a cluster of this machine alone.
         model_name: Name or folder by which the model can be loaded again; the store remembers it.
         window_s: Length of the windows that videos are cut into, in seconds.
         overlap_s: How much of each window is in the next one too, in seconds.
+        prefix: Of a Matryoshka model, by how many leading dimensions candidates are found; 0 for none. ``None`` is that
+            of the store, and none of a new one.
         batch_size: Points per write; items per call of a model that does not stream.
         limits: What may be opened.
         near_duplicate: Report points whose cosine similarity to one of another content is at least this.
@@ -85,11 +91,12 @@ def ingest_on_ray(
             or one.
         time_limit_s: Longest that one item may take to decode, in seconds.
         memory_limit: Most memory (address space) that a process that decodes may have, in bytes.
+        description: What :func:`describe_on_ray` has said, if it was asked already to open the store; ``None`` asks it.
         on_event: Is called as files are dealt with, in the caller's thread.
 
     Raises:
         InputError: The source is missing, empty, or holds not a single file that can be indexed; the cluster is too
-            small; or ``uri`` is of a store that only one process can write to.
+            small; the store was made with another prefix; or ``uri`` is of one that only one process can write to.
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
         TTEError: The cluster failed. What was written until then stays.
@@ -105,21 +112,23 @@ def ingest_on_ray(
         )
     with connected(address):
         shares = share_out(workers, models)
-        with own_errors():
-            spec, sampling = _describe_remotely(load_encoder, model_name, shares)
-        if store.spec is not None:
-            spec = replace(spec, prefix=store.spec.prefix)
-        decode = (root_of(source), Settings(sampling, cut, limits, memory_limit), time_limit_s)
+        if description is None:
+            description = describe_on_ray(load_encoder, models=models)
+        if prefix is None:
+            prefix = store.spec.prefix if store.spec is not None else 0
+        spec = replace(description.spec, model=model_name, prefix=prefix)
+        decode = (root_of(source), Settings(description.sampling, cut, limits, memory_limit), time_limit_s)
 
         def work(tasks: Sequence[Task], tally: Tally) -> list[NearDuplicate]:
             if not tasks:
                 return []
+            tally.begin()
             # Before anything is written: the points of a file are written here and there, in no order.
             if recut := sorted({task.row.asset_id for task in tasks if task.is_recut}):
                 store.delete(filter={"asset_id": recut})
             with Manifest(store.home, [task.row for task in tasks]) as manifest, own_errors():
                 tally.record = manifest.add
-                embedded = _embedded(tasks, decode, (load_encoder, spec, batch_size), shares)
+                embedded = _embedded(tasks, decode, (load_encoder, spec, batch_size, Attempts()), shares)
                 results: Iterator[pa.Table]
                 if uri is None:
                     sink = Sink(lambda: store, spec, batch_size, near_duplicate)
@@ -183,7 +192,7 @@ def _settle_all(tasks: Sequence[Task], results: Iterable[pa.Table], tally: Tally
 def _embedded(
     tasks: Sequence[Task],
     decode: tuple[Path, Settings, float],
-    embed: tuple[Callable[[], Encoder], CollectionSpec, int],
+    embed: tuple[Callable[[], Encoder], CollectionSpec, int, Attempts],
     shares: Shares,
 ) -> ray.data.Dataset:
     """Files, decoded and embedded."""
@@ -224,17 +233,3 @@ def _blocks(tasks: Sequence[Task]) -> Iterator[pa.Table]:
             block = []
     if block:
         yield pack(block)
-
-
-def _describe_remotely(
-    load_encoder: Callable[[], Encoder], model_name: str, shares: Shares
-) -> tuple[CollectionSpec, VideoSampling]:
-    """What the model's vectors are and which frames it wants to see, by a worker: this machine may have no room for it."""
-    # Once, for a process that goes on would keep the memory of the GPU.
-    remotely = ray.remote(max_calls=1, **shares.model_resources)(_describe)
-    return ray.get(remotely.remote(load_encoder, model_name))
-
-
-def _describe(load_encoder: Callable[[], Encoder], model_name: str) -> tuple[CollectionSpec, VideoSampling]:
-    encoder = load_encoder()
-    return spec_of(encoder, model_name), encoder.video_sampling

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError, TTEError
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
 
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
+    from tte_retriever_qdrant.distributed.attempts import Attempts
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.units import Unit
     from tte_retriever_qdrant.ingestion.worker import Settings
     from tte_retriever_qdrant.records import CollectionSpec
     from tte_retriever_qdrant.stores import VectorStore
 
+_DEATHS = 2  # after which a part is given up: once may be by chance
+_ATTEMPTS = 8  # at a table: some for parts that are given up, not for a model that cannot work at all
 _LOOK_AHEAD = 4  # parts that are decoded while the last one is passed on
 
 
@@ -83,19 +87,51 @@ class Embed:
         load_encoder: Loads the model.
         spec: What the collection holds.
         batch_size: Items per call of a model that does not stream.
+        attempts: Counts those of the whole cluster.
     """
 
-    def __init__(self, load_encoder: Callable[[], Encoder], spec: CollectionSpec, batch_size: int) -> None:
+    def __init__(
+        self, load_encoder: Callable[[], Encoder], spec: CollectionSpec, batch_size: int, attempts: Attempts
+    ) -> None:
         self._load_encoder, self._spec, self._batch_size = load_encoder, spec, batch_size
+        self._attempts = attempts
 
     def __call__(self, records: pa.Table) -> Iterator[pa.Table]:
-        """Encode parts as documents."""
+        """Encode parts as documents; after a process has died of the same table, one by one."""
         others: list[object] = []
         parts = _parts(records, others)
-        for embedded in embed(self._encoder, parts, batch_size=self._batch_size, dim=self._spec.dim):
-            yield pack([embedded])
+        if (first := next(parts, None)) is not None:
+            table, parts = f"from {_name(first)}", chain([first], parts)
+            attempt = self._attempts.begin(table)
+            if attempt > _ATTEMPTS:  # Ray itself would go on for ever
+                raise TTEError(
+                    f"the model's process died each of {_ATTEMPTS} times at {_name(first)!r} and the files after it; what "
+                    "was written stays, but the next run will stop there, too: see whether the machines have enough "
+                    "memory for the model, and index these files without --engine ray to see what it dies of"
+                )
+            encoder = self._encoder  # here, for a process that dies while it loads the model dies of no part
+            for embedded in self._embed(encoder, parts) if attempt == 1 else self._one_by_one(encoder, parts):
+                yield pack([embedded])
+            self._attempts.end(table)
         if others:
             yield pack(others)
+
+    def _embed(self, encoder: Encoder, parts: Iterator[Part]) -> Iterator[Embedded]:
+        return embed(encoder, parts, batch_size=self._batch_size, dim=self._spec.dim)
+
+    def _one_by_one(self, encoder: Encoder, parts: Iterator[Part]) -> Iterator[Embedded]:
+        """Embed parts, but for those that processes have died of when they had nothing else to do."""
+        for part in parts:
+            name = _name(part)
+            if self._attempts.begin(name) > _DEATHS:
+                error = InputError(
+                    f"the model's process died each of the {_DEATHS} times that it was given {name!r} alone; see "
+                    "whether it has enough memory, make the file smaller, or leave it out: the next run tries it again"
+                )
+                yield Embedded(part.outcome, part.unit, "", error)
+            else:
+                yield from self._embed(encoder, iter([part]))
+                self._attempts.end(name)
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -139,6 +175,7 @@ class Sink:
             self._spec.fingerprint,
             batch_size=self._batch_size,
             near_duplicate=self._near_duplicate,
+            begin=_begun,
             on_final=lambda outcome: done.append((outcome, written.pop(outcome))),
         ) as writer:
             for embedded in _embedded(records, done):
@@ -152,6 +189,14 @@ class Sink:
         store = self._open_store()
         store.ensure(self._spec)  # which it did: this refuses one that another model has replaced since
         return store
+
+
+def _name(part: Part) -> str:
+    return f"{part.outcome.uri}#{part.unit.name}" if part.unit.name else part.outcome.uri
+
+
+def _begun() -> None:
+    """The run has begun to write before it has tables for this stage."""
 
 
 def _none_of_them(_outcome: Outcome, _units: Sequence[Unit]) -> set[Unit]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tte_retriever_qdrant.ingestion.ledger import Ledger
-from tte_retriever_qdrant.ingestion.updating import LEDGER
+from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 
 
 def left_behind(old: Path, new: Path) -> list[Path]:
@@ -22,5 +21,7 @@ def left_behind(old: Path, new: Path) -> list[Path]:
         return []
     with Ledger(old / LEDGER) as before, Ledger(new / LEDGER) as after:
         known = {(row.root, row.uri) for row in after.rows()}
-        left = [row for row in before.rows() if row.state == "WRITTEN" and (row.root, row.uri) not in known]
+        # What is NEW has changed since it was written, and the run that was to write it again has not ended.
+        has = [row for row in before.rows() if row.state in ("WRITTEN", "NEW")]
+        left = [row for row in has if (row.root, row.uri) not in known]
     return sorted(path for path in (Path(row.root, row.uri) for row in left) if path.exists())

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from tte_retriever_qdrant.errors import StoreError
+from tte_retriever_qdrant.errors import StoreError, StoreLocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 State: TypeAlias = Literal["NEW", "WRITTEN", "SKIPPED", "FAILED"]
+
+LEDGER = "ledger.sqlite"
+"""Its name in a store's home."""
 
 DUPLICATE = "duplicate"
 """Why a file was SKIPPED whose content is stored under another name."""
@@ -113,6 +116,20 @@ class Ledger:
         """Say that the points of all obsolete assets are deleted."""
         with self._errors(), self._connection as transaction:
             transaction.execute("DELETE FROM obsolete")
+
+    def close_for_copy(self) -> None:
+        """Close the file, which holds all by itself then, even while another process looks at it.
+
+        Raises:
+            StoreLocked: That process does not come to an end.
+        """
+        with self._errors():
+            blocked, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if blocked:
+            raise StoreLocked(
+                f"the ledger {str(self._path)!r} is read by another process; run again when it has ended"
+            )
+        self.close()
 
     def close(self) -> None:
         """Close the file."""

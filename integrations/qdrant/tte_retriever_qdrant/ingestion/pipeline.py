@@ -98,6 +98,7 @@ def ingest(
                 spec.fingerprint,
                 batch_size=batch_size,
                 near_duplicate=near_duplicate,
+                begin=tally.begin,
                 on_final=tally.settle,
             ) as writer,
         ):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from tte_retriever.errors import InputError
+from tte_retriever_qdrant.ingestion.books import Books
 from tte_retriever_qdrant.ingestion.discovery import check_source, discover, root_of, uri_of
 from tte_retriever_qdrant.ingestion.events import Event, EventKind, Failure, NearDuplicate, Report
-from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Ledger
+from tte_retriever_qdrant.ingestion.ledger import DUPLICATE
 from tte_retriever_qdrant.ingestion.manifest import take_in
 from tte_retriever_qdrant.ingestion.planning import Task, make_plan
 from tte_retriever_qdrant.ingestion.quarantine import write_quarantine
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.ingestion.reading import Outcome
     from tte_retriever_qdrant.ingestion.units import Cut
     from tte_retriever_qdrant.stores import VectorStore
-
-LEDGER = "ledger.sqlite"
-"""Name of the ledger in a store's home."""
 
 
 def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> CollectionSpec:
@@ -76,11 +74,11 @@ def update(
             f"(hidden files and symbolic links do not count; {len(unlisted)} folders could not be listed)"
         )
     store.ensure(spec)
-    with Ledger(store.home / LEDGER) as ledger:
-        take_in(store.home, ledger)
+    with Books(store) as books:
+        take_in(store.home, books.ledger)
         folders = [uri_of(Path(error.filename), root) for error in unlisted]
-        plan = make_plan(root, paths, ledger, limits, cut=cut, complete=source.is_dir(), unlisted=folders)
-        tally = Tally(len(plan.tasks), cut, on_event, record=lambda row: ledger.record([row]))
+        plan = make_plan(root, paths, books.ledger, limits, cut=cut, complete=source.is_dir(), unlisted=folders)
+        tally = Tally(len(plan.tasks), cut, on_event, record=books.record, begin=books.begin)
         tally.tell("planned")
         for folder, error in zip(folders, unlisted, strict=True):
             tally.fail(Failure(folder, "unreadable", f"the folder {folder!r} cannot be listed: {error.strerror}"))
@@ -89,11 +87,12 @@ def update(
         try:
             near_duplicates = work(plan.tasks, tally)
         finally:
-            take_in(store.home, ledger)
-            write_quarantine(store.home, str(root), ledger.rows(), tally.failed)
-        if obsolete := ledger.obsolete():
+            take_in(store.home, books.ledger)
+            write_quarantine(store.home, str(root), books.ledger.rows(), tally.failed)
+        if obsolete := books.ledger.obsolete():
+            books.begin()
             store.delete(filter={"asset_id": obsolete})
-        ledger.forget_obsolete()
+        books.ledger.forget_obsolete()
         for uri in plan.removed:
             tally.tell("removed", uri)
     if tally.points:
@@ -123,6 +122,7 @@ class Tally:
         cut: Into which windows videos are cut.
         listener: Is called as files are dealt with.
         record: Takes the row of each file that is dealt with; the ledger does at once, unless ``work`` knows better.
+        begin: To be called before the store is written to or asked, by the thread that settles.
         done: Files dealt with.
         indexed: Those that were written.
         points: Their points.
@@ -135,6 +135,7 @@ class Tally:
     cut: Cut
     listener: Callable[[Event], None] | None
     record: Callable[[Row], None]
+    begin: Callable[[], None]
     done: int = 0
     indexed: int = 0
     points: int = 0

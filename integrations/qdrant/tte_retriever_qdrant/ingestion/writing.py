@@ -47,7 +47,7 @@ def check_writing(batch_size: int, near_duplicate: float | None) -> None:
 class Writer:
     """Collects points into batches of bounded count and size.
 
-    All methods are for one thread; ``on_final`` is called in it, too.
+    All methods are for one thread; ``begin`` and ``on_final`` are called in it, too.
 
     Args:
         store: Where to.
@@ -55,6 +55,7 @@ class Writer:
         batch_size: Most points of one write.
         near_duplicate: Cosine similarity from which a point is noted as almost the same as one of another content, or
             ``None`` not to look.
+        begin: Is called before the store is written to or asked.
         on_final: Is told of files of which all points are durable.
     """
 
@@ -65,11 +66,12 @@ class Writer:
         *,
         batch_size: int,
         near_duplicate: float | None,
+        begin: Callable[[], None],
         on_final: Callable[[Outcome], None],
     ) -> None:
         self.near_duplicates: list[NearDuplicate] = []
         self._store, self._fingerprint, self._batch_size = store, fingerprint, batch_size
-        self._near_duplicate, self._on_final = near_duplicate, on_final
+        self._near_duplicate, self._begin, self._on_final = near_duplicate, begin, on_final
         self._points: list[Point] = []
         self._outcomes: list[Outcome] = []  # of which each point is, or would have been
         self._bytes = 0
@@ -103,6 +105,7 @@ class Writer:
 
     def stored(self, outcome: Outcome, units: Sequence[Unit]) -> set[Unit]:
         """Those units of a file that are in the store under its name."""
+        self._begin()
         # In the thread of the writes, for not every engine can do two things at once.
         return self._thread.submit(self._stored, outcome, units).result()
 
@@ -127,6 +130,8 @@ class Writer:
         recut = {outcome for outcome in outcomes if outcome.task.is_recut} - self._replaced
         self._replaced |= recut
         stale = [outcome.task.row.asset_id for outcome in recut]
+        if points or stale:
+            self._begin()
         self._waiting.append((outcomes, self._thread.submit(self._write, points, stale)))
 
     def _collect(self) -> None:

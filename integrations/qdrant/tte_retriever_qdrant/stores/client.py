@@ -86,6 +86,9 @@ class ClientStore:
             checks.check_same_model(self._spec, spec, connection.where)
             checks.check_same_prefix(self._spec, spec, connection.where)
 
+    def begin_update(self) -> None:
+        """Nothing: points are written in place."""
+
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, durably."""
         client, collection, spec = self._require()

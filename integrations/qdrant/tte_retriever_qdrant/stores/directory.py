@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _LOCK = ".lock"
 _GENERATIONS = "generations"
-_NONE_YET = "none-yet"  # is locked in place of a generation by who opens a store without one
+_NONE_YET = "none-yet"  # is locked in place of a generation by who is to make a store's first one, or an update
 _PATIENCE_S = 30  # another process needs the manifest for as long as it takes to make a shard, or to copy one
 
 
@@ -76,8 +76,8 @@ class Directory:
             return Generation(spec, name, make_shard(self.of(name), spec))
 
     def copy(self, generation: Generation) -> Generation:
-        """Copy a generation that nobody else has open; no manifest speaks of the copy yet."""
-        lock = self.lock(generation.name)
+        """Copy a generation when nobody else has it open any more; no manifest speaks of the copy yet."""
+        lock = self.lock(generation.name, patience_s=_PATIENCE_S)
         copied = replace(generation, name=uuid.uuid4().hex[:12])
         try:
             shutil.copytree(self.of(generation.name), self.of(copied.name))
@@ -96,11 +96,16 @@ class Directory:
         if generation is not None:
             self.lock(generation.name).release()
 
-    def lock(self, name: str) -> filelock.FileLock:
-        """Lock a generation at once or not at all."""
+    def require_no_update(self, manifest: Manifest) -> None:
+        """Raise ``StoreLocked`` if a process brings the current generation up to date; call while changing."""
+        self.require_unused(manifest.update)
+        self.lock_none_yet().release()
+
+    def lock(self, name: str, *, patience_s: float = 0) -> filelock.FileLock:
+        """Lock a generation, by default at once or not at all."""
         lock = filelock.FileLock(self.home / _GENERATIONS / f"{name}.lock", thread_local=False)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience_s)
         except filelock.Timeout as error:
             raise self._locked() from error
         except OSError as error:
@@ -109,7 +114,7 @@ class Directory:
         return lock
 
     def lock_none_yet(self) -> filelock.FileLock:
-        """Lock a store without generations, as the one process that may make the first."""
+        """Lock what is not there yet, as the one process that may make it: a store's first generation, or an update."""
         return self.lock(_NONE_YET)
 
     def lock_generation(self, role: Role) -> tuple[Generation, filelock.FileLock] | None:
@@ -163,7 +168,7 @@ class Directory:
         with self.changing() as manifest:
             if manifest.previous is None:
                 raise checks.nothing_before(self.where)
-            self.require_unused(manifest.update)
+            self.require_no_update(manifest)
             swapped = replace(manifest, current=manifest.previous, previous=manifest.current, update=None)
             write_manifest(self.home, swapped)
             self.sweep()

@@ -17,7 +17,7 @@ from tte_retriever_qdrant.filters import Dialect, compile_filter
 from tte_retriever_qdrant.records import Hit, Point
 from tte_retriever_qdrant.stores import checks
 from tte_retriever_qdrant.stores.directory import Directory, missing
-from tte_retriever_qdrant.stores.manifest import Generation, Manifest, write_manifest
+from tte_retriever_qdrant.stores.manifest import Generation, Manifest, read_manifest, write_manifest
 from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, SCROLL_PAGE, candidates
 from tte_retriever_qdrant.stores.shards import indexed_copy, is_worth_indexing, remove_other_shards
 
@@ -68,13 +68,12 @@ class EdgeStore:
     @property
     def is_copy(self) -> bool:
         """Whether this is a copy of the current generation, to be committed."""
-        return self._role == "update"
+        return self._role == "update" and self._shard is not None
 
     @property
     def home(self) -> Path:
         """The generation's directory."""
-        _, generation = self._collection()
-        return self._directory.of(generation.name)
+        return self._directory.of(self._held().name)
 
     def ensure(self, spec: CollectionSpec) -> None:
         """Make the collection, or check that it is of the same model."""
@@ -86,9 +85,26 @@ class EdgeStore:
                     made = replace(manifest, **{self._role: self._directory.make(spec)})
                     write_manifest(self._directory.home, made)
             self._attach()
-        _, generation = self._collection()
-        checks.check_same_model(generation.spec, spec, self._directory.where)
-        checks.check_same_prefix(generation.spec, spec, self._directory.where)
+        held = self._held()
+        checks.check_same_model(held.spec, spec, self._directory.where)
+        checks.check_same_prefix(held.spec, spec, self._directory.where)
+
+    def begin_update(self) -> None:
+        """Copy the current generation and go over to the copy; its own readers come and go until then, and after."""
+        if self._role != "update" or self._shard is not None:
+            return
+        with self._writing:
+            self._require_open()
+            if self._shard is None:
+                held = self._held()
+                with self._directory.changing() as manifest:
+                    if manifest.update is not None or manifest.current is None or manifest.current.name != held.name:
+                        raise StoreError(
+                            f"{self._directory.where} was changed by another process meanwhile; run again"
+                        )
+                    copied = self._directory.copy(manifest.current)
+                    write_manifest(self._directory.home, replace(manifest, update=copied))
+                self._attach()
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, durably."""
@@ -229,12 +245,14 @@ class EdgeStore:
 
     def _attach(self) -> None:
         """Lock and load the generation that has the role now, and stay with it."""
-        if self._lock is not None:
-            self._lock.release()
         found = self._directory.lock_generation(self._role)
         if found is None:
             self._lock = self._directory.lock_none_yet()
+            if self._role == "update":  # until it begins, it knows what it is to be a copy of
+                self._generation = (read_manifest(self._directory.home) or Manifest()).current
             return
+        if self._lock is not None:  # of none yet
+            self._lock.release()
         generation, self._lock = found
         folder = self._directory.of(generation.name)
         remove_other_shards(folder, generation.shard)
@@ -254,21 +272,31 @@ class EdgeStore:
         """Drop an update that was left unfinished: its copy of this generation is to be out of date."""
         if self._role == "current" and not self._is_sole_writer:
             with self._directory.changing() as manifest:
+                self._directory.require_no_update(manifest)
                 if manifest.update is not None:
-                    self._directory.require_unused(manifest.update)
                     write_manifest(self._directory.home, replace(manifest, update=None))
                     self._directory.sweep()
         self._is_sole_writer = True  # none is begun while this generation is open
 
     def _collection(self) -> tuple[edge.EdgeShard, Generation]:
+        self.begin_update()
+        held, shard = self._held(), self._shard
+        if shard is None:
+            raise self._closed()  # just now, by another thread
+        return shard, held
+
+    def _held(self) -> Generation:
         self._require_open()
-        if self._shard is None or self._generation is None:
+        if self._generation is None:
             raise StoreNotFound(f"{self._directory.where} holds nothing yet; index something first")
-        return self._shard, self._generation
+        return self._generation
 
     def _require_open(self) -> None:
         if not self._open:
-            raise StoreError(f"{self._directory.where} is closed; open it again")
+            raise self._closed()
+
+    def _closed(self) -> StoreError:
+        return StoreError(f"{self._directory.where} is closed; open it again")
 
 
 def begin_generation(home: Path, spec: CollectionSpec) -> EdgeStore:
@@ -286,8 +314,8 @@ def begin_generation(home: Path, spec: CollectionSpec) -> EdgeStore:
     return EdgeStore(home, role="next")
 
 
-def begin_update(home: Path, spec: CollectionSpec) -> EdgeStore:
-    """Open a copy of the current generation of the store in ``home``, or the store itself if it has none yet.
+def open_update(home: Path, spec: CollectionSpec) -> EdgeStore:
+    """Open the store in ``home`` so that its first use copies the current generation; if it has none yet, in place.
 
     A copy that was begun and not committed is resumed.
     """
@@ -299,7 +327,7 @@ def begin_update(home: Path, spec: CollectionSpec) -> EdgeStore:
             checks.check_same_model(manifest.current.spec, spec, directory.where)
             checks.check_same_prefix(manifest.current.spec, spec, directory.where)
             if manifest.update is None:
-                write_manifest(home, replace(manifest, update=directory.copy(manifest.current)))
+                directory.require_unused(manifest.current)  # at once, not when it is to be copied
     return EdgeStore(home, role="current" if manifest.current is None else "update")
 
 

@@ -82,6 +82,12 @@ def parse_address(uri: str) -> Address:
     return Address(f"{parts.scheme}://{_host(parts)}:{port}{'/' if prefix else ''}{prefix}", collection, grpc_port)
 
 
+def next_uri(uri: str) -> str:
+    """The URI of the next generation of a store, for others than who has begun it; only as long as there is one."""
+    parts = urlsplit(uri)
+    return parts._replace(path=f"{parts.path.rstrip('/')}.next").geturl()
+
+
 def http_store(uri: str, *, create: bool = True) -> ClientStore:
     """Open a collection on a server; see :func:`open_store` for what it raises."""
     connection = connect(uri)

@@ -81,8 +81,9 @@ def open_generation(uri: str, spec: CollectionSpec) -> VectorStore:
 def updating(uri: str, spec: CollectionSpec) -> Iterator[VectorStore]:
     """Open a store to bring it up to date; when the block ends without an error, who opens it finds what was written.
 
-    An edge store is copied for that, so that others can search it as it was until then; after an error or a crash, the
-    copy is taken up again. One that holds nothing yet, and a store on a server, are written to in place.
+    An edge store is copied when its points are first written or asked for, so that others can search it as it was until
+    the end; after an error or a crash, the copy is taken up again. One that holds nothing yet, and a store on a server,
+    are written to in place.
 
     Raises:
         ModelMismatch: The store was made by another model.
@@ -96,9 +97,9 @@ def updating(uri: str, spec: CollectionSpec) -> Iterator[VectorStore]:
                 store.ensure(spec)
             yield store
         return
-    from tte_retriever_qdrant.stores.edge import begin_update
+    from tte_retriever_qdrant.stores.edge import open_update
 
-    with begin_update(_directory(uri, rest), spec) as copy:
+    with open_update(_directory(uri, rest), spec) as copy:
         yield copy
         if copy.is_copy:
             copy.commit()

@@ -98,6 +98,16 @@ class VectorStore(Protocol):
         """
         ...
 
+    def begin_update(self) -> None:
+        """Get ready for writes: of a store opened by :func:`updating`, make the copy, whose :attr:`home` is another one.
+
+        Whatever reads or writes points does so by itself. Doing it before is for those who keep something at home.
+
+        Raises:
+            StoreLocked: A process that has the generation open does not let go of it.
+        """
+        ...
+
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points, replacing those with the same id; durable on return.
 

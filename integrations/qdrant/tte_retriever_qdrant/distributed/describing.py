@@ -1,0 +1,63 @@
+"""What a model's vectors are, found out by a worker: the machine that starts the run may have no room for the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ray  # type: ignore[import-not-found, unused-ignore]
+
+from tte_retriever_qdrant.distributed.cluster import connected, own_errors, share_out
+from tte_retriever_qdrant.ingestion.updating import spec_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tte_retriever.media import VideoSampling
+    from tte_retriever_qdrant.encoder import Encoder
+    from tte_retriever_qdrant.records import CollectionSpec
+
+
+@dataclass(frozen=True)
+class Description:
+    """What there is to know of a model before it embeds.
+
+    Attributes:
+        spec: What a collection of its vectors holds.
+        sampling: Which frames of a video it wants to see.
+    """
+
+    spec: CollectionSpec
+    sampling: VideoSampling
+
+
+def describe_on_ray(
+    load_encoder: Callable[[], Encoder],
+    *,
+    model_name: str = "",
+    address: str | None = None,
+    models: int | None = None,
+) -> Description:
+    """Have a worker load a model and describe it, so that a store or a generation can be opened for its vectors.
+
+    Args:
+        load_encoder: Loads the model; it must be something that can be pickled.
+        model_name: Name or folder by which the model can be loaded again.
+        address: As of :func:`ingest_on_ray`.
+        models: As of :func:`ingest_on_ray`.
+
+    Raises:
+        InputError: The cluster is too small, or the model does not say how long its vectors are.
+        TTEError: The cluster failed.
+    """
+    with connected(address):
+        resources = share_out(None, models).model_resources
+        # Once, for a process that goes on would keep the memory of the GPU.
+        remotely = ray.remote(max_calls=1, **resources)(_describe)
+        with own_errors():
+            return ray.get(remotely.remote(load_encoder, model_name))
+
+
+def _describe(load_encoder: Callable[[], Encoder], model_name: str) -> Description:
+    encoder = load_encoder()
+    return Description(spec_of(encoder, model_name), encoder.video_sampling)
