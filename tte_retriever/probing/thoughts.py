@@ -110,7 +110,7 @@ def _embed(encoder: TTEEncoder, features: Mapping[str, Any], visit: Visit) -> Te
 
 
 def _decoder(encoder: TTEEncoder) -> Any:
-    return cast("Any", encoder.transformer.model).language_model
+    return cast("Any", encoder.transformer.model).base_model.language_model
 
 
 @contextmanager
