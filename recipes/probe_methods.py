@@ -22,8 +22,9 @@ not probed again. ``results_dir/probes/<arm>-<seed>.json`` holds
   often the two are the same; then how often they would be if they had nothing in common, and nothing but the question's
   right answer;
 * ``examples``, rows of ``family, gold, said``;
-* ``similarity``, rows of ``family, n, steps, within, between``: mean cosine of last states at different think tokens or
-  steps of one query (``null`` for a single one), and at the same one of different queries;
+* ``similarity``, rows of ``family, n, embeddings, within, between``: mean cosine of the embeddings of different queries,
+  against which to read what an intervention does; of last states at different think tokens or steps of one query; and of
+  those at the same one of different queries;
 * ``effective_rank_embeddings`` and ``effective_rank_thought``, over the queries of all families, and all steps of them.
 
 What does not apply is an empty list or ``null``. Intervals are 95 % bootstrap intervals over queries.
@@ -116,13 +117,14 @@ def answer_row(asked: Asked, thought: Thought) -> dict[str, Any]:
     return row | {name: rounded(agreement_by_chance(said, found, among)) for name, among in chances.items()}
 
 
-def similarity_row(asked: Asked, states: torch.Tensor) -> dict[str, Any]:
-    """How alike the states of a thought (B, K, D) are."""
-    rows, steps, _ = states.shape
-    within = float(mean_cosine(states).mean()) if steps > 1 else None
-    between = float(mean_cosine(states.transpose(0, 1)).mean())  # over (K, B, D)
-    alike = {"within": rounded(within), "between": rounded(between)}
-    return {"family": asked.family, "n": rows, "steps": steps} | alike
+def similarity_row(asked: Asked, thought: Thought) -> dict[str, Any]:
+    """How alike embeddings are, and the states of a thought."""
+    own, states = thought.vectors[OWN], thought.states  # (B, E), (B, K, D)
+    alike: dict[str, float | None] = {"embeddings": float(mean_cosine(own[None])), "within": None, "between": None}
+    if states is not None:
+        alike["between"] = float(mean_cosine(states.transpose(0, 1)).mean())  # of (K, B, D)
+        alike["within"] = float(mean_cosine(states).mean()) if states.shape[1] > 1 else None
+    return {"family": asked.family, "n": len(own)} | {name: rounded(value) for name, value in alike.items()}
 
 
 def probe(encoder: TTEEncoder, config: TrainConfig, queries: int) -> dict[str, Any]:
@@ -136,8 +138,8 @@ def probe(encoder: TTEEncoder, config: TrainConfig, queries: int) -> dict[str, A
         rows["interventions"] += intervention_rows(asked, thought)
         for name, row in rationale_rows(asked, thought) if thought.said else ():
             rows[name].append(row)
+        rows["similarity"].append(similarity_row(asked, thought))
         if thought.states is not None:
-            rows["similarity"].append(similarity_row(asked, thought.states))
             thoughts.append(thought.states.flatten(0, 1))  # (B K, D)
     return rows | {
         "effective_rank_embeddings": rounded(effective_rank(torch.cat(embeddings))),
