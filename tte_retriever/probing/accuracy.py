@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-_OPENED, _CLOSED = "<think>", "</think>"
+OPENED, CLOSED = "<think>", "</think>"
+"""Tags around the rationale of an explicit chain of thought."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tup
     pieces = [str(tokenizer.decode([token])) for token in ids]
     text, ends = "".join(pieces), list(accumulate(map(len, pieces)))
     starts = [0, *ends]
-    opened = len(_OPENED) if text.startswith(_OPENED) else 0
-    closed = text.find(_CLOSED) if _CLOSED in text else len(text)
+    opened = len(OPENED) if text.startswith(OPENED) else 0
+    closed = text.find(CLOSED) if CLOSED in text else len(text)
     return [
         (
             match[0],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import torch
 
 from tte_retriever.errors import InputError
-from tte_retriever.probing.accuracy import Comparison, compare
+from tte_retriever.probing.accuracy import CLOSED, OPENED, Comparison, compare
 from tte_retriever.probing.asking import BATCH, Asked, gold_ids, in_batches
 from tte_retriever.probing.decoding import predict_from, read_rationale, write_from
 from tte_retriever.probing.interventions import INTERVENTIONS, shuffle_words, swap_items
@@ -32,7 +32,6 @@ OWN = "none"
 
 _SEED = 0
 _LONGEST = 64  # tokens that may be decoded: twice a rationale of the small world
-_OPENED, _CLOSED = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -138,6 +137,6 @@ def _unpadded(ids: Tensor) -> Ids:
 
 def _shuffled(tokenizer: Any, ids: list[int], seed: int) -> list[int]:
     """A rationale with the words between its tags in another order."""
-    words, closed, rest = tokenizer.decode(ids).removeprefix(_OPENED).partition(_CLOSED)
-    text = f"{_OPENED if closed else ''}{shuffle_words(words, seed)}{closed}{rest}"
+    words, closed, rest = tokenizer.decode(ids).removeprefix(OPENED).partition(CLOSED)
+    text = f"{OPENED if closed else ''}{shuffle_words(words, seed)}{closed}{rest}"
     return list(tokenizer(text, add_special_tokens=False).input_ids)
