@@ -147,16 +147,22 @@ def probe(encoder: TTEEncoder, config: TrainConfig, queries: int) -> dict[str, A
     }
 
 
+def is_trained(study: StudyConfig, task: Task) -> bool:
+    """Whether there is a checkpoint; if not, that is said."""
+    seed, name = task
+    trained = (study.folder(task) / RESULT).exists()
+    if not trained:
+        print(f"{name} is not trained with seed {seed} yet, and is left out.", file=sys.stderr)
+    return trained
+
+
 def probe_arm(study: StudyConfig, task: Task) -> list[Path]:
-    """Probe the checkpoint of one arm and seed, if it is trained and not probed yet."""
+    """Probe the checkpoint of one arm and seed, if that is not done already."""
     torch.set_num_threads(1)
     seed, name = task
     folder, file = study.folder(task), Path(study.results_dir) / f"probes/{name}-{seed}.json"
     if file.exists():
         return [file]
-    if not (folder / RESULT).exists():
-        print(f"{name} is not trained with seed {seed} yet, and is left out.", file=sys.stderr)
-        return []
     config = read_config(folder / "config.yaml")
     encoder = TTEEncoder(str(folder / RESULT), device="cpu").eval()
     head = {"arm": name, "training_seed": seed, "method": config.model.method, "think_tokens": encoder.max_budget}
@@ -167,5 +173,5 @@ def probe_arm(study: StudyConfig, task: Task) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for files in launch_study(__doc__, probe_arm):
+    for files in launch_study(__doc__, probe_arm, ready=is_trained):
         print(*files, flush=True)

@@ -94,6 +94,7 @@ def launch_study(
     description: str | None,
     work: Callable[[StudyConfig, Task], list[Path]],
     prepare: Callable[[StudyConfig], None] = lambda _study: None,
+    ready: Callable[[StudyConfig, Task], bool] = lambda _study, _task: True,
 ) -> Iterator[list[Path]]:
     """Read the command line of a recipe that goes through a study, and do the work for every arm and seed.
 
@@ -101,6 +102,7 @@ def launch_study(
         description: What ``--help`` says: the recipe's docstring.
         work: What is done for one run, in a process of its own; it gives the files that hold the results.
         prepare: What is done once before that.
+        ready: Whether a run can be worked on; others are left out.
 
     Returns:
         The files of one run after the other, as they are done.
@@ -120,9 +122,10 @@ def launch_study(
     for name in {*arms, *study.arms}:
         study.config(name)
     prepare(study)
+    tasks = [task for task in product(arguments.seeds, arms) if ready(study, task)]
     # A process for each: what one leaves in memory is nothing to the next.
     with multiprocessing.get_context("spawn").Pool(arguments.jobs, maxtasksperchild=1) as pool:
-        yield from pool.imap(partial(work, study), product(arguments.seeds, arms))
+        yield from pool.imap(partial(work, study), tasks)
 
 
 def write_json(file: Path, record: dict[str, Any]) -> None:
