@@ -16,7 +16,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from study_methods import StudyConfig, write_json
 
 from tte_retriever import TTEEncoder
 from tte_retriever.bench.measurement import interleaved, ratio
@@ -24,6 +23,7 @@ from tte_retriever.evaluation.mini_mmeb.encoding import model_input
 from tte_retriever.evaluation.mini_mmeb.tasks import TASKS
 from tte_retriever.training.config import read_values
 from tte_retriever.training.parsing import from_mapping
+from tte_retriever.training.study import StudyConfig, write_json
 
 BATCHES = (1, 32)
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from study_methods import StudyConfig
 
 from tte_retriever.errors import InputError
 from tte_retriever.evaluation.comparison import Estimate, Scores, mean_over_tasks, paired_difference
 from tte_retriever.training.config import read_values
 from tte_retriever.training.parsing import from_mapping
+from tte_retriever.training.study import StudyConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence

@@ -25,7 +25,7 @@ LAYERS = (
     ("encoder", "building"),
     ("explain", "evaluation", "importing"),
     ("training",),
-    ("bench",),
+    ("bench", "probing"),
     ("cli",),
     ("__main__",),
 )

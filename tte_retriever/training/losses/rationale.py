@@ -47,21 +47,44 @@ def rationale_nll(
 ) -> Tensor:
     """Next-token NLL of rationales, decoded by the backbone from the visible tokens alone; the mean of each row.
 
-    Without ``prefill`` the last hidden states of the visible tokens are a soft prompt in front of the rationale. With it,
-    the rationale attends to their keys and values in every layer, and its positions go on from the last of them.
-
     The logits come from the backbone's output head; a model without one, such as every ``AutoModel``, is decoded with its
     input embedding.
 
     Args:
-        backbone: A Qwen-VL model; its ``language_model`` is the decoder.
-        states: Its last hidden states.  (B, L, D)
+        backbone: As for :func:`predicting_states`, and so are ``states``, ``visible`` and ``prefill``.
+        states: (B, L, D)
         rationale_ids: Token ids, padded on the right with -100, at least one in every row.  (B, R) int64
-        visible: True at the tokens that may be seen, at least one in every row; ``None`` is all.  (B, L) bool
+        visible: (B, L) bool
         prefill: Of the pass that gave ``states``.
 
     Returns:
         (B,) float32.
+    """
+    predicting = predicting_states(backbone, states, rationale_ids, visible, prefill)  # (B, R, D)
+    return token_nll(predicting, rationale_ids, output_matrix(backbone))
+
+
+def predicting_states(
+    backbone: nn.Module,
+    states: Tensor,
+    rationale_ids: Tensor,
+    visible: Tensor | None = None,
+    prefill: Prefill | None = None,
+) -> Tensor:
+    """The states that predict each token of rationales, which the backbone reads behind the visible tokens alone.
+
+    Without ``prefill`` the last hidden states of the visible tokens are a soft prompt in front of the rationale. With it,
+    the rationale attends to their keys and values in every layer, and its positions go on from the last of them.
+
+    Args:
+        backbone: A Qwen-VL model; its ``language_model`` is the decoder.
+        states: Its last hidden states.  (B, L, D)
+        rationale_ids: Token ids, padded on the right with -100.  (B, R) int64
+        visible: True at the tokens that may be seen, at least one in every row; ``None`` is all.  (B, L) bool
+        prefill: Of the pass that gave ``states``.
+
+    Returns:
+        (B, R, D).
     """
     model = cast("Any", backbone)
     embed_tokens = model.get_input_embeddings()
@@ -94,7 +117,7 @@ def rationale_nll(
         predicting = hidden[:, prompt.shape[1] - 1 :]  # (B, R + 1, D)
     else:
         predicting = torch.cat([prompt[:, -1:].to(hidden.dtype), hidden], dim=1)
-    return token_nll(predicting[:, :-1], rationale_ids, output_matrix(backbone))
+    return predicting[:, :-1]  # (B, R, D)
 
 
 def visible_columns(visible: Tensor) -> Tensor:

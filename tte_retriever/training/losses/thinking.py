@@ -50,6 +50,13 @@ class Thinking:
         ids = torch.tensor(self.thought.think_ids, dtype=input_ids.dtype, device=input_ids.device)
         return torch.isin(input_ids, ids)
 
+    def visible(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """True at the tokens that the backbone decodes a rationale from; (B, L) like both arguments."""
+        if self.rationale_from == "thought":
+            return self.thinks(input_ids)
+        visible = attention_mask.bool()
+        return visible if self.thought.embed_id is None else visible & (input_ids != self.thought.embed_id)
+
     def decodes(self, input_ids: Tensor, cot_ids: Tensor) -> Tensor:
         """True for rows with a rationale (B, R) and, of the tokens (B, L), something to decode it from; (B,)."""
         has_rationale = (cot_ids >= 0).any(1)
@@ -100,11 +107,7 @@ class Thinking:
         if self.light_decoder is not None:
             thought, present = features["thought_states"][rows], features["thought_mask"][rows]
             return nll.index_put((rows,), self.light_decoder(thought, present, ids, backbone))
-        visible = self.thinks(input_ids)
-        if self.rationale_from == "query+thought":
-            visible = features["attention_mask"].bool()
-            if self.thought.embed_id is not None:
-                visible &= input_ids != self.thought.embed_id
+        visible = self.visible(input_ids, features["attention_mask"])
         if prefill is not None:
             prefill = prefill.of_rows(rows)
         return nll.index_put((rows,), rationale_nll(backbone, states[rows], ids, visible[rows], prefill))

@@ -1,0 +1,43 @@
+"""What kind of word each word of a rationale is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .vocabulary import COLORS, DIRECTIONS, KEYS, NUMBERS, PLACES, SHAPES, SIZES, TITLE_FIRST, TITLE_SECOND, VALUES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+EVENTS = ("moves", "turns", "grows", "shrinks", "vanishes", "appears")
+
+_WORDS: dict[str, Iterable[str]] = {
+    "color": COLORS,
+    "shape": SHAPES,
+    "size": SIZES,
+    "place": PLACES,
+    "number": NUMBERS,
+    "event": EVENTS,
+    "key": KEYS,
+    "value": VALUES,
+    "title": (*TITLE_FIRST, *TITLE_SECOND),
+}
+_KIND = {word: kind for kind, words in _WORDS.items() for word in words}
+
+WORD_KINDS: tuple[str, ...] = (*_WORDS, "direction", "other")
+"""All kinds; ``other`` is what is in no list, such as ``so``."""
+
+
+def word_kinds(words: Sequence[str]) -> list[str]:
+    """The kind of each word of a rationale.
+
+    Four places are directions as well: where something moves, or where something lies from a thing, which its own place
+    follows.
+    """
+    kinds = [_KIND.get(word, "other") for word in words]
+    for index, word in enumerate(words):
+        moved = index > 0 and words[index - 1] == "moves"
+        related = index + 1 < len(words) and words[index + 1] in PLACES
+        if word in DIRECTIONS and (moved or related):
+            kinds[index] = "direction"
+    return kinds

@@ -1,0 +1,172 @@
+"""Latent thoughts from outside: look at the states of think tokens or latent steps, and embed with others in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import torch
+
+from tte_retriever.errors import InputError
+from tte_retriever.methods.plume import PlumeTransformer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from tte_retriever.encoder import TTEEncoder
+
+Visit: TypeAlias = Callable[[int, slice, "Tensor"], "Tensor"]
+"""Number of a layer, steps of the thought, the hidden states that enter it there (B, steps, D) → what enters instead."""
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """What was thought of a batch, and what it was embedded as.
+
+    Attributes:
+        inputs: Hidden states that entered each layer at the K think tokens or latent steps.  (layers, B, K, D)
+        states: Their last hidden states.  (B, K, D)
+        vectors: (B, E)
+    """
+
+    inputs: Tensor
+    states: Tensor
+    vectors: Tensor
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the pass that runs thinks.
+
+    Attributes:
+        mask: True at the thought.  (B, L) bool
+        steps: Which part of the thought that is.
+    """
+
+    mask: Tensor
+    steps: slice
+
+
+def observe(encoder: TTEEncoder, features: Mapping[str, Any]) -> Thoughts:
+    """Embed a batch and keep what it thought.
+
+    Args:
+        encoder: Thinks with think tokens, or in latent steps.
+        features: As ``encoder.preprocess`` makes them, all rows with one think budget above 0.
+
+    Raises:
+        InputError: If nothing is thought, or not in that way, or for several budgets.
+    """
+    seen: list[list[Tensor]] = [[] for _ in range(len(_decoder(encoder).layers) + 1)]
+
+    def note(layer: int, _steps: slice, hidden: Tensor) -> Tensor:
+        seen[layer].append(hidden)
+        return hidden
+
+    vectors = _embed(encoder, features, note)  # (B, E)
+    *inputs, states = (torch.cat(each, dim=1) for each in seen)  # (B, K, D) each
+    return Thoughts(torch.stack(inputs), states, vectors)  # (layers, B, K, D)
+
+
+def embed_with(encoder: TTEEncoder, features: Mapping[str, Any], inputs: Tensor) -> Tensor:
+    """Embed a batch with other hidden states at its think tokens or latent steps, (B, E).
+
+    Args:
+        encoder: As for :func:`observe`.
+        features: As for :func:`observe`.
+        inputs: What enters the layers there, from the first on: of all layers, or of the first alone, which is the input
+            of the steps.  (layers, B, K, D)
+
+    Raises:
+        InputError: As for :func:`observe`.
+    """
+
+    def put(layer: int, steps: slice, hidden: Tensor) -> Tensor:
+        return inputs[layer][:, steps] if layer < len(inputs) else hidden
+
+    return _embed(encoder, features, put)
+
+
+def _embed(encoder: TTEEncoder, features: Mapping[str, Any], visit: Visit) -> Tensor:
+    budgets = features.get("think_budget")
+    if budgets is not None and (budgets != budgets[0]).any():
+        raise InputError(f"The rows think for {budgets.tolist()} steps; give them one think_budget.")
+    visited = []
+
+    def count(layer: int, steps: slice, hidden: Tensor) -> Tensor:
+        visited.append(layer)
+        return visit(layer, steps, hidden)
+
+    with torch.no_grad(), _visited(encoder, count):
+        vectors = encoder(dict(features))["sentence_embedding"]
+    if not visited:
+        raise InputError("Nothing was thought; give a think_budget above 0.")
+    return cast("Tensor", vectors)
+
+
+def _decoder(encoder: TTEEncoder) -> Any:
+    return cast("Any", encoder.transformer.model).base_model.language_model
+
+
+@contextmanager
+def _visited(encoder: TTEEncoder, visit: Visit) -> Iterator[None]:
+    """Within, hidden states at the thought pass through ``visit`` on their way into each layer, and out of the last norm.
+
+    What it gives for those, whose number is that of the layers, counts for nothing.
+    """
+    decoder = _decoder(encoder)
+    here: list[_Place] = []  # at most one
+
+    def enter(_module: Any, args: tuple[Tensor, ...], layer: int) -> tuple[Any, ...] | None:
+        if not here:
+            return None
+        hidden, *others = args
+        put = visit(layer, here[0].steps, _at(here[0], hidden))
+        return hidden.masked_scatter(here[0].mask[..., None], put.to(hidden)), *others
+
+    def leave(_module: Any, _args: Any, output: Any) -> None:
+        if here:
+            visit(len(decoder.layers), here[0].steps, _at(here[0], output.last_hidden_state))
+            here.clear()
+
+    with ExitStack() as hooks:
+        hooks.callback(_find_thought(encoder, here).remove)
+        for index, layer in enumerate(decoder.layers):
+            hooks.callback(layer.register_forward_pre_hook(partial(enter, layer=index)).remove)
+        hooks.callback(decoder.register_forward_hook(leave).remove)
+        yield
+
+
+def _at(place: _Place, hidden: Tensor) -> Tensor:
+    return hidden[place.mask].unflatten(0, (len(hidden), -1))  # (B, steps, D)
+
+
+def _find_thought(encoder: TTEEncoder, here: list[_Place]) -> Any:
+    """A hook that tells where the decoder's next pass thinks."""
+    transformer = encoder.transformer
+    if isinstance(transformer, PlumeTransformer):
+
+        def step(_module: Any, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            here[:] = [_Place(output[0].new_ones(len(output[0]), 1).bool(), slice(args[1], args[1] + 1))]
+
+        return transformer.adapter.register_forward_hook(step)
+    if not encoder.thought.think_ids:
+        raise InputError(
+            "This model has no think tokens and takes no latent steps, so there is nothing to look at; give one of the "
+            "method tte-flash, lame or plume."
+        )
+
+    def tokens(_module: Any, args: tuple[dict[str, Any]]) -> None:
+        ids = args[0]["input_ids"]
+        mask = torch.isin(ids, torch.tensor(encoder.thought.think_ids, device=ids.device))  # (B, L)
+        budgets = mask.sum(1)  # (B,)
+        if (budgets != budgets[0]).any():
+            raise InputError(f"The rows think with {budgets.tolist()} think tokens; give them one think_budget.")
+        here[:] = [_Place(mask, slice(0, int(budgets[0])))] if budgets[0] else []
+
+    return transformer.register_forward_pre_hook(tokens)
