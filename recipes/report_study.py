@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tte_retriever.errors import InputError
+from tte_retriever.evaluation.comparison import Estimate
 from tte_retriever.training.config import read_values
 from tte_retriever.training.parsing import from_mapping
 from tte_retriever.training.study import StudyConfig
@@ -23,8 +24,6 @@ from tte_retriever.training.study_results import MODALITIES, Results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    from tte_retriever.evaluation.comparison import Estimate
 
 LOOK_UPS: dict[str, tuple[str, ...]] = {
     "none": ("full", "partial", "placed", "unplaced", "title-fact", "two-facts", "title-running-fact"),
@@ -51,7 +50,7 @@ PAIRS = (
 """Comparisons that claims rest on, beside those of neighbours."""
 
 
-def _number(value: float) -> str:
+def _number(value: float | np.floating[Any]) -> str:
     return f"{value:.3f}".replace("0.", ".", 1)
 
 
@@ -163,6 +162,62 @@ def cost_table(results: Results) -> str:
     return _table(["arm", *" | ".join(head).split(" | ")], rows)
 
 
+def dependence_table(results: Results) -> str:
+    """What becomes of the embedding when its thought is another; means over the families of the small world."""
+    table = []
+    for name in (arm for arm in results.study.arms if arm in results.probes):
+        runs = results.probes[name].values()
+        apart = np.mean([row["embeddings"] for run in runs for row in run["similarity"]])
+        found = [row for run in runs for row in run["interventions"]]
+        for kind in dict.fromkeys(row["intervention"] for row in found):
+            rows = [row for row in found if row["intervention"] == kind]
+            cosine, hit, change = (float(np.mean([row[key] for row in rows])) for key in ("cosine", "hit@1", "change"))
+            # Families and seeds have queries of their own, so that the variances of their means add up.
+            widths = [high - low for low, high in (row["change_ci95"] for row in rows)]
+            half = float(np.linalg.norm(widths)) / len(rows) / 2
+            changed = "" if kind == "none" else _signed(Estimate(change, change - half, change + half))
+            table.append([f"`{name}`", kind, _number(cosine), _number(apart), _number(hit), changed])
+    head = ["arm", "thought", "cosine to its own", "cosine between queries", "hit@1", "change"]
+    return _table(head, table)
+
+
+def decoding_table(results: Results) -> str:
+    """What the decoded rationale says: exact / words, freely / words, after the true ones before."""
+    rows: list[list[str]] = []
+    families: dict[str, None] = {}
+    for name in (arm for arm in results.study.arms if arm in results.probes):
+        found = {family: row for (family,), row in results.probed(name, "decoding").items()}
+        families |= dict.fromkeys(found)
+        if found:
+            cells = [" / ".join(_number(row[key]) for key in ("exact", "free", "forced")) for row in found.values()]
+            rows.append([f"`{name}`", *cells])
+    return _table(["arm", *families], rows)
+
+
+def answers_table(results: Results) -> str:
+    """The answer that the decoded rationale ends in beside the one that the embedding retrieves."""
+    rows = []
+    for name in (arm for arm in results.study.arms if arm in results.probes):
+        for (family,), row in results.probed(name, "answers").items():
+            keys = ("said", "retrieved", "agree", "agree_by_chance", "agree_given_gold")
+            rows.append([f"`{name}`", family, *(_number(row[key]) for key in keys)])
+    return _table(
+        ["arm", "family", "said right", "retrieved right", "the same", "by chance", "given the right one"], rows
+    )
+
+
+def geometry_table(results: Results) -> str:
+    """Effective rank of embeddings and thoughts, and how alike the steps of a thought are."""
+    rows = []
+    for name in (arm for arm in results.study.arms if arm in results.probes):
+        runs = results.probes[name].values()
+        figures = [[run[f"effective_rank_{what}"] for run in runs] for what in ("embeddings", "thought")]
+        figures += [[row[key] for run in runs for row in run["similarity"]] for key in ("within", "between")]
+        rows.append([f"`{name}`", *("–" if None in each else f"{np.mean(each):.2f}" for each in figures)])
+    head = ["arm", "rank of embeddings", "rank of thoughts", "cosine of steps, one query", "of queries, one step"]
+    return _table(head, rows)
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "arms": arms_table,
     "pairs": pairs_table,
@@ -170,6 +225,10 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "depths": depths_table,
     "budgets": budgets_table,
     "cost": cost_table,
+    "dependence": dependence_table,
+    "decoding": decoding_table,
+    "answers": answers_table,
+    "geometry": geometry_table,
 }
 
 

@@ -32,12 +32,14 @@ class Results:
         records: Arm, or arm@budget → training seed → what was written.
         kinds: Task → kind of every query.
         cost: Arm → batch → what a query costs, as cost_of_methods.py has measured it.
+        probes: Arm → training seed → what probe_methods.py has seen.
     """
 
     study: StudyConfig
     records: dict[str, dict[int, dict[str, Any]]]
     kinds: dict[str, list[str]]
     cost: dict[str, dict[str, dict[str, float]]]
+    probes: dict[str, dict[int, dict[str, Any]]]
 
     @classmethod
     def read(cls, study: StudyConfig) -> Results:
@@ -47,18 +49,16 @@ class Results:
             InputError: If nothing is there.
         """
         folder = Path(study.results_dir)
-        records: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-        for file in sorted(folder.glob("*-*.json")):
-            record = json.loads(file.read_text())
-            records[file.stem.rpartition("-")[0]][record["training_seed"]] = record
+        records = _runs(folder)
         if not records:
             raise InputError(f"There are no results in {str(folder)!r}; run recipes/study_methods.py first.")
         cost = folder / "cost.json"
         return cls(
             study,
-            dict(records),
+            records,
             json.loads((folder / "kinds.json").read_text()),
             json.loads(cost.read_text())["arms"] if cost.exists() else {},
+            _runs(folder / "probes"),
         )
 
     @cached_property
@@ -110,3 +110,27 @@ class Results:
             if there:
                 found[budget] = there
         return found
+
+    def probed(self, arm: str, section: str) -> dict[tuple[str, ...], dict[str, float]]:
+        """The rows of a section of the probes, by what names them; figures are means over training seeds."""
+        found: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        for record in self.probes[arm].values():
+            for row in record[section]:
+                found[tuple(value for value in row.values() if isinstance(value, str))].append(row)
+        return {
+            names: {
+                key: float(np.mean([row[key] for row in rows]))
+                for key, value in rows[0].items()
+                if isinstance(value, (int, float))
+            }
+            for names, rows in found.items()
+        }
+
+
+def _runs(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Arm → training seed → what was written of that run."""
+    runs: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for file in sorted(folder.glob("*-*.json")):
+        record = json.loads(file.read_text())
+        runs[file.stem.rpartition("-")[0]][record["training_seed"]] = record
+    return dict(runs)
