@@ -1,0 +1,87 @@
+"""The study's page: its tables are what its committed results give, and what is not there is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "recipes/configs/study_methods/tiny.yaml"
+TASKS = {"composed-image-retrieval": "image", "video-retrieval": "video", "page-retrieval": "document"}
+
+
+def run(recipe, *arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "recipes" / recipe), str(CONFIG), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Three arms of two seeds, of which one is better than its neighbour on every second query of videos."""
+    folder = tmp_path / "study/results"
+    folder.mkdir(parents=True)
+    kinds = {"composed-image-retrieval": "swap", "video-retrieval": "placed", "page-retrieval": "two-facts"}
+    (folder / "kinds.json").write_text(json.dumps({task: [kind] * 40 for task, kind in kinds.items()}))
+    for arm in ("tte-flash", "contrastive-only", "direct"):
+        for seed in (0, 1):
+            hits = {task: np.zeros(40) for task in TASKS}
+            if arm == "tte-flash":
+                hits["video-retrieval"][seed::2] = 1
+            tasks = [
+                {"name": task, "modality": kind, "score": hits[task].mean(), "chance": 0.1, "prior_only": 0.2}
+                for task, kind in TASKS.items()
+            ]
+            record = {"tasks": tasks, "training_seed": seed, "training_cpu_s": 5, "steps": {"joint": 1}}
+            record["per_query"] = {task: values.tolist() for task, values in hits.items()}
+            (folder / f"{arm}-{seed}.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_table_is_filled_and_the_words_around_it_stay(results, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table: arms -->\nold\n<!-- end -->\nafter\n")
+    done = run("report_study.py", "--set", f"results_dir={results}", "--document", page)
+    assert done.returncode == 0, done.stderr
+    first, *table, last = page.read_text().splitlines()
+    assert (first, last) == ("before", "after")
+    rows = {cells[1].strip(): cells for cells in (line.split("|") for line in table if line.startswith("| `"))}
+    assert rows.keys() == {"`tte-flash`", "`contrastive-only`", "`direct`"}
+    assert "**-.167**" in rows["`contrastive-only`"][8]  # half of one task of three
+    assert "**" not in rows["`direct`"][8]
+    assert "old" not in page.read_text()
+
+
+def test_what_there_is_not_is_said(results, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: weather -->\n<!-- end -->\n")
+    done = run("report_study.py", "--set", f"results_dir={results}", "--document", page)
+    assert "no table 'weather'" in done.stderr or "a table 'weather'" in done.stderr
+    done = run("report_study.py", "--set", f"results_dir={tmp_path}/none")
+    assert "run recipes/study_methods.py first" in done.stderr
+
+
+def test_pictures_are_drawn_the_same_each_time(results):
+    drawn = []
+    for _ in range(2):
+        done = run("draw_study.py", "--set", f"results_dir={results}")
+        assert done.returncode == 0, done.stderr
+        drawn.append([Path(line).read_bytes() for line in done.stdout.split()])
+    assert len(drawn[0]) == 3
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.slow
+def test_the_page_says_what_the_results_say(tmp_path):
+    page = tmp_path / "study.md"
+    committed = (ROOT / "docs/study.md").read_text()
+    page.write_text(committed)
+    done = run("report_study.py", "--document", page)
+    assert done.returncode == 0, done.stderr
+    assert page.read_text() == committed
