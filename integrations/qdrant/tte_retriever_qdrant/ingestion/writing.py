@@ -121,8 +121,9 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        # Whatever went wrong, what is embedded is worth a try, but no more than one.
         self._stopped.set()
-        self._thread.shutdown(cancel_futures=True)
+        self._thread.shutdown()
 
     def _flush(self) -> None:
         outcomes, points = self._outcomes, self._points
