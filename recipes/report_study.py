@@ -43,6 +43,7 @@ PAIRS = (
     ("plume", "direct"),
     ("lame", "direct"),
     ("lame", "contrastive-only"),
+    ("lame-k2", "direct"),
     ("auxiliary", "direct"),
     ("k32", "k1"),
     ("nested", "k32"),
