@@ -21,7 +21,7 @@ from tte_retriever import TTEEncoder
 from tte_retriever.bench.measurement import interleaved, ratio
 from tte_retriever.evaluation.mini_mmeb.encoding import model_input
 from tte_retriever.evaluation.mini_mmeb.tasks import TASKS
-from tte_retriever.training.config import read_values
+from tte_retriever.training.config import RESULT, read_values
 from tte_retriever.training.parsing import from_mapping
 from tte_retriever.training.study import StudyConfig, write_json
 
@@ -52,7 +52,7 @@ def main() -> None:
     works = {}
     for name in arguments.arms:
         study.arm(name)  # or a sentence that names those there are
-        encoder = TTEEncoder(str(Path(study.output_dir) / f"{name}-{arguments.seed}" / "model"), device="cpu")
+        encoder = TTEEncoder(str(study.folder((arguments.seed, name)) / RESULT), device="cpu")
         for batch in BATCHES:
             encode = partial(encoder.encode_query, queries, batch_size=batch, processing_kwargs=sampled)
             works[f"{name}, {batch}"] = partial(encode, show_progress_bar=False)

@@ -72,26 +72,22 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _median(results: Results, arm: str, key: str) -> str:
-    return str(round(float(np.median([record[key] for record in results.records[arm].values()]))))
-
-
 def arms_table(results: Results) -> str:
     """Every arm, with its difference from its neighbour."""
     rows = []
     for name in results.arms:
-        arm = results.study.arm(name)
+        arm, runs = results.study.arm(name), results.records[name].values()
         beside = [results.mean(name, modality=each) for each in MODALITIES]
         difference = _signed(results.difference(name, arm.like)) if arm.like else ""
         rows.append(
             [
                 f"`{name}`",
-                str(len(results.records[name])),
+                str(len(runs)),
                 _cell(results.mean(name)),
                 *(_number(each.value) for each in beside),
                 f"`{arm.like}`" if arm.like else "",
                 difference,
-                _median(results, name, "training_cpu_s"),
+                f"{np.median([run['training_cpu_s'] for run in runs]):.0f}",
             ]
         )
     head = ["arm", "seeds", "mean over tasks", *MODALITIES, "neighbour", "difference", "training, CPU s"]
@@ -173,9 +169,12 @@ def dependence_table(results: Results) -> str:
         for kind in dict.fromkeys(row["intervention"] for row in found):
             rows = [row for row in found if row["intervention"] == kind]
             cosine, hit, change = (float(np.mean([row[key] for row in rows])) for key in ("cosine", "hit@1", "change"))
-            # Families and seeds have queries of their own, so that the variances of their means add up.
-            widths = [high - low for low, high in (row["change_ci95"] for row in rows)]
-            half = float(np.linalg.norm(widths)) / len(rows) / 2
+            # Families have queries of their own, so that the variances of their means add up; seeds share theirs.
+            widths = [
+                np.mean([row["change_ci95"][1] - row["change_ci95"][0] for row in rows if row["family"] == family])
+                for family in dict.fromkeys(row["family"] for row in rows)
+            ]
+            half = float(np.linalg.norm(widths)) / len(widths) / 2
             changed = "" if kind == "none" else _signed(Estimate(change, change - half, change + half))
             table.append([f"`{name}`", kind, _number(cosine), _number(apart), _number(hit), changed])
     head = ["arm", "thought", "cosine to its own", "cosine between queries", "hit@1", "change"]

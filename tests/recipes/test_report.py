@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tte_retriever import model_path
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "recipes/configs/study_methods/tiny.yaml"
@@ -75,6 +78,26 @@ def test_pictures_are_drawn_the_same_each_time(results):
         drawn.append([Path(line).read_bytes() for line in done.stdout.split()])
     assert len(drawn[0]) == 3
     assert drawn[0] == drawn[1]
+
+
+def test_what_a_query_costs(results, tmp_path):
+    for arm in ("direct", "tte-flash"):
+        shutil.copytree(model_path("tte-flash-tiny"), tmp_path / f"runs/{arm}-0/model")
+    folders = ("--set", f"results_dir={results}", "--set", f"output_dir={tmp_path}/runs")
+    done = run("cost_of_methods.py", *folders, "--arms", "direct", "tte-flash", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    cost = json.loads((results / "cost.json").read_text())["arms"]
+    assert list(cost) == ["direct", "tte-flash"]
+    for batch in ("batch-1", "batch-32"):
+        assert cost["direct"][batch]["ratio"] == 1
+        assert all(arm[batch]["cpu_ms"] > 0 for arm in cost.values())
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: cost -->\n<!-- end -->\n")
+    done = run("report_study.py", *folders, "--document", page)
+    assert done.returncode == 0, done.stderr
+    assert "| `tte-flash` |" in page.read_text()
+    done = run("cost_of_methods.py", *folders, "--arms", "telepathy")
+    assert "no arm 'telepathy'" in done.stderr
 
 
 @pytest.mark.slow

@@ -54,6 +54,26 @@ def test_a_store_that_fails_ends_the_run_and_the_next_one_finishes(
     assert store.count() == 9
 
 
+def test_what_waits_to_be_written_when_the_model_fails_is_written(small_folder, store, encoder):
+    failed = threading.Event()
+
+    class Slow(Restive):
+        def upsert(self, points):
+            assert failed.wait(30)
+            super().upsert(points)
+
+    class Dying(type(encoder)):
+        def encode_document(self, inputs, **settings):
+            if len(self.encoded) >= 4:
+                failed.set()
+                raise RuntimeError("out of memory")
+            return super().encode_document(inputs, **settings)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        ingest(small_folder, Slow(store, []), Dying(), batch_size=2)
+    assert store.count() == 4
+
+
 def test_waiting_for_a_store_can_be_interrupted(small_folder, store, encoder, monkeypatch):
     monkeypatch.setattr(writing, "PAUSES_S", (3600.0,))
     busy = threading.Event()
