@@ -50,6 +50,9 @@ PAIRS = (
 )
 """Comparisons that claims rest on, beside those of neighbours."""
 
+SAME_TIME = "direct"
+"""The arm whose training time the arms called ``…-same-time`` have."""
+
 
 def _number(value: float | np.floating[Any]) -> str:
     return f"{value:.3f}".replace("0.", ".", 1)
@@ -62,9 +65,13 @@ def _cell(found: Estimate) -> str:
 def _signed(found: Estimate | None) -> str:
     if found is None:
         return "–"
-    low, value, high = (f"{each:+.3f}".replace("0.", ".", 1) for each in (found.low, found.value, found.high))
+    low, value, high = map(_change, (found.low, found.value, found.high))
     mark = "**" if found.is_positive or found.is_negative else ""
     return f"{mark}{value}{mark} ({low} to {high})"
+
+
+def _change(value: float) -> str:
+    return f"{value:+.3f}".replace("0.", ".", 1)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -99,13 +106,33 @@ def pairs_table(results: Results) -> str:
     rows = [
         [
             f"`{one}` − `{other}`",
-            str(len(results.seeds(one, other))),
+            " ".join(_change(each) for each in results.differences(one, other)) or "–",
             _signed(results.difference(one, other)),
             *(_signed(results.difference(one, other, modality=each)) for each in MODALITIES),
         ]
         for one, other in PAIRS
     ]
-    return _table(["difference", "seeds", "all", *MODALITIES], rows)
+    return _table(["difference", "seed by seed", "all", *MODALITIES], rows)
+
+
+def time_table(results: Results) -> str:
+    """Arms with as many steps as cost what the first one's do, and what they gain over it."""
+    rows = []
+    for name in (SAME_TIME, *(arm for arm in results.arms if arm.endswith("-same-time"))):
+        runs = results.records[name].values()
+        rows.append(
+            [
+                f"`{name}`",
+                str(sum(next(iter(runs))["steps"].values())),
+                f"{np.median([run['training_cpu_s'] for run in runs]):.0f}",
+                str(len(runs)),
+                _cell(results.mean(name)),
+                *(_number(results.mean(name, modality=each).value) for each in MODALITIES),
+                "" if name == SAME_TIME else _signed(results.difference(name, SAME_TIME)),
+            ]
+        )
+    head = ["arm", "steps", "training, CPU s", "seeds", "mean over tasks", *MODALITIES, f"over `{SAME_TIME}`"]
+    return _table(head, rows)
 
 
 def families_table(results: Results) -> str:
@@ -221,6 +248,7 @@ def geometry_table(results: Results) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "arms": arms_table,
     "pairs": pairs_table,
+    "time": time_table,
     "families": families_table,
     "depths": depths_table,
     "budgets": budgets_table,

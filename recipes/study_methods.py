@@ -4,21 +4,25 @@
         --until transcription
     python recipes/study_methods.py recipes/configs/study_methods/tiny.yaml --arms direct tte-flash --seeds 0 --jobs 2
 
-Every arm starts from the same backbone, which has learnt to read pixels and nothing else, and differs from its neighbour
-in the one thing that the config names. Run again, it goes on: what is scored already is skipped, what was stopped is
-resumed. ``results_dir/<arm>-<seed>.json`` is what ``tte-retriever eval`` writes, with the steps and CPU seconds of the
-training and the metric of every query beside it; ``results_dir/kinds.json`` says of which kind each query is.
+Every arm starts from the same backbone, which has learnt to say what it sees and has never embedded, and differs from its
+neighbour in the one thing that the config names. Run again, it goes on: what is scored already is skipped, what was stopped
+is resumed, and results of other settings are refused. ``results_dir/<arm>-<seed>.json`` is what ``tte-retriever eval``
+writes, with the metric of every query beside it, the steps of the training and its CPU seconds (``null`` if it was
+resumed); ``results_dir/kinds.json`` says of which kind each query is.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 from tte_retriever import TTEEncoder
+from tte_retriever.errors import InputError
 from tte_retriever.evaluation import mini_mmeb
 from tte_retriever.training.methods import read_config
 from tte_retriever.training.run import train
@@ -36,6 +40,24 @@ def prepare(study: StudyConfig) -> None:
         bare_backbone(study.reader, backbone)
 
 
+def is_scored(study: StudyConfig, file: Path, known: dict[str, Any]) -> bool:
+    """Whether a result is there.
+
+    Raises:
+        InputError: If it is one of another study.
+    """
+    if not file.exists():
+        return False
+    made = json.loads(file.read_text())
+    asked = {"split": study.split, "seed": study.eval_seed, **known}
+    differ = [f"{key} {made[key]} and not {value}" for key, value in asked.items() if made[key] != value]
+    count = made["tasks"][0]["n"]
+    differ += [f"{count} queries a task and not {study.queries}"] * (count != study.queries)
+    if differ:
+        raise InputError(f"{str(file)!r} has {', '.join(differ)}; give another results_dir, or move it away.")
+    return True
+
+
 def run_arm(study: StudyConfig, task: Task) -> list[Path]:
     """Train one arm with one seed and score it; what is there already is not done again."""
     torch.set_num_threads(1)
@@ -43,21 +65,19 @@ def run_arm(study: StudyConfig, task: Task) -> list[Path]:
     arm, folder, scores = study.arm(name), study.folder(task), Path(study.results_dir)
     results: dict[int | None, Path] = {None: scores / f"{name}-{seed}.json"}
     results |= {budget: scores / f"{name}@{budget}-{seed}.json" for budget in arm.budgets}
-    if all(file.exists() for file in results.values()):
-        return list(results.values())
     values, written = study.config(name), folder.with_name(f"{folder.name}.yaml")
     values |= {"output_dir": str(folder), "seed": seed}
     values["model"]["backbone"] = str(Path(study.output_dir) / BACKBONE)
     written.write_text(yaml.safe_dump(values, sort_keys=False))
     config = read_config(written)
-    started = time.process_time()
+    known: dict[str, Any] = {"training_seed": seed, "steps": {stage.name: stage.steps for stage in config.stages}}
+    missing = {budget: file for budget, file in results.items() if not is_scored(study, file, known)}
+    if not missing:
+        return list(results.values())
+    begun, started = folder.exists(), time.process_time()
     model = TTEEncoder(str(train(config)), device="cpu")
-    known = {
-        "training_seed": seed,
-        "steps": {stage.name: stage.steps for stage in config.stages},
-        "training_cpu_s": round(time.process_time() - started),
-    }
-    for budget, file in results.items():
+    known["training_cpu_s"] = None if begun else round(time.process_time() - started)
+    for budget, file in missing.items():
         started = time.process_time()
         report = mini_mmeb.evaluate(
             model,

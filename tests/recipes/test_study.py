@@ -70,7 +70,8 @@ def test_an_arm_differs_from_its_neighbour_in_what_it_says_and_nothing_else(name
     arm = study_config.arm(name)
     assert arm.what
     own, neighbour = resolved(name), resolved(arm.like)
-    # A method's config has more keys than another's; at their defaults they say nothing.
+    # A method's config has keys that another's has not, such as the weight of PLUME's second contrastive loss. At their
+    # defaults they are the method.
     differ = {key for key in neighbour if key not in own or own[key] != neighbour[key]}
     assert {key for key in differ if not key.startswith(tuple(arm.set))} == set()
     for path in ["model.method"] if "model.method" in arm.set else arm.set:
@@ -122,6 +123,21 @@ def test_what_is_done_is_not_done_again_and_would_come_out_the_same(tmp_path):
     )
     assert one["fingerprint"] == other["fingerprint"]
     assert one["per_query"] == other["per_query"]
+
+
+@pytest.mark.slow
+def test_results_of_other_settings_are_not_taken_for_those_asked_for(tmp_path):
+    done = study(tmp_path / "study", "--arms", "contrastive-only", "--seeds", "0")
+    assert done.returncode == 0, done.stderr
+    for setting, given in (
+        ("split=validation", "split iid"),
+        ("queries=16", "14 queries"),
+        ("base.stages.0.steps=5", "{'joint': 800}"),
+    ):
+        other = study(tmp_path / "study", "--arms", "contrastive-only", "--seeds", "0", "--set", setting)
+        assert other.returncode != 0
+        assert given in other.stderr
+        assert "give another results_dir" in other.stderr
 
 
 def test_an_unknown_arm_is_refused(tmp_path):

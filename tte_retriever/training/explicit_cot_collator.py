@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from tte_retriever.errors import InputError
-from tte_retriever.training.collator import TTECollator
+from tte_retriever.training.collator import IGNORED, TTECollator
 
 if TYPE_CHECKING:
+    import torch
+
     from tte_retriever.encoder import TTEEncoder
     from tte_retriever.methods.explicit_cot import ExplicitCoT
 
 
 class ExplicitCoTCollator(TTECollator):
     """A :class:`TTECollator` whose rationales stand in ``<think>`` tags and end in the embed token, as UME-R1 writes them.
+
+    A row without a rationale has nothing but the embed token: the model learns to embed at once, which is how the row is
+    read, and does not have to make something up at inference.
 
     Args:
         model: Built with the method ``explicit-cot``.
@@ -33,3 +38,8 @@ class ExplicitCoTCollator(TTECollator):
     def spoken(self, rationale: str) -> str:
         """In its tags, on a line of its own."""
         return f"<think>{rationale}</think>\n"
+
+    def _rationale_ids(self, rationales: list[str]) -> torch.Tensor:
+        ids = super()._rationale_ids(rationales)  # (B, R)
+        ids[(ids == IGNORED).all(1), 0] = self.end_id
+        return ids

@@ -99,6 +99,14 @@ class Results:
             return None
         return paired_difference(self.scores(one, seeds, **only), self.scores(other, seeds, **only))
 
+    def differences(self, one: str, other: str) -> list[float]:
+        """How much better one arm is, for each seed that both have."""
+        seeds = self.seeds(one, other)
+        if not seeds:
+            return []
+        ours, theirs = self.scores(one, seeds), self.scores(other, seeds)
+        return [float(each) for each in np.mean([(ours[task] - theirs[task]).mean(1) for task in ours], axis=0)]
+
     @cached_property
     def budgets(self) -> dict[int, dict[str, str]]:
         """Think budget → ``trained`` and ``nested`` → the name under which there are results."""
