@@ -14,6 +14,9 @@ from PIL import Image
 
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.ingestion import discover
+from tte_retriever_qdrant.ingestion.updating import spec_of
+from tte_retriever_qdrant.stores import updating
+from tte_retriever_qdrant.stores.edge import EdgeStore
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 
@@ -256,6 +259,52 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(real_files, tmp_
         ledger.close()
     assert states["NEW"] == 0
     assert states["WRITTEN"] == len({payload["uri"] for payload, *_ in expected.values()})
+
+
+@pytest.fixture
+def index_is_stopped(monkeypatch):
+    """A function that has a type of store die when it builds its index, or count how often it does, and of how much."""
+    built = []
+
+    def stop(type_of_store, *, dies):
+        def finalize(store):
+            if dies:
+                raise KeyboardInterrupt
+            built.append(store.count())
+
+        monkeypatch.setattr(type_of_store, "finalize", finalize)
+        return built
+
+    return stop
+
+
+def test_an_index_that_a_run_did_not_live_to_build_is_built_by_the_next_one(
+    small_folder, store, encoder, index_is_stopped
+):
+    index_is_stopped(type(store), dies=True)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(small_folder, store, encoder)
+    built, encoder.encoded = index_is_stopped(type(store), dies=False), []
+    assert [ingest(small_folder, store, encoder).unchanged for _ in range(2)] == [5, 5]
+    assert (built, encoder.encoded) == ([9], [])
+
+
+@pytest.mark.parametrize("before", ["nothing", "one file"])
+def test_the_same_in_a_copy(small_folder, uri, encoder, index_is_stopped, before):
+    def run(source):
+        with updating(uri, spec_of(encoder, "")) as store:
+            return ingest(source, store, encoder)
+
+    if before == "one file":
+        run(small_folder / "notes.md")
+    index_is_stopped(EdgeStore, dies=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(small_folder)
+    built, encoder.encoded = index_is_stopped(EdgeStore, dies=False), []
+    assert [run(small_folder).unchanged for _ in range(2)] == [5, 5]
+    assert (built, encoder.encoded) == ([9], [])
+    with open_store(uri) as store:
+        assert store.count() == 9
 
 
 def test_a_file_that_is_deleted_after_a_crash_leaves_nothing_behind(small_folder, store, standin, uris):

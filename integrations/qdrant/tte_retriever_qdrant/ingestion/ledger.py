@@ -1,8 +1,9 @@
 """What has been done with which file, in SQLite beside the vectors.
 
 A row is written as NEW before anything of the file is stored, and as WRITTEN only after its points are durable. Content
-that no row speaks of any more is listed as obsolete until its points are deleted. So a run that dies at any moment
-leaves enough behind for the next one to finish the work.
+that no row speaks of any more is listed as obsolete until its points are deleted. That the index may lag behind the
+points is noted before the first of them is touched. So a run that dies at any moment leaves enough behind for the next
+one to finish the work.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS files (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS files_by_asset ON files (asset_id);
 CREATE TABLE IF NOT EXISTS obsolete (asset_id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS index_due (one INTEGER PRIMARY KEY CHECK (one = 1));
 """
 
 
@@ -116,6 +118,21 @@ class Ledger:
         """Say that the points of all obsolete assets are deleted."""
         with self._errors(), self._connection as transaction:
             transaction.execute("DELETE FROM obsolete")
+
+    def expect_index(self) -> None:
+        """Note that points are to be touched, so that the index is to be brought up to date."""
+        with self._errors(), self._connection as transaction:
+            transaction.execute("INSERT OR IGNORE INTO index_due VALUES (1)")
+
+    def is_index_due(self) -> bool:
+        """Whether points may have been touched since the index was brought up to date."""
+        with self._errors():
+            return self._connection.execute("SELECT one FROM index_due").fetchone() is not None
+
+    def index_is_done(self) -> None:
+        """Say that the index is up to date."""
+        with self._errors(), self._connection as transaction:
+            transaction.execute("DELETE FROM index_due")
 
     def close_for_copy(self) -> None:
         """Close the file, which holds all by itself then, even while another process looks at it.

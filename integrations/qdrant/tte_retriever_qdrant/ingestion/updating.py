@@ -95,8 +95,7 @@ def update(
         books.ledger.forget_obsolete()
         for uri in plan.removed:
             tally.tell("removed", uri)
-    if tally.points:
-        store.finalize()
+        books.finish()
     duplicates = plan.duplicates + tally.duplicates
     if not (tally.indexed or plan.unchanged or duplicates):
         raise InputError(f"none of the {len(paths)} files in {str(source)!r} could be indexed; {tally.why()}")
