@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tte_retriever.errors import InputError
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.ingestion import discover
 from tte_retriever_qdrant.ingestion.updating import spec_of
@@ -190,6 +191,73 @@ def test_a_file_that_broke_is_gone_and_comes_back_when_repaired(small_folder, st
     (small_folder / "yellow.png").write_bytes(good)
     assert ingest(small_folder, store, encoder).failed == ()
     assert store.count() == 9
+
+
+@pytest.fixture
+def without_blue(small_folder, standin):
+    """The folder with a copy of the document before it; a model that refuses its blue page; and how to index them."""
+    shutil.copy(small_folder / "doc.pdf", small_folder / "a.pdf")
+
+    class Refusing(standin):
+        def encode_document(self, inputs, **settings):
+            for item in inputs:
+                if "image" in item and item["image"].resize((1, 1)).getpixel((0, 0)) == (0, 0, 254):
+                    raise InputError("this model refuses blue pages")
+            return super().encode_document(inputs, **settings)
+
+    def run(uri, encoder, **settings):
+        encoder.encoded = []
+        with updating(uri, spec_of(encoder, "")) as store:
+            return ingest(small_folder, store, encoder, **settings)
+
+    return Refusing(), run
+
+
+def test_a_part_that_failed_is_tried_again_alone_until_it_is_there(uri, encoder, without_blue, tmp_path, uris):
+    refusing, run = without_blue
+    first = run(uri, refusing)
+    assert [failure.uri for failure in first.failed] == ["a.pdf#page=3"]
+    assert (first.indexed, first.duplicates, first.points) == (5, 1, 8)
+    (before,) = tmp_path.glob("store/generations/*/ledger.sqlite")
+    for _ in range(2):
+        report = run(uri, refusing)
+        assert report.failed == first.failed
+        assert (report.indexed, report.points, report.unchanged, report.duplicates) == (0, 0, 5, 1)
+        assert refusing.encoded == []
+        assert list(tmp_path.glob("store/generations/*/ledger.sqlite")) == [before]  # no point changed: no copy
+        assert '"a.pdf#page=3"' in before.with_name("quarantine.jsonl").read_text()
+    report = run(uri, encoder)
+    assert (report.failed, report.indexed, report.points, report.unchanged, report.duplicates) == ((), 1, 3, 4, 1)
+    assert len(encoder.encoded) == 1
+    assert run(uri, encoder).unchanged == 5
+    assert encoder.encoded == []
+    with open_store(uri) as store:
+        assert uris(store)["a.pdf"] == 3
+
+
+def test_parts_that_are_there_stay_when_the_file_fails_as_a_whole(uri, encoder, without_blue):
+    refusing, run = without_blue
+    run(uri, refusing)
+    report = run(uri, refusing, time_limit_s=1e-6)
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("a.pdf", "too-large")]
+    assert (report.indexed, report.unchanged) == (0, 5)
+    assert run(uri, encoder).failed == ()
+    assert len(encoder.encoded) == 1
+    with open_store(uri) as store:
+        assert store.count() == 9
+
+
+def test_a_ledger_that_does_not_say_which_part_is_missing(uri, encoder, without_blue, tmp_path):
+    refusing, run = without_blue
+    run(uri, refusing)
+    (path,) = tmp_path.glob("store/generations/*/ledger.sqlite")
+    ledger = sqlite3.connect(path)
+    ledger.execute("ALTER TABLE files DROP COLUMN missing")
+    ledger.close()
+    assert run(uri, encoder).failed == ()
+    assert len(encoder.encoded) == 1
+    with open_store(uri) as store:
+        assert store.count() == 9
 
 
 def test_a_file_that_changes_under_the_reader_is_not_stored(small_folder, store, standin):

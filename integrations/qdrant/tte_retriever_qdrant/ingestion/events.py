@@ -70,7 +70,7 @@ class Report:
         files: Files found.
         indexed: Files written in this run.
         points: Points of those files.
-        unchanged: Files that an earlier run had written and that are still the same.
+        unchanged: Files that an earlier run had written and that are still the same, and lack the same parts if any.
         duplicates: Files whose content is that of another file, under whose name it is found.
         skipped: Files of a kind that is not indexed.
         removed: Files that earlier runs had seen and that are gone.

@@ -34,7 +34,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     root TEXT NOT NULL, uri TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, asset_id TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('NEW', 'WRITTEN', 'SKIPPED', 'FAILED')),
-    cut TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL,
+    cut TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL, missing TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (root, uri)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS files_by_asset ON files (asset_id);
@@ -56,8 +56,10 @@ class Row:
         state: How far it got.
         cut: Into which windows it is cut, if it is a video; as long as it is not WRITTEN, all ways in which it may be,
             separated by spaces.
-        reason: Why it was SKIPPED or FAILED; of a WRITTEN file, why a part of it is missing.
+        reason: Why it was SKIPPED or FAILED; of a WRITTEN file, why parts of it are missing.
         message: The same for people.
+        missing: Names of the parts of a WRITTEN file that could not be indexed, separated by spaces; all others are in
+            the store.
     """
 
     root: str
@@ -69,6 +71,7 @@ class Row:
     cut: str = ""
     reason: str = ""
     message: str = ""
+    missing: str = ""
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Row))
@@ -86,6 +89,9 @@ class Ledger:
             # Whole after a power cut, perhaps without the last rows: their files are done again, which changes nothing.
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.executescript(_SCHEMA)
+            if "missing" not in {name for _, name, *_ in self._connection.execute("PRAGMA table_info(files)")}:
+                # A ledger of before it was noted which parts are missing; of those files the store is asked.
+                self._connection.execute("ALTER TABLE files ADD COLUMN missing TEXT NOT NULL DEFAULT ''")
 
     def rows(self) -> list[Row]:
         """All rows."""

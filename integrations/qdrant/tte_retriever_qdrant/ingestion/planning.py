@@ -33,12 +33,14 @@ class Task:
         row: What the ledger says of it now.
         is_recut: Whether the store may hold windows of it that were cut otherwise.
         is_resumed: Whether an earlier run may have written some of the same points.
+        missing: Names of the parts that there are to do, if an earlier run has written all others.
     """
 
     path: Path
     row: Row
     is_recut: bool = False
     is_resumed: bool = False
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,15 @@ class _Seen:
     def is_written(self) -> bool:
         return self.before is not None and self.before.state == "WRITTEN"
 
+    def stands(self, cut: Cut) -> bool:
+        """Whether it is in the store as this run would cut it, but perhaps for parts that could not be indexed."""
+        return self.before is not None and self.is_written and self.before.cut in ("", str(cut))
+
     def is_done(self, cut: Cut) -> bool:
         """Whether an earlier run has dealt with it for good; whether a duplicate still is one is judged each time."""
-        return (
-            self.before is not None
-            and self.before.state in ("WRITTEN", "SKIPPED")
-            and self.before.reason != DUPLICATE
-            and self.before.cut in ("", str(cut))
-        )
+        if self.before is None or not (self.stands(cut) or self.before.state == "SKIPPED"):
+            return False
+        return not self.before.reason if self.is_written else self.before.reason != DUPLICATE
 
 
 def make_plan(
@@ -144,7 +147,7 @@ def _judge(
         cut: How it is cut in this run.
     """
     done = {file.row.uri for file in seen if file.is_done(cut)}
-    owned = owned | {file.row.asset_id for file in seen if file.row.uri in done and file.is_written}
+    owned = owned | {file.row.asset_id for file in seen if file.stands(cut)}
     counts: Counter[str] = Counter()
     tasks: list[Task] = []
     rows: list[Row] = []
@@ -152,14 +155,16 @@ def _judge(
         if file.before is not None and file.row.uri in done:
             row = replace(file.before, size=file.row.size, mtime_ns=file.row.mtime_ns)
             counts["unchanged" if file.is_written else "skipped"] += 1
-        elif file.row.asset_id in owned:
+        elif file.row.asset_id in owned and not file.stands(cut):
             row = replace(file.row, state="SKIPPED", reason=DUPLICATE)
             counts["duplicates"] += 1
         else:
             others = cuts.get(file.row.asset_id, set()) - {str(cut)}
             row = replace(file.row, cut=" ".join(sorted({*others, str(cut)})))
-            resumed = not others and file.before is not None and file.before.state == "NEW"
-            tasks.append(Task(file.path, row, is_recut=bool(others), is_resumed=resumed))
+            before = file.before if not others else None
+            missing = tuple(before.missing.split()) if before is not None and file.stands(cut) else ()
+            resumed = before is not None and before.state in ("NEW", "WRITTEN") and not missing
+            tasks.append(Task(file.path, row, is_recut=bool(others), is_resumed=resumed, missing=missing))
         if row != file.before:
             rows.append(row)
     return tasks, rows, counts

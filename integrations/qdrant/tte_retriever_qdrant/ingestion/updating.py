@@ -96,14 +96,14 @@ def update(
         for uri in plan.removed:
             tally.tell("removed", uri)
         books.finish()
-    duplicates = plan.duplicates + tally.duplicates
-    if not (tally.indexed or plan.unchanged or duplicates):
+    unchanged, duplicates = plan.unchanged + tally.unchanged, plan.duplicates + tally.duplicates
+    if not (tally.indexed or unchanged or duplicates):
         raise InputError(f"none of the {len(paths)} files in {str(source)!r} could be indexed; {tally.why()}")
     return Report(
         files=len(paths),
         indexed=tally.indexed,
         points=tally.points,
-        unchanged=plan.unchanged,
+        unchanged=unchanged,
         duplicates=duplicates,
         skipped=plan.skipped + tally.skipped,
         removed=len(plan.removed),
@@ -125,6 +125,7 @@ class Tally:
         done: Files dealt with.
         indexed: Those that were written.
         points: Their points.
+        unchanged: Those that lack the same parts as before.
         duplicates: Those whose content is that of another file.
         skipped: Those of a kind that is not indexed.
         failed: What could not be indexed.
@@ -138,21 +139,28 @@ class Tally:
     done: int = 0
     indexed: int = 0
     points: int = 0
+    unchanged: int = 0
     duplicates: int = 0
     skipped: int = 0
     failed: list[Failure] = field(default_factory=list)
 
     def settle(self, outcome: Outcome) -> None:
         """What is left of the file is durable by now."""
-        state: State = "WRITTEN" if outcome.points else "FAILED" if outcome.failures else "SKIPPED"
+        before = outcome.task.missing
+        state: State = "WRITTEN" if outcome.points or before else "FAILED" if outcome.failures else "SKIPPED"
         first = outcome.failures[0] if outcome.failures else Failure(outcome.uri, outcome.reason, "")
-        video_cut = str(self.cut) if outcome.is_video else ""
-        cut = outcome.task.row.cut if state == "FAILED" else video_cut
-        self.record(replace(outcome.task.row, state=state, cut=cut, reason=first.reason, message=first.message))
+        missing = outcome.missing if state == "WRITTEN" else ()
+        cut = str(self.cut) if outcome.is_video else ""
+        if state == "FAILED" or outcome.is_refused:  # as whatever the store has of it
+            cut = outcome.task.row.cut
+        row = replace(outcome.task.row, state=state, cut=cut, missing=" ".join(missing))
+        self.record(replace(row, reason=first.reason, message=first.message))
         self.done += 1
         for failure in outcome.failures:
             self.fail(failure)
-        if state == "WRITTEN":
+        if before and len(missing) == len(before):
+            self.unchanged += 1
+        elif state == "WRITTEN":
             self.indexed += 1
             self.points += outcome.points
             self.tell("written", outcome.uri, points=outcome.points)
