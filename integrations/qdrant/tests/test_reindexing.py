@@ -193,6 +193,25 @@ def test_a_file_that_broke_is_gone_and_comes_back_when_repaired(small_folder, st
     assert store.count() == 9
 
 
+@pytest.mark.parametrize("gone", ["deleted", "broken"])
+def test_the_last_files_that_could_be_indexed_go(small_folder, uri, encoder, gone):
+    def run():
+        with updating(uri, spec_of(encoder, "")) as store:
+            return ingest(small_folder, store, encoder)
+
+    run()
+    (small_folder / "table.csv").write_text("a,b")
+    for path in discover(small_folder):
+        if path.suffix != ".csv":
+            path.unlink() if gone == "deleted" else path.write_bytes(b"\0")
+    report = run()
+    assert (report.files, report.removed, len(report.failed)) == ((1, 5, 0) if gone == "deleted" else (6, 0, 5))
+    with open_store(uri) as store:
+        assert store.count() == 0
+    with pytest.raises(InputError, match=r"none of the .* files"):  # nothing is left to be cleared away
+        run()
+
+
 @pytest.fixture
 def without_blue(small_folder, standin):
     """The folder with a copy of the document before it; a model that refuses its blue page; and how to index them."""

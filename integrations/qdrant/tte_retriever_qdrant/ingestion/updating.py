@@ -60,7 +60,7 @@ def update(
         on_event: Is called as files are dealt with.
 
     Raises:
-        InputError: The source is missing, empty, or holds not a single file that can be indexed.
+        InputError: The source is missing, empty, or holds not a single file that can be indexed, nor did it before.
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
     """
@@ -97,7 +97,8 @@ def update(
             tally.tell("removed", uri)
         books.finish()
     unchanged, duplicates = plan.unchanged + tally.unchanged, plan.duplicates + tally.duplicates
-    if not (tally.indexed or unchanged or duplicates):
+    # What was cleared away is work done, too: after an error, the update of an edge store would not take its place.
+    if not (tally.indexed or unchanged or duplicates or plan.removed or obsolete):
         raise InputError(f"none of the {len(paths)} files in {str(source)!r} could be indexed; {tally.why()}")
     return Report(
         files=len(paths),
