@@ -308,6 +308,23 @@ def test_what_cannot_be_listed_is_not_taken_for_deleted(small_folder, store, enc
     assert uris(store)["sub/cyan.jpg"] == 1
 
 
+def test_a_folder_that_is_listed_and_not_entered_costs_only_itself(small_folder, store, encoder, monkeypatch, uris):
+    ingest(small_folder, store, encoder)
+    Image.new("RGB", (40, 30), "black").save(small_folder / "black.png")
+    lstat = Path.lstat
+
+    def refusing(path):
+        if path.parent.name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", refusing)  # as if it lacked the bit for entering, which stops no administrator
+    report = ingest(small_folder, store, encoder)
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("sub/cyan.jpg", "unreadable")]
+    assert (report.indexed, report.unchanged, report.removed) == (1, 4, 0)
+    assert uris(store)["sub/cyan.jpg"] == uris(store)["black.png"] == 1
+
+
 # crashes
 
 INGEST = f"""

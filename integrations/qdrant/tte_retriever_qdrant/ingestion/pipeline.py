@@ -34,7 +34,7 @@ _LOOK_AHEAD = 4  # batches that are decoded, or being decoded, while the model h
 
 
 def ingest(
-    source: Path,
+    source: str | Path,
     store: VectorStore,
     encoder: Encoder,
     *,

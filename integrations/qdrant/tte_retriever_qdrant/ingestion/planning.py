@@ -14,7 +14,7 @@ from tte_retriever_qdrant.ingestion.events import Failure
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from tte_retriever.media import MediaLimits
@@ -93,7 +93,7 @@ def make_plan(
     *,
     cut: Cut,
     complete: bool,
-    unlisted: Iterable[str],
+    unknown: Collection[str],
 ) -> Plan:
     """Decide what to do with each file, and record it in the ledger.
 
@@ -104,7 +104,7 @@ def make_plan(
         limits: What may be opened.
         cut: Into which windows videos are cut; those cut otherwise are done again.
         complete: Whether ``paths`` are all files of ``root``, so that others are gone.
-        unlisted: URIs of folders that could not be listed; nothing is known to be gone from them.
+        unknown: URIs of files and folders that could not be reached; nothing is known to be gone from there.
     """
     known = ledger.rows()
     here = {row.uri: row for row in known if row.root == str(root)}
@@ -119,8 +119,8 @@ def make_plan(
             if error.reason not in _UNKNOWN_CONTENT:
                 row = Row(str(root), uri, 0, 0, "", "FAILED", reason=error.reason, message=str(error))
             failed.append((Failure(uri, error.reason, str(error)), row))
-    present = {uri_of(path, root) for path in paths}
-    behind = tuple(f"{folder}/" for folder in unlisted)
+    present = {uri_of(path, root) for path in paths} | set(unknown)
+    behind = tuple(f"{uri}/" for uri in unknown)
     removed = tuple(sorted(uri for uri in here if complete and uri not in present and not uri.startswith(behind)))
 
     judged = {(str(root), file.row.uri) for file in seen} | {(str(root), uri) for uri in removed}

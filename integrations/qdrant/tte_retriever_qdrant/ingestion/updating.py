@@ -39,7 +39,7 @@ def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> Collection
 
 
 def update(
-    source: Path,
+    source: str | Path,
     store: VectorStore,
     spec: CollectionSpec,
     work: Work,
@@ -66,22 +66,23 @@ def update(
     """
     source = check_source(source)
     root = root_of(source)
-    unlisted: list[OSError] = []
-    paths = list(discover(source, unlisted.append))
+    unreached: list[OSError] = []
+    paths = list(discover(source, unreached.append))
     if not paths:
         raise InputError(
             f"there are no files to index in {str(source)!r}; give a folder with images, videos, PDF or text files "
-            f"(hidden files and symbolic links do not count; {len(unlisted)} folders could not be listed)"
+            f"(hidden files and symbolic links do not count; {len(unreached)} paths could not be reached)"
         )
     store.ensure(spec)
     with Books(store) as books:
         take_in(store.home, books.ledger)
-        folders = [uri_of(Path(error.filename), root) for error in unlisted]
-        plan = make_plan(root, paths, books.ledger, limits, cut=cut, complete=source.is_dir(), unlisted=folders)
+        unknown = [uri_of(Path(error.filename), root) for error in unreached]
+        plan = make_plan(root, paths, books.ledger, limits, cut=cut, complete=source.is_dir(), unknown=unknown)
         tally = Tally(len(plan.tasks), cut, on_event, record=books.record, begin=books.begin)
         tally.tell("planned")
-        for folder, error in zip(folders, unlisted, strict=True):
-            tally.fail(Failure(folder, "unreadable", f"the folder {folder!r} cannot be listed: {error.strerror}"))
+        for uri, error in zip(unknown, unreached, strict=True):
+            message = f"{uri!r} cannot be reached: {error.strerror}; check its permissions and those of its folder"
+            tally.fail(Failure(uri, "unreadable", message))
         for failure in plan.failed:
             tally.fail(failure)
         try:
