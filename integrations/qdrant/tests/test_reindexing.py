@@ -121,6 +121,46 @@ def test_two_sources_in_one_store(small_folder, tmp_path, store, encoder):
     assert store.count() == 10
 
 
+@pytest.mark.parametrize("how", ["at once", "by way of a copy"])
+def test_a_folder_that_was_moved_is_taken_over(small_folder, tmp_path, store, encoder, uris, how):
+    shutil.copy(small_folder / "yellow.png", small_folder / "zz.png")
+    ingest(small_folder, store, encoder)
+    new, encoder.encoded = tmp_path / "new", []
+    if how == "at once":
+        small_folder.rename(new)
+    else:
+        shutil.copytree(small_folder, new)
+        assert ingest(new, store, encoder).duplicates == 6
+        shutil.rmtree(small_folder)
+    report = ingest(new, store, encoder)
+    assert (report.indexed, report.unchanged, report.duplicates, report.absent) == (0, 5, 1, ())
+    assert (encoder.encoded, store.count()) == ([], 9)
+
+    for name in ("yellow.png", "zz.png"):
+        (new / name).unlink()
+    (new / "notes.md").write_text("giraffe")
+    report = ingest(new, store, encoder)
+    assert (report.indexed, report.unchanged, report.removed) == (1, 3, 2)
+    assert dict(uris(store)) == {"clip.mp4": 3, "doc.pdf": 3, "notes.md": 1, "sub/cyan.jpg": 1}
+
+
+def test_what_a_folder_lost_before_it_was_moved_is_still_found_and_the_run_says_so(
+    small_folder, tmp_path, store, encoder, uris
+):
+    """The old folder may be on a disk that is not mounted."""
+    ingest(small_folder, store, encoder)
+    new = small_folder.rename(tmp_path / "new")
+    kept = new / "yellow.png"
+    kept.rename(tmp_path / "yellow.png")
+    assert ingest(new, store, encoder).absent == (str(small_folder),)
+    assert uris(store)["yellow.png"] == 1
+    small_folder.mkdir()
+    (tmp_path / "yellow.png").rename(small_folder / "yellow.png")
+    encoder.encoded = []
+    report = ingest(small_folder, store, encoder)
+    assert (report.unchanged, report.removed, report.absent, encoder.encoded) == (1, 0, (), [])
+
+
 def test_other_windows_replace_the_old_ones(small_folder, store, encoder, contents):
     ingest(small_folder, store, encoder, window_s=6)
     encoder.encoded = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -54,6 +55,7 @@ class Plan:
         skipped: How many are of a kind that is not indexed, as an earlier run found.
         removed: URIs of the files that are gone.
         failed: Files whose bytes could not be read.
+        absent: Folders that are not there, and of which the store holds points.
     """
 
     tasks: tuple[Task, ...]
@@ -62,6 +64,7 @@ class Plan:
     skipped: int
     removed: tuple[str, ...]
     failed: tuple[Failure, ...]
+    absent: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,10 @@ def make_plan(
     behind = tuple(f"{uri}/" for uri in unknown)
     removed = tuple(sorted(uri for uri in here if complete and uri not in present and not uri.startswith(behind)))
 
+    absent = {each for each in {row.root for row in known} if not os.path.exists(each)}
+    if moved := [row for row in known if row.root in absent]:
+        seen = _take_over(moved, seen, ledger)
+        known = ledger.rows()
     judged = {(str(root), file.row.uri) for file in seen} | {(str(root), uri) for uri in removed}
     owned = {row.asset_id for row in known if row.state == "WRITTEN" and (row.root, row.uri) not in judged}
     cuts: defaultdict[str, set[str]] = defaultdict(set)
@@ -131,8 +138,40 @@ def make_plan(
     tasks, rows, counts = _judge(seen, owned, cuts, cut)
     rows += [row for _, row in failed if row is not None]
     ledger.record(rows, removed=[(str(root), uri) for uri in removed])
-    failures = tuple(failure for failure, _ in failed)
-    return Plan(tuple(tasks), counts["unchanged"], counts["duplicates"], counts["skipped"], removed, failures)
+    return Plan(
+        tasks=tuple(tasks),
+        unchanged=counts["unchanged"],
+        duplicates=counts["duplicates"],
+        skipped=counts["skipped"],
+        removed=removed,
+        failed=tuple(failure for failure, _ in failed),
+        absent=tuple(sorted({row.root for row in known if row.root in absent and row.state == "WRITTEN"})),
+    )
+
+
+def _take_over(moved: list[Row], seen: list[_Seen], ledger: Ledger) -> list[_Seen]:
+    """Have the ledger say of files what it said of them before their folder was moved.
+
+    Only of the same content under the same name, of which it is true wherever that lies. Whatever else was in a folder
+    that is not there may be on a disk that is not mounted.
+
+    Args:
+        moved: The rows of folders that are not there.
+        seen: The files of this run.
+        ledger: Takes the rows.
+
+    Returns:
+        The files, with what the ledger says of them now.
+    """
+    here = {(file.row.asset_id, file.row.uri): file for file in seen}
+    found = [row for row in moved if (row.asset_id, row.uri) in here]
+    taken = {}
+    for row in sorted(found, key=lambda row: row.state == "WRITTEN"):  # which counts more than any other
+        file = here[row.asset_id, row.uri]
+        if file.before is None or row.state == "WRITTEN":
+            taken[row.uri] = replace(row, root=file.row.root)
+    ledger.record(taken.values(), removed=[(row.root, row.uri) for row in found])
+    return [replace(file, before=taken.get(file.row.uri, file.before)) for file in seen]
 
 
 def _judge(

@@ -111,6 +111,7 @@ def update(
         removed=len(plan.removed),
         failed=tuple(tally.failed),
         near_duplicates=tuple(near_duplicates),
+        absent=plan.absent,
     )
 
 
