@@ -204,7 +204,7 @@ class TTEEncoder(SentenceTransformer):
             truncate_dim: As for ``encode``.
             show_progress_bar: Whether to count vectors on stderr.
             on_error: What becomes of an item that cannot be encoded: ``raise`` ends the stream when its turn comes,
-                ``yield`` gives the error in its place.
+                ``yield`` gives the error in its place, also of an item that the model makes NaN or infinity of.
 
         Returns:
             An iterator of vectors (E,), float32, in the order of ``inputs``.
@@ -212,6 +212,7 @@ class TTEEncoder(SentenceTransformer):
         Raises:
             InputError: If ``inputs`` is a single item, an argument is out of range, or an item is unusable.
             MediaError: Unusable media in an item. Messages name the item's index.
+            TTEError: If a vector holds NaN or infinity; that ends the stream at once.
         """
         if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
             raise InputError(
@@ -229,7 +230,17 @@ class TTEEncoder(SentenceTransformer):
         def prepare(items: Sequence[Any]) -> list[dict[str, Any]]:
             return split(self.preprocess(items, prompt=prompt, think_budget=think_budget))
 
-        def encode(items: list[dict[str, Any]]) -> list[np.ndarray]:
+        def encode(items: list[dict[str, Any]]) -> list[np.ndarray | InputError]:
+            try:
+                return [*encode_batch(items)]
+            except TTEError as error:  # of a vector that is none: it is not to take the others with it
+                if on_error == "raise":
+                    raise
+                if len(items) > 1:
+                    return [result for item in items for result in encode([item])]
+                return [InputError(str(error))]
+
+        def encode_batch(items: list[dict[str, Any]]) -> list[np.ndarray]:
             tokenizer = self.tokenizer
             batch = collate(items, pad_id=tokenizer.pad_token_id or 0, padding_side=tokenizer.padding_side)
             with torch.inference_mode():

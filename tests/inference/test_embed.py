@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tte_retriever import MediaError, TTEEncoder, build
-from tte_retriever.errors import CheckpointError, InputError
+from tte_retriever.errors import CheckpointError, InputError, TTEError
 from tte_retriever.inference import collate, pack, split
 
 K = 8
@@ -149,6 +149,35 @@ def test_an_error_may_be_yielded_in_its_place(encoder):
     assert isinstance(error, InputError)
     assert "Item 1 " in str(error)
     assert np.allclose([first, last], encoder.encode([items[0], items[2]]), atol=1e-5)
+
+
+@pytest.fixture
+def makes_nan_of(encoder):
+    """A function that has the model make NaN of whatever has that many tokens."""
+    hooks = []
+
+    def spoil(tokens):
+        def hook(_module, inputs, output):
+            output["sentence_embedding"][inputs[0]["attention_mask"].sum(1) == tokens] = float("nan")
+            return output
+
+        hooks.append(encoder[1].register_forward_hook(hook))
+
+    yield spoil
+    for hook in hooks:
+        hook.remove()
+
+
+def test_an_item_that_the_model_makes_nan_of_does_not_cost_its_neighbours(encoder, makes_nan_of):
+    items = ["a red circle in the north", "a big red circle in the north", "a blue ring in the north"]  # one batch
+    expected = encoder.encode([items[0], items[2]])
+    makes_nan_of(int(encoder.preprocess([items[1]])["attention_mask"].sum()))
+    with pytest.raises(TTEError, match="1 of 3 vectors hold NaN"):
+        list(encoder.embed(items))
+    first, error, last = encoder.embed(items, on_error="yield")
+    assert isinstance(error, InputError)
+    assert "Item 1 cannot be encoded: 1 of 1 vectors hold NaN" in str(error)
+    assert np.allclose([first, last], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("item", ["a red circle", {"text": "two"}, b"bytes"])

@@ -29,7 +29,7 @@ the memory."""
 def stream(
     items: Iterable[Any],
     prepare: Callable[[Sequence[Any]], list[Features]],
-    encode: Callable[[list[Features]], Sequence[Result]],
+    encode: Callable[[list[Features]], Sequence[Result | Exception]],
     *,
     batch_tokens: int,
     look_ahead: int,
@@ -42,12 +42,13 @@ def stream(
     Args:
         items: Any iterable, endless ones included.
         prepare: Items to the features of each; called in background threads.
-        encode: Features of a batch to one result each; called in the caller's thread.
+        encode: Features of a batch to one result, or error, each; called in the caller's thread.
         batch_tokens: Most padded tokens in a batch; an item that is longer goes alone.
         look_ahead: Most items taken from the iterable and not yet yielded.
 
     Yields:
-        For each item its result, or the error that ``prepare`` raised for it; a ``TTEError`` names the item's index.
+        For each item its result, or the error that ``prepare`` raised or ``encode`` gave for it; a ``TTEError`` names the
+        item's index.
     """
     source = iter(items)
     most_tokens = _WINDOW_BATCHES * batch_tokens
@@ -79,7 +80,7 @@ def stream(
                 top_up()
                 chosen = [rows[index] for index in batch]
                 for row, result in zip(chosen, encode([window[row] for row in chosen]), strict=True):
-                    window[row] = result  # the features are freed
+                    window[row] = _named(result, yielded + row)  # the features are freed
             yield from window
             yielded += len(window)
             window.clear()
@@ -99,7 +100,7 @@ def _tokens(rows: Sequence[Features | Exception]) -> int:
     return sum(token_count(row) for row in rows if not isinstance(row, Exception))
 
 
-def _named(row: Features | Exception, index: int) -> Features | Exception:
+def _named(row: Result | Exception, index: int) -> Result | Exception:
     if not isinstance(row, TTEError):
         return row
     message = f"Item {index} cannot be encoded: {row}"

@@ -54,6 +54,15 @@ def test_options_of_index(run, small_folder, uri):
     assert "quarantine.jsonl" in err
 
 
+def test_a_folder_that_is_gone_is_named(run, small_folder, uri, tmp_path):
+    assert run("index", small_folder, "--store", uri)[0] == 0
+    new = small_folder.rename(tmp_path / "new")
+    code, _, err = run("index", new / "sub", "--store", uri)
+    assert code == 0
+    assert f"not there: '{small_folder}'; if they are gone for good" in err
+    assert "not there" not in run("index", new, "--store", uri)[2]
+
+
 def test_json_lines(run, small_folder, uri):
     code, out, _ = run("index", small_folder, "--store", uri, "--json")
     assert code == 0

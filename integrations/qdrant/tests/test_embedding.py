@@ -109,3 +109,19 @@ def test_the_bundled_model_streams_the_vectors_of_encode_document(small_folder, 
     assert hit.payload["uri"] == "yellow.png"
     assert hit.score == pytest.approx(1, abs=1e-4)
     assert np.isfinite([hit.score for hit in search(store, model, text="yellow", top_k=9)]).all()
+
+
+def test_a_file_that_the_bundled_model_makes_nan_of_is_named_and_the_others_are_stored(small_folder, store, uris):
+    model = TTEEncoder("tte-flash-tiny", device="cpu")
+    (small_folder / "ring.txt").write_text("a blue ring " * 60)
+    tokens = int(model.preprocess([(small_folder / "ring.txt").read_text().strip()])["attention_mask"].sum())
+
+    def spoil(_module, inputs, output):
+        output["sentence_embedding"][inputs[0]["attention_mask"].sum(1) == tokens] = float("nan")
+        return output
+
+    model[1].register_forward_hook(spoil)
+    report = ingest(small_folder, store, model)
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("ring.txt", "unsupported")]
+    assert report.failed[0].message.startswith("1 of 1 vectors hold NaN or infinity")
+    assert sum(uris(store).values()) == report.points == 9

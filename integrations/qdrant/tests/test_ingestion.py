@@ -160,6 +160,10 @@ def test_names_that_are_no_utf8(tmp_path, store, encoder, uris):
     assert search(store, encoder, text="hello", top_k=1)[0].uri == "caf\\xe9.txt"
 
 
+def test_a_source_that_is_named_by_a_string(small_folder, store, encoder):
+    assert ingest(str(small_folder), store, encoder).points == 9
+
+
 def test_a_single_file(small_folder, store, encoder, uris):
     report = ingest(small_folder / "sub" / "cyan.jpg", store, encoder)
     assert (report.files, report.points) == (1, 1)

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tte_retriever.errors import InputError
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.ingestion import discover
+from tte_retriever_qdrant.ingestion.updating import spec_of
+from tte_retriever_qdrant.stores import updating
+from tte_retriever_qdrant.stores.edge import EdgeStore
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 
@@ -117,6 +121,46 @@ def test_two_sources_in_one_store(small_folder, tmp_path, store, encoder):
     assert store.count() == 10
 
 
+@pytest.mark.parametrize("how", ["at once", "by way of a copy"])
+def test_a_folder_that_was_moved_is_taken_over(small_folder, tmp_path, store, encoder, uris, how):
+    shutil.copy(small_folder / "yellow.png", small_folder / "zz.png")
+    ingest(small_folder, store, encoder)
+    new, encoder.encoded = tmp_path / "new", []
+    if how == "at once":
+        small_folder.rename(new)
+    else:
+        shutil.copytree(small_folder, new)
+        assert ingest(new, store, encoder).duplicates == 6
+        shutil.rmtree(small_folder)
+    report = ingest(new, store, encoder)
+    assert (report.indexed, report.unchanged, report.duplicates, report.absent) == (0, 5, 1, ())
+    assert (encoder.encoded, store.count()) == ([], 9)
+
+    for name in ("yellow.png", "zz.png"):
+        (new / name).unlink()
+    (new / "notes.md").write_text("giraffe")
+    report = ingest(new, store, encoder)
+    assert (report.indexed, report.unchanged, report.removed) == (1, 3, 2)
+    assert dict(uris(store)) == {"clip.mp4": 3, "doc.pdf": 3, "notes.md": 1, "sub/cyan.jpg": 1}
+
+
+def test_what_a_folder_lost_before_it_was_moved_is_still_found_and_the_run_says_so(
+    small_folder, tmp_path, store, encoder, uris
+):
+    """The old folder may be on a disk that is not mounted."""
+    ingest(small_folder, store, encoder)
+    new = small_folder.rename(tmp_path / "new")
+    kept = new / "yellow.png"
+    kept.rename(tmp_path / "yellow.png")
+    assert ingest(new, store, encoder).absent == (str(small_folder),)
+    assert uris(store)["yellow.png"] == 1
+    small_folder.mkdir()
+    (tmp_path / "yellow.png").rename(small_folder / "yellow.png")
+    encoder.encoded = []
+    report = ingest(small_folder, store, encoder)
+    assert (report.unchanged, report.removed, report.absent, encoder.encoded) == (1, 0, (), [])
+
+
 def test_other_windows_replace_the_old_ones(small_folder, store, encoder, contents):
     ingest(small_folder, store, encoder, window_s=6)
     encoder.encoded = []
@@ -189,6 +233,92 @@ def test_a_file_that_broke_is_gone_and_comes_back_when_repaired(small_folder, st
     assert store.count() == 9
 
 
+@pytest.mark.parametrize("gone", ["deleted", "broken"])
+def test_the_last_files_that_could_be_indexed_go(small_folder, uri, encoder, gone):
+    def run():
+        with updating(uri, spec_of(encoder, "")) as store:
+            return ingest(small_folder, store, encoder)
+
+    run()
+    (small_folder / "table.csv").write_text("a,b")
+    for path in discover(small_folder):
+        if path.suffix != ".csv":
+            path.unlink() if gone == "deleted" else path.write_bytes(b"\0")
+    report = run()
+    assert (report.files, report.removed, len(report.failed)) == ((1, 5, 0) if gone == "deleted" else (6, 0, 5))
+    with open_store(uri) as store:
+        assert store.count() == 0
+    with pytest.raises(InputError, match=r"none of the .* files"):  # nothing is left to be cleared away
+        run()
+
+
+@pytest.fixture
+def without_blue(small_folder, standin):
+    """The folder with a copy of the document before it; a model that refuses its blue page; and how to index them."""
+    shutil.copy(small_folder / "doc.pdf", small_folder / "a.pdf")
+
+    class Refusing(standin):
+        def encode_document(self, inputs, **settings):
+            for item in inputs:
+                if "image" in item and item["image"].resize((1, 1)).getpixel((0, 0)) == (0, 0, 254):
+                    raise InputError("this model refuses blue pages")
+            return super().encode_document(inputs, **settings)
+
+    def run(uri, encoder, **settings):
+        encoder.encoded = []
+        with updating(uri, spec_of(encoder, "")) as store:
+            return ingest(small_folder, store, encoder, **settings)
+
+    return Refusing(), run
+
+
+def test_a_part_that_failed_is_tried_again_alone_until_it_is_there(uri, encoder, without_blue, tmp_path, uris):
+    refusing, run = without_blue
+    first = run(uri, refusing)
+    assert [failure.uri for failure in first.failed] == ["a.pdf#page=3"]
+    assert (first.indexed, first.duplicates, first.points) == (5, 1, 8)
+    (before,) = tmp_path.glob("store/generations/*/ledger.sqlite")
+    for _ in range(2):
+        report = run(uri, refusing)
+        assert report.failed == first.failed
+        assert (report.indexed, report.points, report.unchanged, report.duplicates) == (0, 0, 5, 1)
+        assert refusing.encoded == []
+        assert list(tmp_path.glob("store/generations/*/ledger.sqlite")) == [before]  # no point changed: no copy
+        assert '"a.pdf#page=3"' in before.with_name("quarantine.jsonl").read_text()
+    report = run(uri, encoder)
+    assert (report.failed, report.indexed, report.points, report.unchanged, report.duplicates) == ((), 1, 3, 4, 1)
+    assert len(encoder.encoded) == 1
+    assert run(uri, encoder).unchanged == 5
+    assert encoder.encoded == []
+    with open_store(uri) as store:
+        assert uris(store)["a.pdf"] == 3
+
+
+def test_parts_that_are_there_stay_when_the_file_fails_as_a_whole(uri, encoder, without_blue):
+    refusing, run = without_blue
+    run(uri, refusing)
+    report = run(uri, refusing, time_limit_s=1e-6)
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("a.pdf", "too-large")]
+    assert (report.indexed, report.unchanged) == (0, 5)
+    assert run(uri, encoder).failed == ()
+    assert len(encoder.encoded) == 1
+    with open_store(uri) as store:
+        assert store.count() == 9
+
+
+def test_a_ledger_that_does_not_say_which_part_is_missing(uri, encoder, without_blue, tmp_path):
+    refusing, run = without_blue
+    run(uri, refusing)
+    (path,) = tmp_path.glob("store/generations/*/ledger.sqlite")
+    ledger = sqlite3.connect(path)
+    ledger.execute("ALTER TABLE files DROP COLUMN missing")
+    ledger.close()
+    assert run(uri, encoder).failed == ()
+    assert len(encoder.encoded) == 1
+    with open_store(uri) as store:
+        assert store.count() == 9
+
+
 def test_a_file_that_changes_under_the_reader_is_not_stored(small_folder, store, standin):
     class Meddler(standin):
         @property
@@ -216,6 +346,23 @@ def test_what_cannot_be_listed_is_not_taken_for_deleted(small_folder, store, enc
     report = ingest(small_folder, store, encoder)
     assert [(failure.uri, failure.reason) for failure in report.failed] == [("sub", "unreadable")]
     assert uris(store)["sub/cyan.jpg"] == 1
+
+
+def test_a_folder_that_is_listed_and_not_entered_costs_only_itself(small_folder, store, encoder, monkeypatch, uris):
+    ingest(small_folder, store, encoder)
+    Image.new("RGB", (40, 30), "black").save(small_folder / "black.png")
+    lstat = Path.lstat
+
+    def refusing(path):
+        if path.parent.name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", refusing)  # as if it lacked the bit for entering, which stops no administrator
+    report = ingest(small_folder, store, encoder)
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("sub/cyan.jpg", "unreadable")]
+    assert (report.indexed, report.unchanged, report.removed) == (1, 4, 0)
+    assert uris(store)["sub/cyan.jpg"] == uris(store)["black.png"] == 1
 
 
 # crashes
@@ -256,6 +403,52 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(real_files, tmp_
         ledger.close()
     assert states["NEW"] == 0
     assert states["WRITTEN"] == len({payload["uri"] for payload, *_ in expected.values()})
+
+
+@pytest.fixture
+def index_is_stopped(monkeypatch):
+    """A function that has a type of store die when it builds its index, or count how often it does, and of how much."""
+    built = []
+
+    def stop(type_of_store, *, dies):
+        def finalize(store):
+            if dies:
+                raise KeyboardInterrupt
+            built.append(store.count())
+
+        monkeypatch.setattr(type_of_store, "finalize", finalize)
+        return built
+
+    return stop
+
+
+def test_an_index_that_a_run_did_not_live_to_build_is_built_by_the_next_one(
+    small_folder, store, encoder, index_is_stopped
+):
+    index_is_stopped(type(store), dies=True)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(small_folder, store, encoder)
+    built, encoder.encoded = index_is_stopped(type(store), dies=False), []
+    assert [ingest(small_folder, store, encoder).unchanged for _ in range(2)] == [5, 5]
+    assert (built, encoder.encoded) == ([9], [])
+
+
+@pytest.mark.parametrize("before", ["nothing", "one file"])
+def test_the_same_in_a_copy(small_folder, uri, encoder, index_is_stopped, before):
+    def run(source):
+        with updating(uri, spec_of(encoder, "")) as store:
+            return ingest(source, store, encoder)
+
+    if before == "one file":
+        run(small_folder / "notes.md")
+    index_is_stopped(EdgeStore, dies=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(small_folder)
+    built, encoder.encoded = index_is_stopped(EdgeStore, dies=False), []
+    assert [run(small_folder).unchanged for _ in range(2)] == [5, 5]
+    assert (built, encoder.encoded) == ([9], [])
+    with open_store(uri) as store:
+        assert store.count() == 9
 
 
 def test_a_file_that_is_deleted_after_a_crash_leaves_nothing_behind(small_folder, store, standin, uris):

@@ -38,7 +38,7 @@ class SearchHit:
         page: Page number from 1, of a document.
         start_s: Start of the window or the clip, in seconds, of a video.
         end_s: Its end, in seconds.
-        text: The beginning of a text file.
+        text: Of a text file, the part that was found: the whole of a short one, or a window.
     """
 
     rank: int

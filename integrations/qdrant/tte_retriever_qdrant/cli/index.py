@@ -232,3 +232,9 @@ def _print_report(report: Report, store: str) -> None:
     rest = "".join(f", {count} {name}" for name, count in counts.items() if count)
     summary = f"{report.files} files: {report.indexed} indexed as {report.points} points{rest}; store {store}"
     console.print(Text(summary), soft_wrap=True)
+    if report.absent:
+        typer.echo(
+            f"still searched, though these folders are not there: {', '.join(map(repr, report.absent))}; if they are "
+            "gone for good, index what is left with --reembed, or into a new store",
+            err=True,
+        )

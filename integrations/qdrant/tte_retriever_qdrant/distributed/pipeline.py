@@ -45,7 +45,7 @@ _FILES_PER_BLOCK = 16  # what a worker process takes at a time, and has to do ag
 
 
 def ingest_on_ray(
-    source: Path,
+    source: str | Path,
     store: VectorStore,
     load_encoder: Callable[[], Encoder],
     *,

@@ -41,6 +41,14 @@ class Books:
             self._is_begun = True
         finally:
             self.ledger = Ledger(self._store.home / LEDGER)
+        self.ledger.expect_index()
+
+    def finish(self) -> None:
+        """Bring the index up to date with the points that this run has touched, or one that did not get that far."""
+        if self.ledger.is_index_due():
+            self.begin()
+            self._store.finalize()
+            self.ledger.index_is_done()
 
     def record(self, row: Row) -> None:
         """Write a row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-def check_source(source: Path) -> Path:
+def check_source(source: str | Path) -> Path:
     """Return the source as an absolute path without symbolic links.
 
     Raises:
         InputError: It does not exist, or is neither a file nor a folder.
     """
     try:
-        resolved = source.expanduser().resolve(strict=True)
+        resolved = Path(source).expanduser().resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise InputError(f"the source {str(source)!r} does not exist or cannot be reached; check the path") from error
     if not (resolved.is_dir() or resolved.is_file()):
@@ -47,7 +48,7 @@ def discover(source: Path, on_error: Callable[[OSError], None] | None = None) ->
 
     Args:
         source: What :func:`check_source` returned.
-        on_error: Is told of each folder that cannot be listed.
+        on_error: Is told of each folder that cannot be listed, and of each path in it that cannot be reached.
     """
     if not source.is_dir():
         yield source
@@ -58,6 +59,17 @@ def discover(source: Path, on_error: Callable[[OSError], None] | None = None) ->
             continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
-            path = Path(folder, name)
-            if not name.startswith(".") and not path.is_symlink() and path.is_file():
+            if not name.startswith(".") and _is_file(path := Path(folder, name), on_error):
                 yield path
+
+
+def _is_file(path: Path, on_error: Callable[[OSError], None] | None) -> bool:
+    """Whether it is a regular file; links are none."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:  # it was there a moment ago
+        return False
+    except OSError as error:  # its folder may be listed but not entered, say
+        if on_error is not None:
+            on_error(error)
+        return False

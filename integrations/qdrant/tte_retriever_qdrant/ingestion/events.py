@@ -70,12 +70,14 @@ class Report:
         files: Files found.
         indexed: Files written in this run.
         points: Points of those files.
-        unchanged: Files that an earlier run had written and that are still the same.
+        unchanged: Files that an earlier run had written and that are still the same, and lack the same parts if any.
         duplicates: Files whose content is that of another file, under whose name it is found.
         skipped: Files of a kind that is not indexed.
         removed: Files that earlier runs had seen and that are gone.
         failed: Files, and parts of files, that could not be indexed.
         near_duplicates: What was written in this run and is almost the same as something else in the store.
+        absent: Folders, absolute, that earlier runs have indexed and that are not there now; what the store holds of
+            them is found as before.
     """
 
     files: int
@@ -87,3 +89,4 @@ class Report:
     removed: int
     failed: tuple[Failure, ...]
     near_duplicates: tuple[NearDuplicate, ...] = ()
+    absent: tuple[str, ...] = ()

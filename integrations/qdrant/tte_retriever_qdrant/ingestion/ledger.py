@@ -1,8 +1,9 @@
 """What has been done with which file, in SQLite beside the vectors.
 
 A row is written as NEW before anything of the file is stored, and as WRITTEN only after its points are durable. Content
-that no row speaks of any more is listed as obsolete until its points are deleted. So a run that dies at any moment
-leaves enough behind for the next one to finish the work.
+that no row speaks of any more is listed as obsolete until its points are deleted. That the index may lag behind the
+points is noted before the first of them is touched. So a run that dies at any moment leaves enough behind for the next
+one to finish the work.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     root TEXT NOT NULL, uri TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, asset_id TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('NEW', 'WRITTEN', 'SKIPPED', 'FAILED')),
-    cut TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL,
+    cut TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL, missing TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (root, uri)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS files_by_asset ON files (asset_id);
 CREATE TABLE IF NOT EXISTS obsolete (asset_id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS index_due (one INTEGER PRIMARY KEY CHECK (one = 1));
 """
 
 
@@ -54,8 +56,10 @@ class Row:
         state: How far it got.
         cut: Into which windows it is cut, if it is a video; as long as it is not WRITTEN, all ways in which it may be,
             separated by spaces.
-        reason: Why it was SKIPPED or FAILED; of a WRITTEN file, why a part of it is missing.
+        reason: Why it was SKIPPED or FAILED; of a WRITTEN file, why parts of it are missing.
         message: The same for people.
+        missing: Names of the parts of a WRITTEN file that could not be indexed, separated by spaces; all others are in
+            the store.
     """
 
     root: str
@@ -67,6 +71,7 @@ class Row:
     cut: str = ""
     reason: str = ""
     message: str = ""
+    missing: str = ""
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Row))
@@ -84,6 +89,9 @@ class Ledger:
             # Whole after a power cut, perhaps without the last rows: their files are done again, which changes nothing.
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.executescript(_SCHEMA)
+            if "missing" not in {name for _, name, *_ in self._connection.execute("PRAGMA table_info(files)")}:
+                # A ledger of before it was noted which parts are missing; of those files the store is asked.
+                self._connection.execute("ALTER TABLE files ADD COLUMN missing TEXT NOT NULL DEFAULT ''")
 
     def rows(self) -> list[Row]:
         """All rows."""
@@ -116,6 +124,21 @@ class Ledger:
         """Say that the points of all obsolete assets are deleted."""
         with self._errors(), self._connection as transaction:
             transaction.execute("DELETE FROM obsolete")
+
+    def expect_index(self) -> None:
+        """Note that points are to be touched, so that the index is to be brought up to date."""
+        with self._errors(), self._connection as transaction:
+            transaction.execute("INSERT OR IGNORE INTO index_due VALUES (1)")
+
+    def is_index_due(self) -> bool:
+        """Whether points may have been touched since the index was brought up to date."""
+        with self._errors():
+            return self._connection.execute("SELECT one FROM index_due").fetchone() is not None
+
+    def index_is_done(self) -> None:
+        """Say that the index is up to date."""
+        with self._errors(), self._connection as transaction:
+            transaction.execute("DELETE FROM index_due")
 
     def close_for_copy(self) -> None:
         """Close the file, which holds all by itself then, even while another process looks at it.

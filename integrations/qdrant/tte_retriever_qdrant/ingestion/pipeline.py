@@ -34,7 +34,7 @@ _LOOK_AHEAD = 4  # batches that are decoded, or being decoded, while the model h
 
 
 def ingest(
-    source: Path,
+    source: str | Path,
     store: VectorStore,
     encoder: Encoder,
     *,
@@ -74,8 +74,8 @@ def ingest(
         on_event: Is called as files are dealt with, in the caller's thread.
 
     Raises:
-        InputError: The source is missing, empty, or holds not a single file that can be indexed; or the store was made
-            with another prefix.
+        InputError: The source is missing, empty, or holds not a single file that can be indexed, nor did it before; or
+            the store was made with another prefix.
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
     """

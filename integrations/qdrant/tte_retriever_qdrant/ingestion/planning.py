@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from tte_retriever_qdrant.ingestion.events import Failure
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from tte_retriever.media import MediaLimits
@@ -33,12 +34,14 @@ class Task:
         row: What the ledger says of it now.
         is_recut: Whether the store may hold windows of it that were cut otherwise.
         is_resumed: Whether an earlier run may have written some of the same points.
+        missing: Names of the parts that there are to do, if an earlier run has written all others.
     """
 
     path: Path
     row: Row
     is_recut: bool = False
     is_resumed: bool = False
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Plan:
         skipped: How many are of a kind that is not indexed, as an earlier run found.
         removed: URIs of the files that are gone.
         failed: Files whose bytes could not be read.
+        absent: Folders that are not there, and of which the store holds points.
     """
 
     tasks: tuple[Task, ...]
@@ -60,6 +64,7 @@ class Plan:
     skipped: int
     removed: tuple[str, ...]
     failed: tuple[Failure, ...]
+    absent: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,15 @@ class _Seen:
     def is_written(self) -> bool:
         return self.before is not None and self.before.state == "WRITTEN"
 
+    def stands(self, cut: Cut) -> bool:
+        """Whether it is in the store as this run would cut it, but perhaps for parts that could not be indexed."""
+        return self.before is not None and self.is_written and self.before.cut in ("", str(cut))
+
     def is_done(self, cut: Cut) -> bool:
         """Whether an earlier run has dealt with it for good; whether a duplicate still is one is judged each time."""
-        return (
-            self.before is not None
-            and self.before.state in ("WRITTEN", "SKIPPED")
-            and self.before.reason != DUPLICATE
-            and self.before.cut in ("", str(cut))
-        )
+        if self.before is None or not (self.stands(cut) or self.before.state == "SKIPPED"):
+            return False
+        return not self.before.reason if self.is_written else self.before.reason != DUPLICATE
 
 
 def make_plan(
@@ -90,7 +96,7 @@ def make_plan(
     *,
     cut: Cut,
     complete: bool,
-    unlisted: Iterable[str],
+    unknown: Collection[str],
 ) -> Plan:
     """Decide what to do with each file, and record it in the ledger.
 
@@ -101,7 +107,7 @@ def make_plan(
         limits: What may be opened.
         cut: Into which windows videos are cut; those cut otherwise are done again.
         complete: Whether ``paths`` are all files of ``root``, so that others are gone.
-        unlisted: URIs of folders that could not be listed; nothing is known to be gone from them.
+        unknown: URIs of files and folders that could not be reached; nothing is known to be gone from there.
     """
     known = ledger.rows()
     here = {row.uri: row for row in known if row.root == str(root)}
@@ -116,10 +122,15 @@ def make_plan(
             if error.reason not in _UNKNOWN_CONTENT:
                 row = Row(str(root), uri, 0, 0, "", "FAILED", reason=error.reason, message=str(error))
             failed.append((Failure(uri, error.reason, str(error)), row))
-    present = {uri_of(path, root) for path in paths}
-    behind = tuple(f"{folder}/" for folder in unlisted)
+    present = {uri_of(path, root) for path in paths} | set(unknown)
+    behind = tuple(f"{uri}/" for uri in unknown)
     removed = tuple(sorted(uri for uri in here if complete and uri not in present and not uri.startswith(behind)))
 
+    # Path.exists would raise for a folder in one that must not be entered.
+    absent = {each for each in {row.root for row in known} if not os.path.exists(each)}  # noqa: PTH110
+    if moved := [row for row in known if row.root in absent]:
+        seen = _take_over(moved, seen, ledger)
+        known = ledger.rows()
     judged = {(str(root), file.row.uri) for file in seen} | {(str(root), uri) for uri in removed}
     owned = {row.asset_id for row in known if row.state == "WRITTEN" and (row.root, row.uri) not in judged}
     cuts: defaultdict[str, set[str]] = defaultdict(set)
@@ -128,8 +139,40 @@ def make_plan(
     tasks, rows, counts = _judge(seen, owned, cuts, cut)
     rows += [row for _, row in failed if row is not None]
     ledger.record(rows, removed=[(str(root), uri) for uri in removed])
-    failures = tuple(failure for failure, _ in failed)
-    return Plan(tuple(tasks), counts["unchanged"], counts["duplicates"], counts["skipped"], removed, failures)
+    return Plan(
+        tasks=tuple(tasks),
+        unchanged=counts["unchanged"],
+        duplicates=counts["duplicates"],
+        skipped=counts["skipped"],
+        removed=removed,
+        failed=tuple(failure for failure, _ in failed),
+        absent=tuple(sorted({row.root for row in known if row.root in absent and row.state == "WRITTEN"})),
+    )
+
+
+def _take_over(moved: list[Row], seen: list[_Seen], ledger: Ledger) -> list[_Seen]:
+    """Have the ledger say of files what it said of them before their folder was moved.
+
+    Only of the same content under the same name, of which it is true wherever that lies. Whatever else was in a folder
+    that is not there may be on a disk that is not mounted.
+
+    Args:
+        moved: The rows of folders that are not there.
+        seen: The files of this run.
+        ledger: Takes the rows.
+
+    Returns:
+        The files, with what the ledger says of them now.
+    """
+    here = {(file.row.asset_id, file.row.uri): file for file in seen}
+    found = [row for row in moved if (row.asset_id, row.uri) in here]
+    taken = {}
+    for row in sorted(found, key=lambda row: row.state == "WRITTEN"):  # which counts more than any other
+        file = here[row.asset_id, row.uri]
+        if file.before is None or row.state == "WRITTEN":
+            taken[row.uri] = replace(row, root=file.row.root)
+    ledger.record(taken.values(), removed=[(row.root, row.uri) for row in found])
+    return [replace(file, before=taken.get(file.row.uri, file.before)) for file in seen]
 
 
 def _judge(
@@ -144,7 +187,7 @@ def _judge(
         cut: How it is cut in this run.
     """
     done = {file.row.uri for file in seen if file.is_done(cut)}
-    owned = owned | {file.row.asset_id for file in seen if file.row.uri in done and file.is_written}
+    owned = owned | {file.row.asset_id for file in seen if file.stands(cut)}
     counts: Counter[str] = Counter()
     tasks: list[Task] = []
     rows: list[Row] = []
@@ -152,14 +195,16 @@ def _judge(
         if file.before is not None and file.row.uri in done:
             row = replace(file.before, size=file.row.size, mtime_ns=file.row.mtime_ns)
             counts["unchanged" if file.is_written else "skipped"] += 1
-        elif file.row.asset_id in owned:
+        elif file.row.asset_id in owned and not file.stands(cut):
             row = replace(file.row, state="SKIPPED", reason=DUPLICATE)
             counts["duplicates"] += 1
         else:
             others = cuts.get(file.row.asset_id, set()) - {str(cut)}
             row = replace(file.row, cut=" ".join(sorted({*others, str(cut)})))
-            resumed = not others and file.before is not None and file.before.state == "NEW"
-            tasks.append(Task(file.path, row, is_recut=bool(others), is_resumed=resumed))
+            before = file.before if not others else None
+            missing = tuple(before.missing.split()) if before is not None and file.stands(cut) else ()
+            resumed = before is not None and before.state in ("NEW", "WRITTEN") and not missing
+            tasks.append(Task(file.path, row, is_recut=bool(others), is_resumed=resumed, missing=missing))
         if row != file.before:
             rows.append(row)
     return tasks, rows, counts

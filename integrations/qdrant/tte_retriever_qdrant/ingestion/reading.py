@@ -58,6 +58,18 @@ class Outcome:
         return self.task.row.uri
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the file failed as a whole, not some parts of it."""
+        return any(failure.uri == self.uri for failure in self.failures)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of its parts that are not in the store."""
+        if self.is_refused:
+            return self.task.missing
+        return tuple(failure.uri.removeprefix(f"{self.uri}#") for failure in self.failures)
+
+    @property
     def is_final(self) -> bool:
         """Whether nothing more will become of it."""
         return not (self.undecoded or self.pending)
@@ -113,6 +125,8 @@ def read(
             outcome.fail(answer, unit)
         elif answer.item is None:
             done = stored(outcome, answer.units) if outcome.task.is_resumed else set()
+            if outcome.task.missing:
+                done = {each for each in answer.units if each.name not in outcome.task.missing}
             left = [each for each in answer.units if each not in done]
             outcome.points, outcome.undecoded, outcome.any_decoded = len(done), len(left), bool(done)
             outcome.is_video = any(each.modality == "video" for each in answer.units)

@@ -39,7 +39,7 @@ def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> Collection
 
 
 def update(
-    source: Path,
+    source: str | Path,
     store: VectorStore,
     spec: CollectionSpec,
     work: Work,
@@ -60,28 +60,29 @@ def update(
         on_event: Is called as files are dealt with.
 
     Raises:
-        InputError: The source is missing, empty, or holds not a single file that can be indexed.
+        InputError: The source is missing, empty, or holds not a single file that can be indexed, nor did it before.
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
     """
     source = check_source(source)
     root = root_of(source)
-    unlisted: list[OSError] = []
-    paths = list(discover(source, unlisted.append))
+    unreached: list[OSError] = []
+    paths = list(discover(source, unreached.append))
     if not paths:
         raise InputError(
             f"there are no files to index in {str(source)!r}; give a folder with images, videos, PDF or text files "
-            f"(hidden files and symbolic links do not count; {len(unlisted)} folders could not be listed)"
+            f"(hidden files and symbolic links do not count; {len(unreached)} paths could not be reached)"
         )
     store.ensure(spec)
     with Books(store) as books:
         take_in(store.home, books.ledger)
-        folders = [uri_of(Path(error.filename), root) for error in unlisted]
-        plan = make_plan(root, paths, books.ledger, limits, cut=cut, complete=source.is_dir(), unlisted=folders)
+        unknown = [uri_of(Path(error.filename), root) for error in unreached]
+        plan = make_plan(root, paths, books.ledger, limits, cut=cut, complete=source.is_dir(), unknown=unknown)
         tally = Tally(len(plan.tasks), cut, on_event, record=books.record, begin=books.begin)
         tally.tell("planned")
-        for folder, error in zip(folders, unlisted, strict=True):
-            tally.fail(Failure(folder, "unreadable", f"the folder {folder!r} cannot be listed: {error.strerror}"))
+        for uri, error in zip(unknown, unreached, strict=True):
+            message = f"{uri!r} cannot be reached: {error.strerror}; check its permissions and those of its folder"
+            tally.fail(Failure(uri, "unreadable", message))
         for failure in plan.failed:
             tally.fail(failure)
         try:
@@ -95,21 +96,22 @@ def update(
         books.ledger.forget_obsolete()
         for uri in plan.removed:
             tally.tell("removed", uri)
-    if tally.points:
-        store.finalize()
-    duplicates = plan.duplicates + tally.duplicates
-    if not (tally.indexed or plan.unchanged or duplicates):
+        books.finish()
+    unchanged, duplicates = plan.unchanged + tally.unchanged, plan.duplicates + tally.duplicates
+    # What was cleared away is work done, too: after an error, the update of an edge store would not take its place.
+    if not (tally.indexed or unchanged or duplicates or plan.removed or obsolete):
         raise InputError(f"none of the {len(paths)} files in {str(source)!r} could be indexed; {tally.why()}")
     return Report(
         files=len(paths),
         indexed=tally.indexed,
         points=tally.points,
-        unchanged=plan.unchanged,
+        unchanged=unchanged,
         duplicates=duplicates,
         skipped=plan.skipped + tally.skipped,
         removed=len(plan.removed),
         failed=tuple(tally.failed),
         near_duplicates=tuple(near_duplicates),
+        absent=plan.absent,
     )
 
 
@@ -126,6 +128,7 @@ class Tally:
         done: Files dealt with.
         indexed: Those that were written.
         points: Their points.
+        unchanged: Those that lack the same parts as before.
         duplicates: Those whose content is that of another file.
         skipped: Those of a kind that is not indexed.
         failed: What could not be indexed.
@@ -139,21 +142,28 @@ class Tally:
     done: int = 0
     indexed: int = 0
     points: int = 0
+    unchanged: int = 0
     duplicates: int = 0
     skipped: int = 0
     failed: list[Failure] = field(default_factory=list)
 
     def settle(self, outcome: Outcome) -> None:
         """What is left of the file is durable by now."""
-        state: State = "WRITTEN" if outcome.points else "FAILED" if outcome.failures else "SKIPPED"
+        before = outcome.task.missing
+        state: State = "WRITTEN" if outcome.points or before else "FAILED" if outcome.failures else "SKIPPED"
         first = outcome.failures[0] if outcome.failures else Failure(outcome.uri, outcome.reason, "")
-        video_cut = str(self.cut) if outcome.is_video else ""
-        cut = outcome.task.row.cut if state == "FAILED" else video_cut
-        self.record(replace(outcome.task.row, state=state, cut=cut, reason=first.reason, message=first.message))
+        missing = outcome.missing if state == "WRITTEN" else ()
+        cut = str(self.cut) if outcome.is_video else ""
+        if state == "FAILED" or outcome.is_refused:  # as whatever the store has of it
+            cut = outcome.task.row.cut
+        row = replace(outcome.task.row, state=state, cut=cut, missing=" ".join(missing))
+        self.record(replace(row, reason=first.reason, message=first.message))
         self.done += 1
         for failure in outcome.failures:
             self.fail(failure)
-        if state == "WRITTEN":
+        if before and len(missing) == len(before):
+            self.unchanged += 1
+        elif state == "WRITTEN":
             self.indexed += 1
             self.points += outcome.points
             self.tell("written", outcome.uri, points=outcome.points)
