@@ -20,7 +20,7 @@ from llama_index.embeddings.tte import MediaQuery, TTEEmbedding, TTERetriever, V
 from PIL import Image
 
 from tte_retriever import TTEEncoder
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import load_image, load_video
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import ModelMismatch, StoreNotFound
@@ -80,7 +80,9 @@ QUERIES = {
         lambda f: MediaQuery(image=Image.open(f / "red.png")),
         lambda f: {"image": load_image(f / "red.png")},
     ),
+    "image by name": (lambda f: MediaQuery(image=str(f / "red.png")), lambda f: {"image": load_image(f / "red.png")}),
     "video": (lambda f: MediaQuery(video=f / "clip.mp4"), lambda f: {"video": f / "clip.mp4"}),
+    "video by name": (lambda f: MediaQuery(video=str(f / "clip.mp4")), lambda f: {"video": f / "clip.mp4"}),
     "mixture": (
         lambda f: MediaQuery("the other one", image=f / "red.png", video=f / "clip.mp4"),
         lambda f: {"image": load_image(f / "red.png"), "video": f / "clip.mp4", "text": "the other one"},
@@ -109,6 +111,15 @@ def test_a_vector_is_a_query(make, embedding, folder):
 def test_a_stretch_of_a_video_is_a_query(make, folder):
     hits = make().retrieve(MediaQuery(video=VideoClip(folder / "clip.mp4", 6, 9)))
     assert found(hits)[0] == ("clip.mp4", None, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("image", "clip.mp4"), ("video", "red.png"), ("image", "nowhere.png"), ("video", "nowhere.mp4")],
+)
+def test_media_that_are_not_what_they_are_called_are_refused(make, folder, kind, name):
+    with pytest.raises(MediaError, match=name):
+        make().retrieve(MediaQuery("a red circle", **{kind: str(folder / name)}))
 
 
 def test_several_strings_are_averaged(make, embedding):

@@ -17,7 +17,6 @@ from llama_index.core.utils import get_tqdm_iterable
 from llama_index.embeddings.tte.parts import (
     Block,
     Part,
-    VideoClip,
     VideoType,
     as_chat,
     block_part,
@@ -27,6 +26,7 @@ from llama_index.embeddings.tte.parts import (
     name_of,
     text_of,
     video_of,
+    video_part,
 )
 from llama_index.embeddings.tte.reporting import report_bad
 
@@ -209,7 +209,7 @@ class TTEEmbedding(MultiModalEmbedding):
 
     def get_video_embeddings(self, videos: Sequence[VideoType]) -> list[Embedding]:
         """Embed videos in batches of ``embed_batch_size``; raises as :meth:`get_video_embedding`."""
-        clips = [video if isinstance(video, VideoClip) else VideoClip(video) for video in videos]
+        clips = [video_part(video) for video in videos]
         batches = [clips[i : i + self.embed_batch_size] for i in range(0, len(clips), self.embed_batch_size)]
         return [
             embedding

@@ -102,6 +102,11 @@ def image_part(image: ImageType) -> Part:
     return image.getvalue() if isinstance(image, BytesIO) else Path(image)
 
 
+def video_part(video: VideoType) -> VideoClip:
+    """What is given as a video, as a part that is one."""
+    return video if isinstance(video, VideoClip) else VideoClip(video)
+
+
 def block_part(block: Block) -> Part:
     """A content block as a part.
 
