@@ -161,6 +161,15 @@ def test_a_mixture_of_one_is_that_one(embedding, images, clip):
     same(embedding.get_multimodal_query_embedding([TEXTS[0]]), embedding.get_query_embedding(TEXTS[0]))
 
 
+def test_an_animation_in_a_mixture_is_a_video_unless_it_is_called_an_image(embedding, animation):
+    video = embedding.get_video_embedding(animation)
+    for block in (animation, VideoClip(animation), VideoBlock(path=animation)):
+        same(embedding.get_multimodal_embedding([block]), video)
+    still = embedding.get_multimodal_embedding([ImageBlock(path=animation)])
+    same(still, embedding.get_image_embedding(str(animation)))
+    differ(still, video)
+
+
 @pytest.mark.parametrize(
     ("blocks", "complaint"),
     [

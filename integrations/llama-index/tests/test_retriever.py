@@ -122,6 +122,19 @@ def test_media_that_are_not_what_they_are_called_are_refused(make, folder, kind,
         make().retrieve(MediaQuery("a red circle", **{kind: str(folder / name)}))
 
 
+def test_an_animation_is_what_it_is_called(make, encoder, animation):
+    retriever = make()
+    for query, same in (
+        (MediaQuery(video=animation), {"video": animation}),
+        (MediaQuery(image=animation), {"image": load_image(animation)}),
+        (QueryBundle("", image_path=str(animation)), {"image": load_image(animation)}),
+    ):
+        expected = search(retriever._store, encoder, **same, top_k=20)
+        assert [hit.score for hit in retriever.retrieve(query)] == pytest.approx(
+            [hit.score for hit in expected], abs=1e-4
+        )
+
+
 def test_several_strings_are_averaged(make, embedding):
     texts = ["a red circle", "a yellow circle"]
     retriever = make()

@@ -228,7 +228,8 @@ class TTEEmbedding(MultiModalEmbedding):
 
         Args:
             blocks: LlamaIndex's content blocks, or a ``str`` (text), a ``Path`` (its content says whether it is an
-                image or a video), a PIL image, a :class:`VideoClip`.
+                image or a video; an animated image is a video, unlike for ``TTEEncoder``), a PIL image, a
+                :class:`VideoClip`.
 
         Raises:
             InputError: There is no block, or one of no known kind.
