@@ -253,19 +253,35 @@ def test_another_model_and_no_store_are_refused(make, folder, tmp_path):
         TTERetriever("memory://", folder, similarity_top_k=0)
 
 
-def test_files_that_are_gone_changed_or_outside_are_reported_and_left_out(make, folder, events, tmp_path):
+def test_files_that_are_gone_or_outside_are_reported_and_left_out(make, folder, events, tmp_path):
     retriever = make()
     (folder / "red.png").unlink()
-    Image.new("RGB", (80, 80), "red").save(folder / "doc.pdf")
     (folder / "sub" / "blue.jpg").rename(tmp_path / "outside.jpg")
     (folder / "sub" / "blue.jpg").symlink_to(tmp_path / "outside.jpg")
     hits = retriever.retrieve("a circle")
-    assert {uri for uri, *_ in found(hits)} == {"clip.mp4", "notes.md"}
+    assert {uri for uri, *_ in found(hits)} == {"clip.mp4", "doc.pdf", "notes.md"}
+    assert {(event.source, event.reason) for event in events("BadMediaEvent")} == {
+        ("red.png", "missing"),
+        ("sub/blue.jpg", "not-allowed"),
+    }
+
+
+@pytest.mark.parametrize("shown_before", [False, True])
+def test_files_that_are_not_what_was_indexed_are_reported_and_left_out(make, folder, events, clip, shown_before):
+    retriever = make()
+    if shown_before:
+        assert len(retriever.retrieve("a circle")) == 7
+    Image.new("RGB", (80, 80), "blue").save(folder / "red.png")
+    Image.new("RGB", (80, 80), "red").save(folder / "doc.pdf")
+    (folder / "clip.mp4").write_bytes(clip.read_bytes() + b"\0")
+    hits = retriever.retrieve("a circle")
+    assert {uri for uri, *_ in found(hits)} == {"sub/blue.jpg", "notes.md"}
     assert {(event.source, event.reason) for event in events("BadMediaEvent")} == {
         ("red.png", "missing"),
         ("doc.pdf", "missing"),
-        ("sub/blue.jpg", "not-allowed"),
+        ("clip.mp4", "missing"),
     }
+    assert "is not the file that was indexed" in events("BadMediaEvent")[0].message
 
 
 def test_l12_async_finds_the_same_without_blocking_the_loop(make, caplog):

@@ -23,7 +23,7 @@ from llama_index.embeddings.tte.filters import store_filter
 from llama_index.embeddings.tte.parts import video_part
 from llama_index.embeddings.tte.reader import NOT_FOR_LLMS
 from llama_index.embeddings.tte.reporting import report_bad
-from llama_index.embeddings.tte.views import view_of, views_folder
+from llama_index.embeddings.tte.views import check_unchanged, view_of, views_folder
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import load_image
@@ -68,8 +68,9 @@ class TTERetriever(BaseRetriever):
 
     Images come back as ``ImageNode`` with their file, pages and moments as ``ImageNode`` with a picture that is drawn
     when it is first needed, texts as ``TextNode``; all of them with the metadata of
-    :class:`~llama_index.embeddings.tte.TTEMediaReader`. ``ref_doc_id`` is the ``asset_id``. Hits whose file is gone,
-    changed or broken are reported by a log warning and a ``BadMediaEvent``, and left out.
+    :class:`~llama_index.embeddings.tte.TTEMediaReader`. ``ref_doc_id`` is the ``asset_id``. Texts are those that were
+    indexed; other hits whose file is gone, changed or broken are reported by a log warning and a ``BadMediaEvent``,
+    and left out.
 
     Queries are a ``str``, a ``QueryBundle`` (with ``image_path`` the image and the text are one query, with
     ``embedding`` that is the query) or a :class:`MediaQuery`.
@@ -186,7 +187,9 @@ class TTERetriever(BaseRetriever):
             return TextNode(**fields, text=hit.payload.get("text", ""))
         path = self._locate(metadata["uri"])
         metadata["file_path"] = str(path)
-        if metadata["modality"] != "image":
+        if metadata["modality"] == "image":
+            check_unchanged(path, metadata["asset_id"])
+        else:
             unit = Unit(metadata["modality"], metadata.get("page"), metadata.get("start_s"), metadata.get("end_s"))
             path = view_of(path, unit, metadata["asset_id"], self._views)
         return ImageNode(**fields, image_path=str(path))
