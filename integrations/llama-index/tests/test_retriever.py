@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -302,6 +304,23 @@ def test_l12_async_finds_the_same_without_blocking_the_loop(make, caplog):
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
+def test_queries_at_once_may_draw_the_same_pictures(make, embedding, tmp_path, monkeypatch):
+    drawn, save = threading.Barrier(2, timeout=30), Image.Image.save
+
+    def save_when_both_have_drawn(image, *args, **kwargs):
+        save(image, *args, **kwargs)
+        drawn.wait()
+
+    monkeypatch.setattr(Image.Image, "save", save_when_both_have_drawn)
+    query = QueryBundle("", embedding=embedding.get_query_embedding("a circle"))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(make().retrieve, [query, query])
+    assert found(first) == found(second)
+    assert len(first) == 7
+    pictures = {hit.node.image_path for hit in first if hit.node.metadata["modality"] in ("page", "video")}
+    assert {str(path) for path in (tmp_path / "views").iterdir()} == pictures
+
+
 # Where LlamaIndex puts a retriever ---------------------------------------------------------------------------------
 
 
@@ -321,10 +340,11 @@ def test_a_query_engine_shows_the_pictures_to_the_llm(make, folder):
     assert any("a purple star above a black square" in block.text for block in blocks if block.block_type == "text")
 
 
-def test_a_fusion_retriever_takes_it(make):
+@pytest.mark.parametrize("use_async", [False, True])
+def test_a_fusion_retriever_takes_it(make, use_async):
     retriever = make(similarity_top_k=7)
     fusion = QueryFusionRetriever(
-        [retriever, retriever], llm=MockLLM(), num_queries=1, similarity_top_k=7, use_async=False
+        [retriever, retriever], llm=MockLLM(), num_queries=1, similarity_top_k=7, use_async=use_async
     )
     assert sorted(map(str, found(fusion.retrieve("a circle")))) == sorted(
         map(str, found(retriever.retrieve("a circle")))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from llama_index.core.utils import get_cache_dir
 
@@ -66,9 +66,12 @@ def view_of(path: Path, unit: Unit, asset_id: str, folder: Path) -> Path:
     if not view.exists():
         picture = _draw(path, unit)
         folder.mkdir(parents=True, exist_ok=True)
-        draft = view.with_suffix(f".{os.getpid()}.tmp")
-        picture.save(draft, "PNG")
-        draft.replace(view)
+        draft = view.with_suffix(f".{uuid4().hex}.tmp")  # of this call: others may draw the same picture meanwhile
+        try:
+            picture.save(draft, "PNG")
+            draft.replace(view)
+        finally:
+            draft.unlink(missing_ok=True)
     return view
 
 
