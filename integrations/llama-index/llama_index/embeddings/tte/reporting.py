@@ -17,7 +17,7 @@ class BadMediaEvent(BaseEvent):
     """Something that has no vector, or no node, because it cannot be used.
 
     Attributes:
-        source: Id of the node, or path of the file, with the part after ``#`` where only that part is bad.
+        source: Id of the node, or path of the file or folder, with the part after ``#`` where only that part is bad.
         reason: A word of ``tte_retriever.errors.MediaReason``.
         message: What is wrong, for people.
     """
