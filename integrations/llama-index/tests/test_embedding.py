@@ -260,6 +260,43 @@ def test_a_bad_node_is_reported_and_left_out_and_the_others_have_their_own_vecto
     assert complaint in caplog.text
 
 
+@pytest.fixture
+def nan_beyond(embedding, monkeypatch):
+    """``nan_beyond(n)`` makes the vectors of items of more than n tokens NaN."""
+
+    def nan_beyond(length):
+        with embedding._model.using(embedding.model_name, embedding.device) as encoder:
+            pooling = encoder[1]
+        pool = pooling.forward
+
+        def forward(features, **kwargs):
+            is_long = features["attention_mask"].sum(1) > length  # (B,)
+            vectors = pool(features, **kwargs)["sentence_embedding"]  # (B, E)
+            return {**features, "sentence_embedding": vectors.masked_fill(is_long[:, None], float("nan"))}
+
+        monkeypatch.setattr(pooling, "forward", forward)
+
+    return nan_beyond
+
+
+def test_a_node_whose_vector_is_nan_is_reported_and_left_out(embedding, images, events, nan_beyond):
+    good = [TextNode(text=TEXTS[0]), ImageNode(image_path=images[0]), TextNode(text=TEXTS[2])]
+    bad = TextNode(text="a blue ring " * 60)
+    nan_beyond(120)
+    done = IngestionPipeline(transformations=[embedding]).run(nodes=[good[0], bad, *good[1:]])
+    assert [node.node_id for node in done] == [node.node_id for node in good]
+    same(done[0].embedding, embedding.get_text_embedding(TEXTS[0]))
+    assert embedding([bad]) == []
+    assert ["NaN" in event.message for event in events("BadMediaEvent")] == [True, True]
+
+
+def test_a_model_that_has_no_vector_for_anything_is_not_blamed_on_nodes(embedding, events, nan_beyond):
+    nan_beyond(0)
+    with pytest.raises(TTEError, match="NaN"):
+        embedding([TextNode(text=TEXTS[0]), TextNode(text=TEXTS[1])])
+    assert events("BadMediaEvent") == []
+
+
 @pytest.mark.parametrize("settings", [{"think_budget": 999}, {"dim": 9999}])
 def test_a_setting_that_the_model_does_not_have_is_not_blamed_on_nodes(settings):
     with pytest.raises(InputError, match=f"{next(iter(settings))} is {next(iter(settings.values()))}"):

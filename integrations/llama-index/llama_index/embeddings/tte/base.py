@@ -30,7 +30,7 @@ from llama_index.embeddings.tte.parts import (
 )
 from llama_index.embeddings.tte.reporting import report_bad
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, TTEError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -114,8 +114,9 @@ class TTEEmbedding(MultiModalEmbedding):
     def __call__(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> Sequence[BaseNode]:
         """Set ``embedding`` of each node, by its video or image if it has one and by its text otherwise.
 
-        Nodes that cannot be embedded (broken or missing media, media by URL, audio, no text) do not stop the others:
-        they are reported by a log warning and a ``BadMediaEvent``, and are not among the nodes returned.
+        Nodes that cannot be embedded (broken or missing media, media by URL, audio, no text, a vector of NaN) do not
+        stop the others: they are reported by a log warning and a ``BadMediaEvent``, and are not among the nodes
+        returned.
 
         Returns:
             The nodes that have a vector, in the order given; those without a source as copies that are their own, so
@@ -123,6 +124,7 @@ class TTEEmbedding(MultiModalEmbedding):
 
         Raises:
             InputError: The model does not have the ``think_budget`` or the ``dim`` of the settings.
+            TTEError: The model is broken: whatever it is given, its vector is NaN.
         """
         with self._model.using(self.model_name, self.device) as encoder:
             self._options(encoder)  # a wrong setting is not the fault of each node
@@ -154,10 +156,16 @@ class TTEEmbedding(MultiModalEmbedding):
             batch = sources[start : start + self.embed_batch_size]
             results = _embed_each(embed, [source for _, source in batch])
             for (node, _), result in zip(batch, results, strict=True):
-                if isinstance(result, InputError):
+                if isinstance(result, TTEError):
+                    self._check_model(result)
                     report_bad(f"node {node.node_id}", result)
                 else:
                     node.embedding = result
+
+    def _check_model(self, error: TTEError) -> None:
+        """Raise if the model has no vector for the plainest text either: that is not the fault of a node."""
+        if not isinstance(error, InputError):
+            self._get_text_embedding("a")
 
     # Text ----------------------------------------------------------------------------------------------------------
 
@@ -297,11 +305,11 @@ class TTEEmbedding(MultiModalEmbedding):
 _SOURCE_OF: dict[str, Callable[[BaseNode], Any]] = {"text": text_of, "image": image_of, "video": video_of}
 
 
-def _embed_each(embed: Callable[[list[Any]], list[Embedding]], sources: list[Any]) -> list[Embedding | InputError]:
+def _embed_each(embed: Callable[[list[Any]], list[Embedding]], sources: list[Any]) -> list[Embedding | TTEError]:
     """Embed a batch so that one bad item does not cost the others."""
     try:
         return [*embed(sources)]
-    except InputError as error:
+    except TTEError as error:
         if len(sources) == 1:
             return [error]
         return [result for source in sources for result in _embed_each(embed, [source])]
