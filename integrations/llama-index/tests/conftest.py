@@ -49,6 +49,15 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def animation(tmp_path_factory):
+    """An animated image of 4 s: red, then blue."""
+    path = tmp_path_factory.mktemp("animations") / "moving.gif"
+    frames = [picture(color) for color in ("red", "red", "blue", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=1000)
+    return path
+
+
+@pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory, clip):
     """Two images, a PDF of two pages, a video of two windows, a text; not to be changed."""
     home = tmp_path_factory.mktemp("shared") / "media"

@@ -161,6 +161,15 @@ def test_a_mixture_of_one_is_that_one(embedding, images, clip):
     same(embedding.get_multimodal_query_embedding([TEXTS[0]]), embedding.get_query_embedding(TEXTS[0]))
 
 
+def test_an_animation_in_a_mixture_is_a_video_unless_it_is_called_an_image(embedding, animation):
+    video = embedding.get_video_embedding(animation)
+    for block in (animation, VideoClip(animation), VideoBlock(path=animation)):
+        same(embedding.get_multimodal_embedding([block]), video)
+    still = embedding.get_multimodal_embedding([ImageBlock(path=animation)])
+    same(still, embedding.get_image_embedding(str(animation)))
+    differ(still, video)
+
+
 @pytest.mark.parametrize(
     ("blocks", "complaint"),
     [
@@ -249,6 +258,43 @@ def test_a_bad_node_is_reported_and_left_out_and_the_others_have_their_own_vecto
     assert (event.source, event.reason) == (f"node {node.node_id}", reason)
     assert complaint in event.message
     assert complaint in caplog.text
+
+
+@pytest.fixture
+def nan_beyond(embedding, monkeypatch):
+    """``nan_beyond(n)`` makes the vectors of items of more than n tokens NaN."""
+
+    def nan_beyond(length):
+        with embedding._model.using(embedding.model_name, embedding.device) as encoder:
+            pooling = encoder[1]
+        pool = pooling.forward
+
+        def forward(features, **kwargs):
+            is_long = features["attention_mask"].sum(1) > length  # (B,)
+            vectors = pool(features, **kwargs)["sentence_embedding"]  # (B, E)
+            return {**features, "sentence_embedding": vectors.masked_fill(is_long[:, None], float("nan"))}
+
+        monkeypatch.setattr(pooling, "forward", forward)
+
+    return nan_beyond
+
+
+def test_a_node_whose_vector_is_nan_is_reported_and_left_out(embedding, images, events, nan_beyond):
+    good = [TextNode(text=TEXTS[0]), ImageNode(image_path=images[0]), TextNode(text=TEXTS[2])]
+    bad = TextNode(text="a blue ring " * 60)
+    nan_beyond(120)
+    done = IngestionPipeline(transformations=[embedding]).run(nodes=[good[0], bad, *good[1:]])
+    assert [node.node_id for node in done] == [node.node_id for node in good]
+    same(done[0].embedding, embedding.get_text_embedding(TEXTS[0]))
+    assert embedding([bad]) == []
+    assert ["NaN" in event.message for event in events("BadMediaEvent")] == [True, True]
+
+
+def test_a_model_that_has_no_vector_for_anything_is_not_blamed_on_nodes(embedding, events, nan_beyond):
+    nan_beyond(0)
+    with pytest.raises(TTEError, match="NaN"):
+        embedding([TextNode(text=TEXTS[0]), TextNode(text=TEXTS[1])])
+    assert events("BadMediaEvent") == []
 
 
 @pytest.mark.parametrize("settings", [{"think_budget": 999}, {"dim": 9999}])

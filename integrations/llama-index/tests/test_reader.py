@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,21 @@ def test_bad_files_are_reported_and_the_others_read(reader, folder, truncated_pn
         ("latin.txt", "corrupt"),
         ("blank.txt", "empty"),
     }
+
+
+def test_a_folder_that_cannot_be_listed_is_reported_and_the_others_read(reader, folder, events, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert len(reader.load_data(folder)) == 6
+    (event,) = events("BadMediaEvent")
+    assert (event.source, event.reason) == ("sub", "unreadable")
+    assert "cannot be listed: Permission denied" in event.message
 
 
 def test_a_folder_that_does_not_exist_is_an_error(reader, tmp_path):

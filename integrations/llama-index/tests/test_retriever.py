@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +22,7 @@ from llama_index.embeddings.tte import MediaQuery, TTEEmbedding, TTERetriever, V
 from PIL import Image
 
 from tte_retriever import TTEEncoder
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import load_image, load_video
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import ModelMismatch, StoreNotFound
@@ -80,7 +82,9 @@ QUERIES = {
         lambda f: MediaQuery(image=Image.open(f / "red.png")),
         lambda f: {"image": load_image(f / "red.png")},
     ),
+    "image by name": (lambda f: MediaQuery(image=str(f / "red.png")), lambda f: {"image": load_image(f / "red.png")}),
     "video": (lambda f: MediaQuery(video=f / "clip.mp4"), lambda f: {"video": f / "clip.mp4"}),
+    "video by name": (lambda f: MediaQuery(video=str(f / "clip.mp4")), lambda f: {"video": f / "clip.mp4"}),
     "mixture": (
         lambda f: MediaQuery("the other one", image=f / "red.png", video=f / "clip.mp4"),
         lambda f: {"image": load_image(f / "red.png"), "video": f / "clip.mp4", "text": "the other one"},
@@ -109,6 +113,28 @@ def test_a_vector_is_a_query(make, embedding, folder):
 def test_a_stretch_of_a_video_is_a_query(make, folder):
     hits = make().retrieve(MediaQuery(video=VideoClip(folder / "clip.mp4", 6, 9)))
     assert found(hits)[0] == ("clip.mp4", None, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("image", "clip.mp4"), ("video", "red.png"), ("image", "nowhere.png"), ("video", "nowhere.mp4")],
+)
+def test_media_that_are_not_what_they_are_called_are_refused(make, folder, kind, name):
+    with pytest.raises(MediaError, match=name):
+        make().retrieve(MediaQuery("a red circle", **{kind: str(folder / name)}))
+
+
+def test_an_animation_is_what_it_is_called(make, encoder, animation):
+    retriever = make()
+    for query, same in (
+        (MediaQuery(video=animation), {"video": animation}),
+        (MediaQuery(image=animation), {"image": load_image(animation)}),
+        (QueryBundle("", image_path=str(animation)), {"image": load_image(animation)}),
+    ):
+        expected = search(retriever._store, encoder, **same, top_k=20)
+        assert [hit.score for hit in retriever.retrieve(query)] == pytest.approx(
+            [hit.score for hit in expected], abs=1e-4
+        )
 
 
 def test_several_strings_are_averaged(make, embedding):
@@ -229,19 +255,35 @@ def test_another_model_and_no_store_are_refused(make, folder, tmp_path):
         TTERetriever("memory://", folder, similarity_top_k=0)
 
 
-def test_files_that_are_gone_changed_or_outside_are_reported_and_left_out(make, folder, events, tmp_path):
+def test_files_that_are_gone_or_outside_are_reported_and_left_out(make, folder, events, tmp_path):
     retriever = make()
     (folder / "red.png").unlink()
-    Image.new("RGB", (80, 80), "red").save(folder / "doc.pdf")
     (folder / "sub" / "blue.jpg").rename(tmp_path / "outside.jpg")
     (folder / "sub" / "blue.jpg").symlink_to(tmp_path / "outside.jpg")
     hits = retriever.retrieve("a circle")
-    assert {uri for uri, *_ in found(hits)} == {"clip.mp4", "notes.md"}
+    assert {uri for uri, *_ in found(hits)} == {"clip.mp4", "doc.pdf", "notes.md"}
+    assert {(event.source, event.reason) for event in events("BadMediaEvent")} == {
+        ("red.png", "missing"),
+        ("sub/blue.jpg", "not-allowed"),
+    }
+
+
+@pytest.mark.parametrize("shown_before", [False, True])
+def test_files_that_are_not_what_was_indexed_are_reported_and_left_out(make, folder, events, clip, shown_before):
+    retriever = make()
+    if shown_before:
+        assert len(retriever.retrieve("a circle")) == 7
+    Image.new("RGB", (80, 80), "blue").save(folder / "red.png")
+    Image.new("RGB", (80, 80), "red").save(folder / "doc.pdf")
+    (folder / "clip.mp4").write_bytes(clip.read_bytes() + b"\0")
+    hits = retriever.retrieve("a circle")
+    assert {uri for uri, *_ in found(hits)} == {"sub/blue.jpg", "notes.md"}
     assert {(event.source, event.reason) for event in events("BadMediaEvent")} == {
         ("red.png", "missing"),
         ("doc.pdf", "missing"),
-        ("sub/blue.jpg", "not-allowed"),
+        ("clip.mp4", "missing"),
     }
+    assert "is not the file that was indexed" in events("BadMediaEvent")[0].message
 
 
 def test_l12_async_finds_the_same_without_blocking_the_loop(make, caplog):
@@ -260,6 +302,23 @@ def test_l12_async_finds_the_same_without_blocking_the_loop(make, caplog):
     with caplog.at_level(logging.WARNING, "asyncio"):
         assert found(asyncio.run(watched(), debug=True)) == expected
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_queries_at_once_may_draw_the_same_pictures(make, embedding, tmp_path, monkeypatch):
+    drawn, save = threading.Barrier(2, timeout=30), Image.Image.save
+
+    def save_when_both_have_drawn(image, *args, **kwargs):
+        save(image, *args, **kwargs)
+        drawn.wait()
+
+    monkeypatch.setattr(Image.Image, "save", save_when_both_have_drawn)
+    query = QueryBundle("", embedding=embedding.get_query_embedding("a circle"))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(make().retrieve, [query, query])
+    assert found(first) == found(second)
+    assert len(first) == 7
+    pictures = {hit.node.image_path for hit in first if hit.node.metadata["modality"] in ("page", "video")}
+    assert {str(path) for path in (tmp_path / "views").iterdir()} == pictures
 
 
 # Where LlamaIndex puts a retriever ---------------------------------------------------------------------------------
@@ -281,10 +340,11 @@ def test_a_query_engine_shows_the_pictures_to_the_llm(make, folder):
     assert any("a purple star above a black square" in block.text for block in blocks if block.block_type == "text")
 
 
-def test_a_fusion_retriever_takes_it(make):
+@pytest.mark.parametrize("use_async", [False, True])
+def test_a_fusion_retriever_takes_it(make, use_async):
     retriever = make(similarity_top_k=7)
     fusion = QueryFusionRetriever(
-        [retriever, retriever], llm=MockLLM(), num_queries=1, similarity_top_k=7, use_async=False
+        [retriever, retriever], llm=MockLLM(), num_queries=1, similarity_top_k=7, use_async=use_async
     )
     assert sorted(map(str, found(fusion.retrieve("a circle")))) == sorted(
         map(str, found(retriever.retrieve("a circle")))

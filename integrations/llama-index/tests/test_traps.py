@@ -266,6 +266,15 @@ def test_it_is_the_image_model_of_a_multi_modal_index(embedding, images):
     assert [hit.node.image_path for hit in hits] == [images[1]]
 
 
+def test_only_the_plain_index_keeps_moments_of_videos(embedding, nodes):
+    moments = {node.node_id for node in nodes if node.metadata["modality"] == "video"}
+    done = embedding(nodes)
+    index = MultiModalVectorStoreIndex(done, embed_model=embedding, image_embed_model=embedding)
+    kept = index.vector_store.data.embedding_dict | index.image_vector_store.data.embedding_dict
+    assert set(kept) == {node.node_id for node in nodes} - moments
+    assert moments <= set(VectorStoreIndex(done, embed_model=embedding).vector_store.data.embedding_dict)
+
+
 def test_an_index_that_is_saved_and_loaded_finds_the_same_files(embedding, nodes, tmp_path):
     index = VectorStoreIndex(embedding(nodes), embed_model=embedding)
     index.storage_context.persist(str(tmp_path / "index"))

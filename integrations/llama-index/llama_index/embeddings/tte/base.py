@@ -17,7 +17,6 @@ from llama_index.core.utils import get_tqdm_iterable
 from llama_index.embeddings.tte.parts import (
     Block,
     Part,
-    VideoClip,
     VideoType,
     as_chat,
     block_part,
@@ -27,10 +26,11 @@ from llama_index.embeddings.tte.parts import (
     name_of,
     text_of,
     video_of,
+    video_part,
 )
 from llama_index.embeddings.tte.reporting import report_bad
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, TTEError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -114,8 +114,9 @@ class TTEEmbedding(MultiModalEmbedding):
     def __call__(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> Sequence[BaseNode]:
         """Set ``embedding`` of each node, by its video or image if it has one and by its text otherwise.
 
-        Nodes that cannot be embedded (broken or missing media, media by URL, audio, no text) do not stop the others:
-        they are reported by a log warning and a ``BadMediaEvent``, and are not among the nodes returned.
+        Nodes that cannot be embedded (broken or missing media, media by URL, audio, no text, a vector of NaN) do not
+        stop the others: they are reported by a log warning and a ``BadMediaEvent``, and are not among the nodes
+        returned.
 
         Returns:
             The nodes that have a vector, in the order given; those without a source as copies that are their own, so
@@ -123,6 +124,7 @@ class TTEEmbedding(MultiModalEmbedding):
 
         Raises:
             InputError: The model does not have the ``think_budget`` or the ``dim`` of the settings.
+            TTEError: The model is broken: whatever it is given, its vector is NaN.
         """
         with self._model.using(self.model_name, self.device) as encoder:
             self._options(encoder)  # a wrong setting is not the fault of each node
@@ -154,10 +156,16 @@ class TTEEmbedding(MultiModalEmbedding):
             batch = sources[start : start + self.embed_batch_size]
             results = _embed_each(embed, [source for _, source in batch])
             for (node, _), result in zip(batch, results, strict=True):
-                if isinstance(result, InputError):
+                if isinstance(result, TTEError):
+                    self._check_model(result)
                     report_bad(f"node {node.node_id}", result)
                 else:
                     node.embedding = result
+
+    def _check_model(self, error: TTEError) -> None:
+        """Raise if the model has no vector for the plainest text either: that is not the fault of a node."""
+        if not isinstance(error, InputError):
+            self._get_text_embedding("a")
 
     # Text ----------------------------------------------------------------------------------------------------------
 
@@ -209,7 +217,7 @@ class TTEEmbedding(MultiModalEmbedding):
 
     def get_video_embeddings(self, videos: Sequence[VideoType]) -> list[Embedding]:
         """Embed videos in batches of ``embed_batch_size``; raises as :meth:`get_video_embedding`."""
-        clips = [video if isinstance(video, VideoClip) else VideoClip(video) for video in videos]
+        clips = [video_part(video) for video in videos]
         batches = [clips[i : i + self.embed_batch_size] for i in range(0, len(clips), self.embed_batch_size)]
         return [
             embedding
@@ -228,7 +236,8 @@ class TTEEmbedding(MultiModalEmbedding):
 
         Args:
             blocks: LlamaIndex's content blocks, or a ``str`` (text), a ``Path`` (its content says whether it is an
-                image or a video), a PIL image, a :class:`VideoClip`.
+                image or a video; an animated image is a video, unlike for ``TTEEncoder``), a PIL image, a
+                :class:`VideoClip`.
 
         Raises:
             InputError: There is no block, or one of no known kind.
@@ -296,11 +305,11 @@ class TTEEmbedding(MultiModalEmbedding):
 _SOURCE_OF: dict[str, Callable[[BaseNode], Any]] = {"text": text_of, "image": image_of, "video": video_of}
 
 
-def _embed_each(embed: Callable[[list[Any]], list[Embedding]], sources: list[Any]) -> list[Embedding | InputError]:
+def _embed_each(embed: Callable[[list[Any]], list[Embedding]], sources: list[Any]) -> list[Embedding | TTEError]:
     """Embed a batch so that one bad item does not cost the others."""
     try:
         return [*embed(sources)]
-    except InputError as error:
+    except TTEError as error:
         if len(sources) == 1:
             return [error]
         return [result for source in sources for result in _embed_each(embed, [source])]

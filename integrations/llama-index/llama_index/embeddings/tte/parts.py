@@ -39,7 +39,10 @@ Kind: TypeAlias = Literal["text", "image", "video"]
 VideoType: TypeAlias = str | Path | BytesIO | VideoClip
 """What is embedded as a video; a ``str`` is a path, as for LlamaIndex's images."""
 Block: TypeAlias = TextBlock | ImageBlock | VideoBlock | str | Path | Image.Image | VideoClip
-"""A part of a mixed input: a ``str`` is text, a ``Path`` is an image or a video, which its content tells."""
+"""A part of a mixed input: a ``str`` is text, a ``Path`` is an image or a video, which its content tells.
+
+An animated image is a video, as it is for readers and stores; an ``ImageBlock`` makes it a still image.
+"""
 Part: TypeAlias = str | Path | bytes | Image.Image | VideoClip
 """Text, an image, or a video."""
 
@@ -102,6 +105,11 @@ def image_part(image: ImageType) -> Part:
     return image.getvalue() if isinstance(image, BytesIO) else Path(image)
 
 
+def video_part(video: VideoType) -> VideoClip:
+    """What is given as a video, as a part that is one."""
+    return video if isinstance(video, VideoClip) else VideoClip(video)
+
+
 def block_part(block: Block) -> Part:
     """A content block as a part.
 
@@ -116,7 +124,7 @@ def block_part(block: Block) -> Part:
     if isinstance(block, VideoBlock):
         return VideoClip(_block_media("video", block.video, block.path, block.url))
     if isinstance(block, Path):
-        return VideoClip(block) if media_kind(block) == "video" else block
+        return VideoClip(block) if media_kind(block) in ("video", "animation") else block
     if isinstance(block, (str, Image.Image, VideoClip)):
         return block
     raise InputError(

@@ -20,8 +20,9 @@ from llama_index.core.schema import (
 from llama_index.embeddings.tte.reporting import report_bad
 from llama_index.embeddings.tte.views import view_of, views_folder
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling
+from tte_retriever.media.sources import describe
 from tte_retriever_qdrant.ingestion import Unit, discover, units
 from tte_retriever_qdrant.ingestion.discovery import check_source, root_of, uri_of
 from tte_retriever_qdrant.ingestion.planning import asset_id_of
@@ -69,8 +70,9 @@ class TTEMediaReader(BasePydanticReader):
     (``image``, ``page``, ``video``, ``text``) and, where they apply, ``page``, ``start_s``, ``end_s``, ``start_char``
     and ``end_char``.
 
-    Files that cannot be used are reported by a log warning and a ``BadMediaEvent`` and left out, as are other kinds of
-    files, hidden files, symbolic links, and files with the content of another one.
+    Files that cannot be used and folders that cannot be listed are reported by a log warning and a ``BadMediaEvent``
+    and left out. So are, without a report, other kinds of files, hidden files, symbolic links, and files with the
+    content of another one.
 
     Example:
         >>> from llama_index.embeddings.tte import TTEMediaReader
@@ -96,9 +98,10 @@ class TTEMediaReader(BasePydanticReader):
             InputError: It does not exist.
         """
         home = check_source(Path(source))
+        root = root_of(home)
         seen: set[str] = set()
-        for path in discover(home):
-            uri = uri_of(path, root_of(home))
+        for path in discover(home, lambda error: _report_unlisted(error, root)):
+            uri = uri_of(path, root)
             try:
                 asset_id = asset_id_of(path, DEFAULT_LIMITS)
                 if asset_id not in seen:
@@ -137,3 +140,9 @@ class TTEMediaReader(BasePydanticReader):
         if unit.modality == "page":
             path = view_of(path, unit, metadata["asset_id"], views_folder(self.views_dir))
         return _PictureNode(**fields, image_path=str(path))
+
+
+def _report_unlisted(error: OSError, root: Path) -> None:
+    folder = Path(error.filename)
+    message = f"{describe(folder)} cannot be listed: {error.strerror}; allow that, or its files are left out"
+    report_bad(uri_of(folder, root), MediaError(message, "unreadable"))

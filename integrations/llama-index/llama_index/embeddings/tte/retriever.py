@@ -20,11 +20,13 @@ from llama_index.core.schema import (
 )
 from llama_index.embeddings.tte.base import TTEEmbedding
 from llama_index.embeddings.tte.filters import store_filter
+from llama_index.embeddings.tte.parts import video_part
 from llama_index.embeddings.tte.reader import NOT_FOR_LLMS
 from llama_index.embeddings.tte.reporting import report_bad
-from llama_index.embeddings.tte.views import view_of, views_folder
+from llama_index.embeddings.tte.views import check_unchanged, view_of, views_folder
 
 from tte_retriever.errors import InputError, MediaError
+from tte_retriever.media import load_image
 from tte_retriever_qdrant import open_store
 from tte_retriever_qdrant.errors import StoreNotFound
 from tte_retriever_qdrant.ingestion import Unit
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import Embedding
     from llama_index.core.callbacks import CallbackManager
     from llama_index.core.vector_stores.types import MetadataFilters
-    from llama_index.embeddings.tte.parts import Block, VideoClip
+    from llama_index.embeddings.tte.parts import Block, VideoType
     from PIL import Image
     from typing_extensions import Self
 
@@ -52,13 +54,13 @@ class MediaQuery(QueryBundle):
 
     Attributes:
         query_str: What to look for, or what is asked about the media.
-        image: A path or a PIL image.
-        video: A path, or a stretch of a video.
+        image: A path or a PIL image; of an animated one its first frame is looked for.
+        video: A path, open bytes, or a stretch of a video; an animated image is one, too.
     """
 
     query_str: str = ""
-    image: Path | Image.Image | None = None
-    video: Path | VideoClip | None = None
+    image: str | Path | Image.Image | None = None
+    video: VideoType | None = None
 
 
 class TTERetriever(BaseRetriever):
@@ -66,8 +68,9 @@ class TTERetriever(BaseRetriever):
 
     Images come back as ``ImageNode`` with their file, pages and moments as ``ImageNode`` with a picture that is drawn
     when it is first needed, texts as ``TextNode``; all of them with the metadata of
-    :class:`~llama_index.embeddings.tte.TTEMediaReader`. ``ref_doc_id`` is the ``asset_id``. Hits whose file is gone,
-    changed or broken are reported by a log warning and a ``BadMediaEvent``, and left out.
+    :class:`~llama_index.embeddings.tte.TTEMediaReader`. ``ref_doc_id`` is the ``asset_id``. Texts are those that were
+    indexed; other hits whose file is gone, changed or broken are reported by a log warning and a ``BadMediaEvent``,
+    and left out.
 
     Queries are a ``str``, a ``QueryBundle`` (with ``image_path`` the image and the text are one query, with
     ``embedding`` that is the query) or a :class:`MediaQuery`.
@@ -139,9 +142,10 @@ class TTERetriever(BaseRetriever):
 
     def _embed(self, query: QueryBundle) -> Embedding:
         model = self._model()
-        media: list[Block] = [Path(query.image_path)] if query.image_path else []
+        media: list[Block] = [_image_block(query.image_path)] if query.image_path else []
         if isinstance(query, MediaQuery):
-            media += [medium for medium in (query.image, query.video) if medium is not None]
+            media += [_image_block(query.image)] if query.image is not None else []
+            media += [video_part(query.video)] if query.video is not None else []
         if media:
             return model.get_multimodal_query_embedding(
                 [*media, *([query.query_str] if query.query_str.strip() else [])]
@@ -183,7 +187,9 @@ class TTERetriever(BaseRetriever):
             return TextNode(**fields, text=hit.payload.get("text", ""))
         path = self._locate(metadata["uri"])
         metadata["file_path"] = str(path)
-        if metadata["modality"] != "image":
+        if metadata["modality"] == "image":
+            check_unchanged(path, metadata["asset_id"])
+        else:
             unit = Unit(metadata["modality"], metadata.get("page"), metadata.get("start_s"), metadata.get("end_s"))
             path = view_of(path, unit, metadata["asset_id"], self._views)
         return ImageNode(**fields, image_path=str(path))
@@ -196,3 +202,8 @@ class TTERetriever(BaseRetriever):
             message = f"{str(path)!r} is gone since it was indexed; index the folder again, or check source="
             raise MediaError(message, "missing")
         return path
+
+
+def _image_block(image: str | Path | Image.Image) -> Block:
+    """A path is loaded here: a block that is a ``str`` is text, and one that is a ``Path`` may be a video."""
+    return load_image(Path(image)) if isinstance(image, (str, Path)) else image

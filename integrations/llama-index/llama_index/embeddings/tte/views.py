@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from llama_index.core.utils import get_cache_dir
 
@@ -12,7 +13,7 @@ from tte_retriever.errors import MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling, load_video
 from tte_retriever.media.sources import describe
 from tte_retriever_qdrant.documents import load_page
-from tte_retriever_qdrant.ingestion.planning import asset_id_of
+from tte_retriever_qdrant.ingestion.planning import asset_id_of, stamp
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,27 +28,50 @@ def views_folder(folder: str | Path | None) -> Path:
     return Path(folder).expanduser().absolute() if folder is not None else Path(get_cache_dir()) / "tte_views"
 
 
+def check_unchanged(path: Path, asset_id: str) -> None:
+    """Make sure that a file holds the bytes that were indexed.
+
+    Args:
+        path: The file.
+        asset_id: SHA-256 of the bytes that it must have.
+
+    Raises:
+        MediaError: It does not (``missing``), or cannot be read.
+    """
+    if _asset_id(path, stamp(path)) != asset_id:
+        message = f"{describe(path)} is not the file that was indexed; index it again, or check the folder in source="
+        raise MediaError(message, "missing")
+
+
+@lru_cache(maxsize=10_000)
+def _asset_id(path: Path, stamped: tuple[int, int]) -> str:
+    """Hashed once for each size and time of change, as in indexing: queries find the same files again and again."""
+    return asset_id_of(path, DEFAULT_LIMITS)
+
+
 def view_of(path: Path, unit: Unit, asset_id: str, folder: Path) -> Path:
     """The picture of a page or of the middle of a video window; drawn when it is first asked for.
 
     Args:
         path: The file.
         unit: The page or the window.
-        asset_id: SHA-256 of the bytes that the file must have.
+        asset_id: As for :func:`check_unchanged`.
         folder: Where pictures are kept, under names that tell their content.
 
     Raises:
-        MediaError: The file is broken, or is not what it was (``missing``).
+        MediaError: The file is broken, or as :func:`check_unchanged`.
     """
+    check_unchanged(path, asset_id)
     view = folder / f"{asset_id}-{unit.name.replace('=', '-').replace(',', '-')}.png"
     if not view.exists():
-        if asset_id_of(path, DEFAULT_LIMITS) != asset_id:
-            raise MediaError(f"{describe(path)} has changed since it was indexed; index it again", "missing")
         picture = _draw(path, unit)
         folder.mkdir(parents=True, exist_ok=True)
-        draft = view.with_suffix(f".{os.getpid()}.tmp")
-        picture.save(draft, "PNG")
-        draft.replace(view)
+        draft = view.with_suffix(f".{uuid4().hex}.tmp")  # of this call: others may draw the same picture meanwhile
+        try:
+            picture.save(draft, "PNG")
+            draft.replace(view)
+        finally:
+            draft.unlink(missing_ok=True)
     return view
 
 
