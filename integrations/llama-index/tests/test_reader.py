@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_the_others_read(reader, 
     assert len(reader.load_data(folder)) == 6
     (event,) = events("BadMediaEvent")
     assert (event.source, event.reason) == ("sub", "unreadable")
-    assert "cannot be listed: Permission denied" in event.message
+    assert "cannot be reached: Permission denied" in event.message
 
 
 def test_a_folder_that_does_not_exist_is_an_error(reader, tmp_path):

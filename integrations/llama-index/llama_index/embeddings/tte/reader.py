@@ -70,7 +70,7 @@ class TTEMediaReader(BasePydanticReader):
     (``image``, ``page``, ``video``, ``text``) and, where they apply, ``page``, ``start_s``, ``end_s``, ``start_char``
     and ``end_char``.
 
-    Files that cannot be used and folders that cannot be listed are reported by a log warning and a ``BadMediaEvent``
+    Files that cannot be used and paths that cannot be reached are reported by a log warning and a ``BadMediaEvent``
     and left out. So are, without a report, other kinds of files, hidden files, symbolic links, and files with the
     content of another one.
 
@@ -100,7 +100,7 @@ class TTEMediaReader(BasePydanticReader):
         home = check_source(Path(source))
         root = root_of(home)
         seen: set[str] = set()
-        for path in discover(home, lambda error: _report_unlisted(error, root)):
+        for path in discover(home, lambda error: _report_unreached(error, root)):
             uri = uri_of(path, root)
             try:
                 asset_id = asset_id_of(path, DEFAULT_LIMITS)
@@ -142,7 +142,7 @@ class TTEMediaReader(BasePydanticReader):
         return _PictureNode(**fields, image_path=str(path))
 
 
-def _report_unlisted(error: OSError, root: Path) -> None:
-    folder = Path(error.filename)
-    message = f"{describe(folder)} cannot be listed: {error.strerror}; allow that, or its files are left out"
-    report_bad(uri_of(folder, root), MediaError(message, "unreadable"))
+def _report_unreached(error: OSError, root: Path) -> None:
+    path = Path(error.filename)
+    message = f"{describe(path)} cannot be reached: {error.strerror}; check its permissions and those of its folder"
+    report_bad(uri_of(path, root), MediaError(message, "unreadable"))
