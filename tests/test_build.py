@@ -33,7 +33,7 @@ model = SentenceTransformer(path, device="cpu")
 pixels = np.load(media)
 image = Image.fromarray(pixels[0])
 vectors = [model.encode(item) for item in ({"text": "a red circle"}, {"image": image}, {"image": image, "text": "what?"})]
-times = {"fps": 1000.0, "total_num_frames": 4, "frames_indices": [0, 500, 1000, 1500]}
+times = {"fps": 1000.0, "total_num_frames": 2000, "frames_indices": [0, 500, 1000, 1500]}
 video = {"video": {"array": pixels, "video_metadata": times}}
 vectors.append(model.encode(video, processing_kwargs={"video": {"do_sample_frames": False}}))
 np.save(out, np.stack(vectors))
@@ -77,6 +77,21 @@ def test_plain_load_without_our_package_gives_the_same_vectors(built, family, pi
     vectors = np.stack([ours.encode(item) for item in items])
     assert np.abs(np.load(tmp_path / "out.npy") - vectors).max() == 0
     assert np.abs(vectors @ vectors.T - np.eye(4)).max() < 0.99999  # four items, four vectors
+
+
+def test_temporal_positions_are_in_proportion_to_seconds(built, pixels):
+    """Four a second, as Qwen2.5-VL was trained; a patch holds two frames."""
+    from tte_retriever.media import VideoFrames
+
+    encoder = TTEEncoder(str(built["qwen2_5_vl"]), device="cpu")
+    images = tuple(map(Image.fromarray, [*pixels, *pixels]))
+    for seconds in (0.5, 5.0):
+        video = VideoFrames(images, tuple(7 + seconds * index for index in range(8)), 7.0, 7 + 8 * seconds)
+        features = encoder.preprocess([video])
+        names = ("input_ids", "attention_mask", "mm_token_type_ids", "video_grid_thw", "second_per_grid_ts")
+        positions, _ = encoder.transformer.model.get_rope_index(**{name: features[name] for name in names})
+        temporal = positions[0, 0, features["mm_token_type_ids"][0] == 2].unique()  # (T,)
+        assert (temporal - temporal[0]).tolist() == [int(8 * seconds * patch) for patch in range(4)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

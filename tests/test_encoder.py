@@ -59,7 +59,11 @@ def test_stock_sentence_transformer_gives_the_same_vectors(encoder, items):
     video = items[4]["video"]
     array = np.stack([np.asarray(frame) for frame in video.frames])
     times = [round(1000 * (time - video.start_s)) for time in video.timestamps_s]
-    metadata = {"fps": 1000.0, "total_num_frames": len(array), "frames_indices": times}
+    metadata = {
+        "fps": 1000.0,
+        "total_num_frames": round(1000 * (video.end_s - video.start_s)),
+        "frames_indices": times,
+    }
     stock_video = {"video": {"array": array, "video_metadata": metadata}}
     same = stock.encode([stock_video], processing_kwargs={"video": {"do_sample_frames": False}})
     assert np.array_equal(same, encoder.encode([items[4]]))

@@ -328,11 +328,13 @@ def _take_metadata(part: dict[str, Any]) -> dict[str, Any]:
     """Replace the frames of a video part by their array, and give the times that belong to them.
 
     Times count from the start of the stretch, so that a moment looks the same wherever it stands in its video; the
-    processor knows them as frame numbers of a thousand-frames-a-second video.
+    processor knows them as frame numbers of a thousand-frames-a-second video, whose length tells it how many of them
+    there are a second.
     """
     video: VideoFrames = part["video"]
     frames, times = list(video.frames), [max(time - video.start_s, 0.0) for time in video.timestamps_s]
     if len(frames) == 1:  # one temporal patch holds two frames
         frames, times = frames * 2, times * 2
     part["video"] = np.stack([np.asarray(frame) for frame in frames])  # (T, H, W, 3) uint8
-    return {"fps": 1000.0, "total_num_frames": len(frames), "frames_indices": [round(1000 * time) for time in times]}
+    length = max(round(1000 * (video.end_s - video.start_s)), 1)
+    return {"fps": 1000.0, "total_num_frames": length, "frames_indices": [round(1000 * time) for time in times]}
