@@ -213,7 +213,9 @@ class TTEEncoder(SentenceTransformer):
             InputError: If ``inputs`` is a single item, an argument is out of range, or an item is unusable.
             MediaError: Unusable media in an item. Messages name the item's index.
         """
-        if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+        sequence = isinstance(inputs, (list, np.ndarray, torch.Tensor))
+        single = self.is_singular_input(inputs) if sequence else isinstance(inputs, (str, bytes, Mapping))
+        if single or not isinstance(inputs, Iterable):
             raise InputError(
                 f"embed takes an iterable of items, but one {type(inputs).__name__} was given; use [item]."
             )

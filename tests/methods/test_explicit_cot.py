@@ -147,6 +147,14 @@ def test_the_budget_cuts_what_is_written(encoder, mixed):
         encoder.encode("two", think_budget=LONGEST + 1)
 
 
+def test_one_item_has_one_rationale(encoder):
+    chat = [{"role": "system", "content": "find it"}, {"role": "user", "content": "a red circle"}]
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 64, 96, 3), np.uint8)
+    for item in ("circle", {"text": "circle"}, chat, pixels):
+        (rationale,) = think_aloud(encoder, item)
+        assert rationale == think_aloud(encoder, [item])[0]
+
+
 def test_every_row_has_its_own_budget(encoder):
     texts = ["a red circle", "two", "a blue square left of a small green triangle"]
     chats = [[{"role": "user", "content": text, "think_budget": 2 * n}] for n, text in enumerate(texts)]

@@ -289,14 +289,12 @@ class Rationale:
     vector: np.ndarray = field(compare=False, repr=False)
 
 
-def think_aloud(
-    encoder: SentenceTransformer, items: Sequence[Any], *, batch_size: int = 32, **options: Any
-) -> list[Rationale]:
+def think_aloud(encoder: SentenceTransformer, items: Any, *, batch_size: int = 32, **options: Any) -> list[Rationale]:
     """Encode items and tell what was thought of each.
 
     Args:
         encoder: Built with the method ``explicit-cot``, in mode ``gen``.
-        items: As for ``encode``.
+        items: As for ``encode``; a single one gives a list of one.
         batch_size: Items in one pass.
         **options: As for ``encode``: ``think_budget``, ``prompt`` …
 
@@ -308,6 +306,8 @@ def think_aloud(
         raise InputError(
             "This model writes no rationale; give one of the method explicit-cot, and leave its mode at 'gen'."
         )
+    if encoder.is_singular_input(items):
+        items = [items]
     rationales = []
     for start in range(0, len(items), batch_size):  # a batch at a time, because its features hold all of its media
         batch = list(items[start : start + batch_size])
