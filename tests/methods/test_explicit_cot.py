@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -153,6 +154,17 @@ def test_one_item_has_one_rationale(encoder):
     for item in ("circle", {"text": "circle"}, chat, pixels):
         (rationale,) = think_aloud(encoder, item)
         assert rationale == think_aloud(encoder, [item])[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_threads_do_not_disturb_each_other(encoders, family, mixed):
+    encoder = encoders[family]
+    batches = [mixed[:3], mixed[5:7], mixed[6:7], mixed[7:9]]
+    expected = [encoder.encode(batch) for batch in batches]
+    with ThreadPoolExecutor(len(batches)) as pool:
+        found = list(pool.map(encoder.encode, batches * 3))
+    for vectors, alone in zip(found, expected * 3, strict=True):
+        assert np.abs(vectors - alone).max() < 1e-5
 
 
 def test_every_row_has_its_own_budget(encoder):

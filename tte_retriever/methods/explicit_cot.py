@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from inspect import signature
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import torch
@@ -34,6 +35,10 @@ Mode: TypeAlias = Literal["gen", "disc"]
 
 Stop: TypeAlias = Literal["embed", "end-of-turn", "cap"]
 """Why a rationale ended: the model wrote the embed token, it ended its turn without, or it had written all it may."""
+
+_MODEL = Lock()
+"""The models keep the positions behind a batch's media as state, ``rope_deltas``, from a prompt to the last token that is
+written after it, so one thread at a time may use a model."""
 
 _STOPS: tuple[Stop, ...] = get_args(Stop)
 _TURN = "<|im_start|>assistant\n"
@@ -134,16 +139,17 @@ class ExplicitCoT(Transformer):
             ``features`` with ``token_embeddings`` (B, L, D), where the last token of ``attention_mask`` (B, L) is the one
             whose state is the embedding.
         """
-        if self.mode == "disc":
-            features["token_embeddings"] = self._states(features)  # (B, L, D)
-            features["attention_mask"] = self.up_to_disc(features)
-        elif "written_ids" in features:
-            features.update(self._continued(features))
-            features["token_embeddings"] = self._states(features)  # (B, L + R, D)
-        else:
-            most = self.max_budget if think_budget is None else think_budget
-            budgets = features.get("think_budget", torch.full((len(features["input_ids"]),), most))
-            features.update(self._write(features, budgets.to(features["input_ids"].device)))
+        with _MODEL:
+            if self.mode == "disc":
+                features["token_embeddings"] = self._states(features)  # (B, L, D)
+                features["attention_mask"] = self.up_to_disc(features)
+            elif "written_ids" in features:
+                features.update(self._continued(features))
+                features["token_embeddings"] = self._states(features)  # (B, L + R, D)
+            else:
+                most = self.max_budget if think_budget is None else think_budget
+                budgets = features.get("think_budget", torch.full((len(features["input_ids"]),), most))
+                features.update(self._write(features, budgets.to(features["input_ids"].device)))
         return features
 
     def up_to_disc(self, features: dict[str, Any]) -> Tensor:
