@@ -177,6 +177,17 @@ def test_every_row_has_its_own_budget(encoder):
         assert np.abs(alone.vector - rationale.vector).max() < 1e-5
 
 
+@pytest.mark.parametrize("option", ["num_beams", "num_return_sequences"])
+def test_sampling_is_a_choice_and_beams_are_refused(encoder, monkeypatch, option):
+    greedy, choice = think_aloud(encoder, ["two"])[0], encoder.transformer.model.generation_config
+    monkeypatch.setattr(choice, "do_sample", True)
+    monkeypatch.setattr(choice, "temperature", 1e3)
+    assert [rationale.text for rationale in think_aloud(encoder, ["two"] * 3)] != [greedy.text] * 3
+    monkeypatch.setattr(choice, option, 2)
+    with pytest.raises(InputError, match=f"{option} is 2"):
+        encoder.encode("two")
+
+
 def test_it_counts_why_rationales_ended(encoder, mixed):
     encoder.transformer.stopped.clear()
     rationales = think_aloud(encoder, mixed, batch_size=4)

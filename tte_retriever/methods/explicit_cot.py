@@ -54,8 +54,9 @@ class ExplicitCoT(Transformer):
     * ``rationale_ids`` (B, R) int64: what was written before the embed token, padded with -100;
     * ``stop`` (B,) int64: why it ended, an index into ``embed``, ``end-of-turn``, ``cap``.
 
-    How tokens are chosen is the ``generation_config`` of the model: greedily, as built. Features may carry
-    ``written_ids`` (B, R) int64, padded with -100: rationale and embed token that are read instead of written.
+    How tokens are chosen is the ``generation_config`` of the model: greedily, as built. It may sample and penalise, but not
+    search with beams, for one rationale is written per item. Features may carry ``written_ids`` (B, R) int64, padded with
+    -100: rationale and embed token that are read instead of written.
 
     Args:
         *args: As for ``Transformer``.
@@ -179,6 +180,13 @@ class ExplicitCoT(Transformer):
 
     def _write(self, features: dict[str, Any], budgets: Tensor) -> dict[str, Any]:
         """Generate the rationales, and read the state of an embed token that is put behind each."""
+        chosen_by = cast("Any", self.model).generation_config
+        for name in ("num_beams", "num_return_sequences"):
+            if (value := getattr(chosen_by, name)) not in (None, 1):
+                raise InputError(
+                    f"generation_config.{name} is {value}, but one rationale is written per item, token by token; set it "
+                    "to 1. do_sample, temperature, top_k, top_p and penalties may be chosen."
+                )
         tokenizer, mask, gen = cast("Any", self.tokenizer), features["attention_mask"], self.gen_id
         rows, length = mask.shape
         stops = torch.tensor([gen, *self._ends_of_turn()], device=mask.device)
