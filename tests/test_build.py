@@ -15,6 +15,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from tte_retriever import TTEEncoder, build, model_path
+from tte_retriever.backbones import load_backbone
+from tte_retriever.building import METHODS
 from tte_retriever.cli import main as command_line
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods import tte_flash
@@ -203,6 +205,22 @@ def test_a_sentence_transformer_keeps_its_prompts_and_modules(checkpoint, tmp_pa
     assert "`query`, `document`" in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_sees_the_pictures_of_its_backbone(checkpoint, tmp_path, method):
+    options = {"image": {"size": {"shortest_edge": 784, "longest_edge": 3136}}}
+    raw = load_backbone(checkpoint("qwen2_5_vl"))
+    raw.transformer.processing_kwargs = options
+    stock = SentenceTransformer(modules=[raw.transformer, *raw.head], device="cpu")
+    stock.save_pretrained(str(tmp_path / "stock"))
+    image = {"image": Image.new("RGB", (300, 300))}
+    seen = stock.preprocess([image])["image_grid_thw"]
+    out = build(tmp_path / "out", backbone=tmp_path / "stock", method=method)
+    encoder = TTEEncoder(str(out), device="cpu")
+    assert torch.equal(encoder.preprocess([image])["image_grid_thw"], seen)
+    encoder.transformer.processing_kwargs = {}
+    assert not torch.equal(encoder.preprocess([image])["image_grid_thw"], seen)
+
+
 def test_an_empty_prompt_may_be_the_default(checkpoint, tmp_path):
     from tte_retriever.backbones import load_backbone
 
@@ -270,6 +288,15 @@ def test_a_folder_with_something_in_it_is_left_alone(checkpoint, tmp_path):
     with pytest.raises(InputError, match="not an empty folder"):
         build(tmp_path, backbone=checkpoint("qwen3_vl"))
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_the_folder_that_it_runs_in_is_refused(checkpoint, tmp_path, monkeypatch):
+    """It cannot appear when it is complete: a process that stands in it would stand in the one before."""
+    monkeypatch.chdir(tmp_path)
+    for out in (".", tmp_path):
+        with pytest.raises(InputError, match="new folder"):
+            build(out, backbone=checkpoint("qwen3_vl"))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_backbone_of_another_family_is_refused(tmp_path):

@@ -51,7 +51,9 @@ def resolve_model(name_or_path: str) -> str:
 
 
 def check_vacant(out: Path) -> None:
-    """Raise unless a new folder can be written: it must not exist, or be empty."""
+    """Raise unless a new folder can be written: it must not exist, or be empty and not the current one."""
+    if out.resolve() == Path.cwd():
+        raise InputError(f"{str(out)!r} is the current folder, which cannot be replaced; name a new folder in it.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{str(out)!r} exists and is not an empty folder; give another name or remove it first.")
 
