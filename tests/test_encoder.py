@@ -243,6 +243,22 @@ def test_fingerprint_knows_what_becomes_of_pixels_and_frames():
     assert len(seen) == 3
 
 
+def test_fingerprint_knows_what_a_checkpoint_chose():
+    model = TTEEncoder("tte-flash-tiny", device="cpu", prompts={"short": "be brief", "long": "find the picture"})
+    seen = {model.fingerprint}
+    for name in ("short", "long"):
+        model.default_prompt_name = name
+        seen.add(model.fingerprint)
+    model.transformer.processing_kwargs = {"image": {"size": {"shortest_edge": 1024, "longest_edge": 2048}}}
+    seen.add(model.fingerprint)
+    assert len(seen) == 4
+
+
+def test_fingerprint_of_the_bundled_model_stays(encoder):
+    """Stores know a model by it; only another model has another one."""
+    assert encoder.fingerprint == "e6f9a2ec4235b9bb"
+
+
 def test_fingerprint_follows_training(tmp_path):
     model = TTEEncoder("tte-flash-tiny", device="cpu")
     before = model.fingerprint

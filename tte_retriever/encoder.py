@@ -93,7 +93,8 @@ class TTEEncoder(SentenceTransformer):
     def fingerprint(self) -> str:
         """Identifies the embedding space; see :func:`tte_retriever.checkpoint.fingerprint`.
 
-        Hashing takes seconds for a large model, so it is done once, and again after weights or settings were changed.
+        Hashing takes seconds for a large model, so it is done once, and again after weights or settings were changed. A
+        write through ``.data`` is no change that torch tells of: it is seen only before the first hashing.
         """
         weights = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values())
         state = (weights, settings(self))

@@ -180,9 +180,11 @@ def test_every_row_has_its_own_budget(encoder):
 @pytest.mark.parametrize("option", ["num_beams", "num_return_sequences"])
 def test_sampling_is_a_choice_and_beams_are_refused(encoder, monkeypatch, option):
     greedy, choice = think_aloud(encoder, ["two"])[0], encoder.transformer.model.generation_config
+    usual = encoder.fingerprint
     monkeypatch.setattr(choice, "do_sample", True)
     monkeypatch.setattr(choice, "temperature", 1e3)
     assert [rationale.text for rationale in think_aloud(encoder, ["two"] * 3)] != [greedy.text] * 3
+    assert encoder.fingerprint != usual
     monkeypatch.setattr(choice, option, 2)
     with pytest.raises(InputError, match=f"{option} is 2"):
         encoder.encode("two")
