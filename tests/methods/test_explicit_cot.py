@@ -18,6 +18,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.errors import CheckpointError, InputError
+from tte_retriever.media import VideoFrames
 from tte_retriever.methods.explicit_cot import ExplicitCoT, think_aloud
 from tte_retriever.methods.explicit_cot import build as modules_of
 from tte_retriever.methods.plume_prompt import extend_template
@@ -127,6 +128,9 @@ def test_embed_and_disc_tokens_in_the_prompt_are_not_where_it_reads(checkpoint, 
 def test_reading_what_it_wrote_gives_the_same_vectors(encoders, family, mixed):
     """One prefill over prompt and rationale, as in training, against the states that writing left behind."""
     encoder = encoders[family]
+    frames = mixed[6]["video"].frames * 12
+    minutes = VideoFrames(frames, tuple(5.0 * index for index in range(len(frames))), 0.0, 5.0 * len(frames))
+    mixed = [*mixed, minutes]  # more moments than the text behind it has tokens
     with torch.no_grad():
         wrote = encoder(encoder.preprocess(mixed))
         gen = torch.full((len(mixed), 1), -100)

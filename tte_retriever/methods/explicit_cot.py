@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from inspect import signature
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import torch
@@ -36,11 +35,8 @@ Mode: TypeAlias = Literal["gen", "disc"]
 Stop: TypeAlias = Literal["embed", "end-of-turn", "cap"]
 """Why a rationale ended: the model wrote the embed token, it ended its turn without, or it had written all it may."""
 
-_MODEL = Lock()
-"""The models keep the positions behind a batch's media as state, ``rope_deltas``, from a prompt to the last token that is
-written after it, so one thread at a time may use a model."""
-
 _STOPS: tuple[Stop, ...] = get_args(Stop)
+_POSITION_KEYS = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 _TURN = "<|im_start|>assistant\n"
 
 
@@ -140,17 +136,16 @@ class ExplicitCoT(Transformer):
             ``features`` with ``token_embeddings`` (B, L, D), where the last token of ``attention_mask`` (B, L) is the one
             whose state is the embedding.
         """
-        with _MODEL:
-            if self.mode == "disc":
-                features["token_embeddings"] = self._states(features)  # (B, L, D)
-                features["attention_mask"] = self.up_to_disc(features)
-            elif "written_ids" in features:
-                features.update(self._continued(features))
-                features["token_embeddings"] = self._states(features)  # (B, L + R, D)
-            else:
-                most = self.max_budget if think_budget is None else think_budget
-                budgets = features.get("think_budget", torch.full((len(features["input_ids"]),), most))
-                features.update(self._write(features, budgets.to(features["input_ids"].device)))
+        if self.mode == "disc":
+            features["token_embeddings"] = self._states(features)  # (B, L, D)
+            features["attention_mask"] = self.up_to_disc(features)
+        elif "written_ids" in features:
+            features.update(self._continued(features))
+            features["token_embeddings"] = self._states(features)  # (B, L + R, D)
+        else:
+            most = self.max_budget if think_budget is None else think_budget
+            budgets = features.get("think_budget", torch.full((len(features["input_ids"]),), most))
+            features.update(self._write(features, budgets.to(features["input_ids"].device)))
         return features
 
     def up_to_disc(self, features: dict[str, Any]) -> Tensor:
@@ -206,10 +201,13 @@ class ExplicitCoT(Transformer):
         # the embed token that some of them have fed already: it comes last, for all rows in one column.
         seen = torch.cat([mask, rationale.to(mask.dtype), mask.new_ones(rows, 1)], dim=1)  # (B, L + R + 1)
         backbone = cast("Any", self.model).base_model
+        # Not by the model's own rope_deltas: they are of whichever batch went through it last, maybe in another thread.
+        given = {key: features[key] for key in _POSITION_KEYS if key in features}
+        positions, _ = backbone.get_rope_index(features["input_ids"], attention_mask=mask, **given)  # (3, B, L)
         states = backbone(
             input_ids=torch.full((rows, 1), gen, device=mask.device),
             attention_mask=seen,
-            position_ids=(seen.sum(1, keepdim=True) - 1 + backbone.rope_deltas).expand(3, rows, 1),
+            position_ids=positions[:, :, -1:] + 1 + lengths[:, None],  # (3, B, 1)
             past_key_values=out.past_key_values,
             use_cache=True,
         ).last_hidden_state  # (B, 1, D)
