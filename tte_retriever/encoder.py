@@ -70,7 +70,7 @@ class TTEEncoder(SentenceTransformer):
         name = resolve_model(str(model_name_or_path)) if model_name_or_path is not None else None
         super().__init__(name, **kwargs)
         self.media_limits = media_limits
-        processor = getattr(self[0], "processor", None)
+        processor: Any = getattr(self[0], "processor", None)
         if not (hasattr(processor, "video_processor") and processor.chat_template):
             raise CheckpointError(
                 f"{model_name_or_path!r} is no Qwen-VL checkpoint with a chat template, which is what a TTEEncoder takes; "
