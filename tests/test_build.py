@@ -15,6 +15,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from tte_retriever import TTEEncoder, build, model_path
+from tte_retriever.backbones import load_backbone
+from tte_retriever.building import METHODS
 from tte_retriever.cli import main as command_line
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods import tte_flash
@@ -33,7 +35,7 @@ model = SentenceTransformer(path, device="cpu")
 pixels = np.load(media)
 image = Image.fromarray(pixels[0])
 vectors = [model.encode(item) for item in ({"text": "a red circle"}, {"image": image}, {"image": image, "text": "what?"})]
-times = {"fps": 1000.0, "total_num_frames": 4, "frames_indices": [0, 500, 1000, 1500]}
+times = {"fps": 1000.0, "total_num_frames": 2000, "frames_indices": [0, 500, 1000, 1500]}
 video = {"video": {"array": pixels, "video_metadata": times}}
 vectors.append(model.encode(video, processing_kwargs={"video": {"do_sample_frames": False}}))
 np.save(out, np.stack(vectors))
@@ -77,6 +79,21 @@ def test_plain_load_without_our_package_gives_the_same_vectors(built, family, pi
     vectors = np.stack([ours.encode(item) for item in items])
     assert np.abs(np.load(tmp_path / "out.npy") - vectors).max() == 0
     assert np.abs(vectors @ vectors.T - np.eye(4)).max() < 0.99999  # four items, four vectors
+
+
+def test_temporal_positions_are_in_proportion_to_seconds(built, pixels):
+    """Four a second, as Qwen2.5-VL was trained; a patch holds two frames."""
+    from tte_retriever.media import VideoFrames
+
+    encoder = TTEEncoder(str(built["qwen2_5_vl"]), device="cpu")
+    images = tuple(map(Image.fromarray, [*pixels, *pixels]))
+    for seconds in (0.5, 5.0):
+        video = VideoFrames(images, tuple(7 + seconds * index for index in range(8)), 7.0, 7 + 8 * seconds)
+        features = encoder.preprocess([video])
+        names = ("input_ids", "attention_mask", "mm_token_type_ids", "video_grid_thw", "second_per_grid_ts")
+        positions, _ = encoder.transformer.model.get_rope_index(**{name: features[name] for name in names})
+        temporal = positions[0, 0, features["mm_token_type_ids"][0] == 2].unique()  # (T,)
+        assert (temporal - temporal[0]).tolist() == [int(8 * seconds * patch) for patch in range(4)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -188,6 +205,22 @@ def test_a_sentence_transformer_keeps_its_prompts_and_modules(checkpoint, tmp_pa
     assert "`query`, `document`" in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_sees_the_pictures_of_its_backbone(checkpoint, tmp_path, method):
+    options = {"image": {"size": {"shortest_edge": 784, "longest_edge": 3136}}}
+    raw = load_backbone(checkpoint("qwen2_5_vl"))
+    raw.transformer.processing_kwargs = options
+    stock = SentenceTransformer(modules=[raw.transformer, *raw.head], device="cpu")
+    stock.save_pretrained(str(tmp_path / "stock"))
+    image = {"image": Image.new("RGB", (300, 300))}
+    seen = stock.preprocess([image])["image_grid_thw"]
+    out = build(tmp_path / "out", backbone=tmp_path / "stock", method=method)
+    encoder = TTEEncoder(str(out), device="cpu")
+    assert torch.equal(encoder.preprocess([image])["image_grid_thw"], seen)
+    encoder.transformer.processing_kwargs = {}
+    assert not torch.equal(encoder.preprocess([image])["image_grid_thw"], seen)
+
+
 def test_an_empty_prompt_may_be_the_default(checkpoint, tmp_path):
     from tte_retriever.backbones import load_backbone
 
@@ -255,6 +288,15 @@ def test_a_folder_with_something_in_it_is_left_alone(checkpoint, tmp_path):
     with pytest.raises(InputError, match="not an empty folder"):
         build(tmp_path, backbone=checkpoint("qwen3_vl"))
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_the_folder_that_it_runs_in_is_refused(checkpoint, tmp_path, monkeypatch):
+    """It cannot appear when it is complete: a process that stands in it would stand in the one before."""
+    monkeypatch.chdir(tmp_path)
+    for out in (".", tmp_path):
+        with pytest.raises(InputError, match="new folder"):
+            build(out, backbone=checkpoint("qwen3_vl"))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_backbone_of_another_family_is_refused(tmp_path):

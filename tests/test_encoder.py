@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from tte_retriever import MediaError, TTEEncoder, TTEError, model_path
 from tte_retriever.errors import CheckpointError, InputError
@@ -59,7 +62,11 @@ def test_stock_sentence_transformer_gives_the_same_vectors(encoder, items):
     video = items[4]["video"]
     array = np.stack([np.asarray(frame) for frame in video.frames])
     times = [round(1000 * (time - video.start_s)) for time in video.timestamps_s]
-    metadata = {"fps": 1000.0, "total_num_frames": len(array), "frames_indices": times}
+    metadata = {
+        "fps": 1000.0,
+        "total_num_frames": round(1000 * (video.end_s - video.start_s)),
+        "frames_indices": times,
+    }
     stock_video = {"video": {"array": array, "video_metadata": metadata}}
     same = stock.encode([stock_video], processing_kwargs={"video": {"do_sample_frames": False}})
     assert np.array_equal(same, encoder.encode([items[4]]))
@@ -125,6 +132,30 @@ def test_think_budget_per_call_and_per_chat(encoder):
     mixed = encoder.encode(chats)
     assert np.abs(mixed[0] - vectors[2]).max() < 1e-5
     assert np.abs(mixed[1] - vectors[K]).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "instead"),
+    [
+        *(({"video": {key: 2}}, "video_sampling") for key in ("fps", "num_frames", "video_metadata")),
+        ({"video": {"do_sample_frames": True}}, "video_sampling"),
+        ({"chat_template": {"think_budget": 2}}, "think_budget="),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(encoder, items, options, instead):
+    with pytest.raises(InputError, match=instead):
+        encoder.encode(items[4], processing_kwargs=options)
+
+
+def test_frames_are_kept_as_they_are(encoder, items):
+    kept = encoder.encode(items[4], processing_kwargs={"video": {"do_sample_frames": False}})
+    assert np.array_equal(kept, encoder.encode(items[4]))
+
+
+def test_a_budget_on_an_earlier_message_is_refused(encoder):
+    chat = [{"role": "system", "content": "find it", "think_budget": 2}, {"role": "user", "content": "a red circle"}]
+    with pytest.raises(InputError, match="last message"):
+        encoder.encode(chat)
 
 
 @pytest.mark.parametrize("budget", [-1, K + 1, 2.5, "4", True])
@@ -212,6 +243,22 @@ def test_fingerprint_knows_what_becomes_of_pixels_and_frames():
     assert len(seen) == 3
 
 
+def test_fingerprint_knows_what_a_checkpoint_chose():
+    model = TTEEncoder("tte-flash-tiny", device="cpu", prompts={"short": "be brief", "long": "find the picture"})
+    seen = {model.fingerprint}
+    for name in ("short", "long"):
+        model.default_prompt_name = name
+        seen.add(model.fingerprint)
+    model.transformer.processing_kwargs = {"image": {"size": {"shortest_edge": 1024, "longest_edge": 2048}}}
+    seen.add(model.fingerprint)
+    assert len(seen) == 4
+
+
+def test_fingerprint_of_the_bundled_model_stays(encoder):
+    """Stores know a model by it; only another model has another one."""
+    assert encoder.fingerprint == "e6f9a2ec4235b9bb"
+
+
 def test_fingerprint_follows_training(tmp_path):
     model = TTEEncoder("tte-flash-tiny", device="cpu")
     before = model.fingerprint
@@ -247,6 +294,35 @@ def test_a_tokenizer_too_large_for_its_matrix_is_refused(encoder, tmp_path):
     tokenizer.save_pretrained(str(tmp_path / "copy"))
     with pytest.raises(CheckpointError, match="embedding matrix"):
         TTEEncoder(str(tmp_path / "copy"), device="cpu")
+
+
+def test_a_model_of_another_family_is_refused(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "circle"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=len(words), **shape)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="load it with SentenceTransformer"):
+        TTEEncoder(str(tmp_path), device="cpu")
+
+
+def test_a_model_without_a_chat_template_is_refused(encoder, tmp_path):
+    encoder.save_pretrained(str(tmp_path / "copy"))
+    (tmp_path / "copy" / "chat_template.jinja").unlink()
+    with pytest.raises(CheckpointError, match="chat template"):
+        TTEEncoder(str(tmp_path / "copy"), device="cpu")
+
+
+def test_texts_are_padded_where_stock_would_pack_them(encoder, monkeypatch, tmp_path):
+    """As it does with FlashAttention-2, unless a checkpoint says otherwise, as those of others do not."""
+    encoder.save_pretrained(str(tmp_path / "copy"))
+    file = tmp_path / "copy" / "sentence_bert_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "unpad_inputs": None}))
+    monkeypatch.setattr(Transformer, "_can_flatten_inputs", lambda self: True)
+    foreign = TTEEncoder(str(tmp_path / "copy"), device="cpu")
+    texts = ["a red circle", "two"]
+    assert foreign.preprocess(texts)["attention_mask"].shape[0] == 2
+    assert np.allclose(np.stack(list(foreign.embed(texts))), encoder.encode(texts), atol=1e-5)
 
 
 def test_unknown_name_says_what_there_is():

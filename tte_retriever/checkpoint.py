@@ -51,7 +51,9 @@ def resolve_model(name_or_path: str) -> str:
 
 
 def check_vacant(out: Path) -> None:
-    """Raise unless a new folder can be written: it must not exist, or be empty."""
+    """Raise unless a new folder can be written: it must not exist, or be empty and not the current one."""
+    if out.resolve() == Path.cwd():
+        raise InputError(f"{str(out)!r} is the current folder, which cannot be replaced; name a new folder in it.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{str(out)!r} exists and is not an empty folder; give another name or remove it first.")
 
@@ -81,7 +83,7 @@ def public_name(source: str | Path) -> str:
 
 
 def settings(model: SentenceTransformer) -> str:
-    """What decides on vectors beside the weights, as JSON: template, pixels, frames, modules, prompts, dimension.
+    """What decides on vectors beside the weights, as JSON: template, pixels, frames, modules, prompts, dimension, choices.
 
     Of the processors only what changes pixels or frames, for releases of transformers add keys that change nothing.
     """
@@ -101,7 +103,15 @@ def settings(model: SentenceTransformer) -> str:
         "prompts": model.prompts,
         "dimension": model.truncate_dim or model.get_embedding_dimension(),
     }
-    return json.dumps(known, sort_keys=True, default=dict)
+    generation = getattr(getattr(model[0], "model", None), "generation_config", None)  # of a model that writes
+    chosen = generation.to_diff_dict() if generation is not None else {}
+    choices = {
+        "processing": first.get("processing_kwargs"),
+        "default_prompt": model.default_prompt_name,
+        "generation": {key: value for key, value in chosen.items() if key != "transformers_version"},
+    }
+    # A choice that is not made is left out, as if it were none of a model's settings.
+    return json.dumps(known | {key: value for key, value in choices.items() if value}, sort_keys=True, default=dict)
 
 
 def fingerprint(model: SentenceTransformer) -> str:

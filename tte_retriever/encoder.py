@@ -60,7 +60,8 @@ class TTEEncoder(SentenceTransformer):
         **kwargs: As for ``SentenceTransformer``.
 
     Raises:
-        CheckpointError: If tokenizer and embedding matrix do not belong together.
+        CheckpointError: If it is no Qwen-VL checkpoint with a chat template, or tokenizer and embedding matrix do not
+            belong together.
     """
 
     def __init__(
@@ -69,6 +70,13 @@ class TTEEncoder(SentenceTransformer):
         name = resolve_model(str(model_name_or_path)) if model_name_or_path is not None else None
         super().__init__(name, **kwargs)
         self.media_limits = media_limits
+        processor: Any = getattr(self[0], "processor", None)
+        if not (hasattr(processor, "video_processor") and processor.chat_template):
+            raise CheckpointError(
+                f"{model_name_or_path!r} is no Qwen-VL checkpoint with a chat template, which is what a TTEEncoder takes; "
+                "load it with SentenceTransformer."
+            )
+        self.transformer.unpad_inputs = False  # rows that FlashAttention packs have no place for three kinds of positions
         matrix = cast("nn.Embedding", self.transformer.model.get_input_embeddings())
         rows, tokens = matrix.num_embeddings, len(self.tokenizer)
         if tokens > rows:
@@ -83,7 +91,8 @@ class TTEEncoder(SentenceTransformer):
     def fingerprint(self) -> str:
         """Identifies the embedding space; see :func:`tte_retriever.checkpoint.fingerprint`.
 
-        Hashing takes seconds for a large model, so it is done once, and again after weights or settings were changed.
+        Hashing takes seconds for a large model, so it is done once, and again after weights or settings were changed. A
+        write through ``.data`` is no change that torch tells of: it is seen only before the first hashing.
         """
         weights = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values())
         state = (weights, settings(self))
@@ -128,22 +137,24 @@ class TTEEncoder(SentenceTransformer):
         Args:
             inputs: Items, as for ``encode``.
             prompt: Instruction; becomes a system message.
-            think_budget: Number of think tokens or steps, 0…``max_budget``, which is what ``None`` means. A chat's own
-                ``think_budget`` wins. A first module with a ``max_budget`` finds it in the features, as
+            think_budget: Number of think tokens or steps, 0…``max_budget``, which is what ``None`` means. That of a chat's
+                last message wins. A first module with a ``max_budget`` finds it in the features, as
                 ``think_budget`` (B,) int64; for any other it is a variable of the chat template.
-            processing_kwargs: As for ``SentenceTransformer``.
+            processing_kwargs: As for ``SentenceTransformer``, but for which frames of a video are taken and for the
+                think budget.
             **kwargs: As for ``SentenceTransformer``.
 
         Raises:
-            InputError: An unusable item or budget, or a row that does not fit into the maximum length.
+            InputError: An unusable item, budget or option, or a row that does not fit into the maximum length.
             MediaError: Unusable media.
         """
+        given: ProcessingKwargs = processing_kwargs or {}
+        _refuse_ignored(given)
         chats = [self._as_chat(typed_input(item, self.media_limits, video=self.video_sampling)) for item in inputs]
-        budgets = [self._checked_budget(chat[-1].get("think_budget", think_budget)) for chat in chats]
+        budgets = [self._checked_budget(_own_budget(chat, think_budget)) for chat in chats]
         for chat, budget in zip(chats, budgets, strict=True):
             chat[-1] = {**chat[-1], "think_budget": budget}
         # Every item goes in as a chat: stock code drops the content of chats that share a batch with other inputs.
-        given: ProcessingKwargs = processing_kwargs or {}
         video = {**given.get("video", {}), "do_sample_frames": False}
         if metadata := [_take_metadata(part) for part in _parts(chats) if part["type"] == "video"]:
             video["video_metadata"] = metadata
@@ -214,7 +225,9 @@ class TTEEncoder(SentenceTransformer):
             MediaError: Unusable media in an item. Messages name the item's index.
             TTEError: If a vector holds NaN or infinity; that ends the stream at once.
         """
-        if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+        sequence = isinstance(inputs, (list, np.ndarray, torch.Tensor))
+        single = self.is_singular_input(inputs) if sequence else isinstance(inputs, (str, bytes, Mapping))
+        if single or not isinstance(inputs, Iterable):
             raise InputError(
                 f"embed takes an iterable of items, but one {type(inputs).__name__} was given; use [item]."
             )
@@ -310,6 +323,31 @@ class TTEEncoder(SentenceTransformer):
                 )
 
 
+def _refuse_ignored(options: ProcessingKwargs) -> None:
+    """Raise where a processor is told what is decided before it sees an item."""
+    for key, value in options.get("video", {}).items():
+        if key in ("fps", "num_frames", "video_metadata") or (key == "do_sample_frames" and value):
+            raise InputError(
+                f'processing_kwargs["video"] has {key!r}, but frames are taken before the processor sees them, as '
+                "video_sampling says: set fps, min_frames and max_frames of processor.video_processor, or give the frames "
+                'that you want, {"video": {"array": …, "video_metadata": …}}.'
+            )
+    if "think_budget" in options.get("chat_template", {}):
+        raise InputError(
+            'processing_kwargs["chat_template"] has a think_budget; give it as think_budget=…, or on the last message of a '
+            "chat."
+        )
+
+
+def _own_budget(chat: list[dict[str, Any]], default: int | None) -> int | None:
+    """What the last message of a chat says, behind which the thought comes."""
+    if any("think_budget" in message for message in chat[:-1]):
+        raise InputError(
+            f"One of {len(chat)} messages of a chat has a think_budget and is not the last; the last message carries it."
+        )
+    return chat[-1].get("think_budget", default)
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -339,11 +377,13 @@ def _take_metadata(part: dict[str, Any]) -> dict[str, Any]:
     """Replace the frames of a video part by their array, and give the times that belong to them.
 
     Times count from the start of the stretch, so that a moment looks the same wherever it stands in its video; the
-    processor knows them as frame numbers of a thousand-frames-a-second video.
+    processor knows them as frame numbers of a thousand-frames-a-second video, whose length tells it how many of them
+    there are a second.
     """
     video: VideoFrames = part["video"]
     frames, times = list(video.frames), [max(time - video.start_s, 0.0) for time in video.timestamps_s]
     if len(frames) == 1:  # one temporal patch holds two frames
         frames, times = frames * 2, times * 2
     part["video"] = np.stack([np.asarray(frame) for frame in frames])  # (T, H, W, 3) uint8
-    return {"fps": 1000.0, "total_num_frames": len(frames), "frames_indices": [round(1000 * time) for time in times]}
+    length = max(round(1000 * (video.end_s - video.start_s)), 1)
+    return {"fps": 1000.0, "total_num_frames": length, "frames_indices": [round(1000 * time) for time in times]}

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from tte_retriever import TTEEncoder, model_path
+from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.errors import InputError
+from tte_retriever.media import VideoFrames
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (4, 64, 96, 3), np.uint8)
 IMAGE, OTHER = map(Image.fromarray, PIXELS[:2])
@@ -52,21 +53,29 @@ SINGLE = {
 }
 
 
-@pytest.fixture(scope="module")
-def stock():
-    return SentenceTransformer(model_path("tte-flash-tiny"), device="cpu")
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])
+def folder(request, checkpoint, tmp_path_factory):
+    """The bundled model, and one of the family that reads seconds off positions instead of words."""
+    if request.param == "qwen3_vl":
+        return model_path("tte-flash-tiny")
+    return str(build(tmp_path_factory.mktemp("built") / "out", backbone=checkpoint(request.param), think_tokens=2))
 
 
 @pytest.fixture(scope="module")
-def ours():
-    return TTEEncoder("tte-flash-tiny", device="cpu")
+def stock(folder):
+    return SentenceTransformer(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
+    return TTEEncoder(folder, device="cpu")
 
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_documented_input_gives_the_vector_of_the_stock_class(stock, ours, name):
     item = SINGLE[name]
     expected = stock.encode(item, processing_kwargs=KEEP_FRAMES)
-    assert expected.shape == (128,)
+    assert expected.shape == (ours.get_embedding_dimension(),)
     assert np.array_equal(ours.encode(item), expected)
     assert np.array_equal(ours.encode([item, item])[1:], stock.encode([item, item], processing_kwargs=KEEP_FRAMES)[1:])
 
@@ -85,9 +94,24 @@ def test_every_documented_input_is_read(ours):
 def test_frames_without_times_are_taken(stock, ours):
     """The stock class takes them for a clip of 24 frames a second and samples; ours spaces them as the model samples."""
     for video in (PIXELS, {"video": PIXELS}, {"video": list(map(Image.fromarray, PIXELS))}):
-        assert stock.encode(video).shape == (128,)
+        assert stock.encode(video).shape == (ours.get_embedding_dimension(),)
         timed = ours.encode({"video": {"array": PIXELS, "video_metadata": {**TIMES, "fps": ours.video_sampling.fps}}})
         assert np.abs(ours.encode(video) - timed).max() < 1e-5
+
+
+def test_seconds_between_frames_are_seen(stock, ours):
+    """The same frames, faster and slower, as frames with times of their own and as the stock class takes them."""
+    vectors = []
+    for seconds in (0.5, 5.0):
+        frames = tuple(map(Image.fromarray, PIXELS))
+        video = VideoFrames(frames, tuple(seconds * index for index in range(4)), 0.0, 4 * seconds)
+        metadata = {"fps": 30.0, "total_num_frames": int(120 * seconds)}
+        metadata["frames_indices"] = [int(30 * seconds * index) for index in range(4)]
+        documented = {"video": {"array": PIXELS, "video_metadata": metadata}}
+        vectors.append(ours.encode(video))
+        assert np.array_equal(ours.encode(documented), vectors[-1])
+        assert np.array_equal(stock.encode(documented, processing_kwargs=KEEP_FRAMES), vectors[-1])
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-4
 
 
 def test_modalities_are_told(stock, ours):

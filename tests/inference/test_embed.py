@@ -180,7 +180,12 @@ def test_an_item_that_the_model_makes_nan_of_does_not_cost_its_neighbours(encode
     assert np.allclose([first, last], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("item", ["a red circle", {"text": "two"}, b"bytes"])
+CHAT = [{"role": "system", "content": "find it"}, {"role": "user", "content": "a red circle"}]
+PIXELS = np.zeros((4, 32, 32, 3), np.uint8)
+ONE = ["a red circle", {"text": "two"}, b"bytes", PIXELS[0], PIXELS, torch.zeros(3, 32, 32), CHAT, ITEMS[5]]
+
+
+@pytest.mark.parametrize("item", ONE)
 def test_a_single_item_is_refused(encoder, item):
     with pytest.raises(InputError, match=r"\[item\]"):
         encoder.embed(item)
@@ -192,6 +197,11 @@ def test_a_single_item_is_refused(encoder, item):
 def test_wrong_arguments_are_refused_at_once(encoder, wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         encoder.embed(["two"], **wrong)
+
+
+def test_what_encode_takes_for_a_batch_is_streamed(encoder):
+    for batch in ([CHAT], [CHAT, CHAT], (PIXELS[0],), np.array(["two", "three"])):
+        assert np.allclose(np.stack(list(encoder.embed(batch))), encoder.encode(batch), atol=1e-5)
 
 
 def test_nothing_yields_nothing(encoder):

@@ -263,11 +263,14 @@ def test_tensors_and_frames_with_times(media):
     metadata = {"fps": 4.0, "frames_indices": [0, 2, 4, 7], "total_num_frames": 8}
     timed = typed_input({"video": {"array": pixels, "video_metadata": metadata}})["video"]
     assert (timed.timestamps_s, timed.end_s) == ((0.0, 0.5, 1.0, 1.75), 2.0)
+    longer = {"video": {"array": pixels, "video_metadata": {**metadata, "total_num_frames": 20}}}
+    assert typed_input(longer)["video"].end_s == 5.0
     for wrong in (
         {"fps": 0},
         {"fps": "x"},
         {"fps": 1, "frames_indices": [0]},
         {"fps": 1, "frames_indices": [3, 2, 1, 0]},
+        {"fps": 1, "total_num_frames": "x"},
     ):
         with pytest.raises(InputError, match="one ascending index"):
             typed_input({"video": {"array": pixels, "video_metadata": wrong}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.errors import CheckpointError, InputError
+from tte_retriever.media import VideoFrames
 from tte_retriever.methods.explicit_cot import ExplicitCoT, think_aloud
 from tte_retriever.methods.explicit_cot import build as modules_of
 from tte_retriever.methods.plume_prompt import extend_template
@@ -126,6 +128,9 @@ def test_embed_and_disc_tokens_in_the_prompt_are_not_where_it_reads(checkpoint, 
 def test_reading_what_it_wrote_gives_the_same_vectors(encoders, family, mixed):
     """One prefill over prompt and rationale, as in training, against the states that writing left behind."""
     encoder = encoders[family]
+    frames = mixed[6]["video"].frames * 12
+    minutes = VideoFrames(frames, tuple(5.0 * index for index in range(len(frames))), 0.0, 5.0 * len(frames))
+    mixed = [*mixed, minutes]  # more moments than the text behind it has tokens
     with torch.no_grad():
         wrote = encoder(encoder.preprocess(mixed))
         gen = torch.full((len(mixed), 1), -100)
@@ -147,6 +152,25 @@ def test_the_budget_cuts_what_is_written(encoder, mixed):
         encoder.encode("two", think_budget=LONGEST + 1)
 
 
+def test_one_item_has_one_rationale(encoder):
+    chat = [{"role": "system", "content": "find it"}, {"role": "user", "content": "a red circle"}]
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 64, 96, 3), np.uint8)
+    for item in ("circle", {"text": "circle"}, chat, pixels):
+        (rationale,) = think_aloud(encoder, item)
+        assert rationale == think_aloud(encoder, [item])[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_threads_do_not_disturb_each_other(encoders, family, mixed):
+    encoder = encoders[family]
+    batches = [mixed[:3], mixed[5:7], mixed[6:7], mixed[7:9]]
+    expected = [encoder.encode(batch) for batch in batches]
+    with ThreadPoolExecutor(len(batches)) as pool:
+        found = list(pool.map(encoder.encode, batches * 3))
+    for vectors, alone in zip(found, expected * 3, strict=True):
+        assert np.abs(vectors - alone).max() < 1e-5
+
+
 def test_every_row_has_its_own_budget(encoder):
     texts = ["a red circle", "two", "a blue square left of a small green triangle"]
     chats = [[{"role": "user", "content": text, "think_budget": 2 * n}] for n, text in enumerate(texts)]
@@ -155,6 +179,19 @@ def test_every_row_has_its_own_budget(encoder):
         (alone,) = think_aloud(encoder, [text], think_budget=2 * n)
         assert alone == rationale
         assert np.abs(alone.vector - rationale.vector).max() < 1e-5
+
+
+@pytest.mark.parametrize("option", ["num_beams", "num_return_sequences"])
+def test_sampling_is_a_choice_and_beams_are_refused(encoder, monkeypatch, option):
+    greedy, choice = think_aloud(encoder, ["two"])[0], encoder.transformer.model.generation_config
+    usual = encoder.fingerprint
+    monkeypatch.setattr(choice, "do_sample", True)
+    monkeypatch.setattr(choice, "temperature", 1e3)
+    assert [rationale.text for rationale in think_aloud(encoder, ["two"] * 3)] != [greedy.text] * 3
+    assert encoder.fingerprint != usual
+    monkeypatch.setattr(choice, option, 2)
+    with pytest.raises(InputError, match=f"{option} is 2"):
+        encoder.encode("two")
 
 
 def test_it_counts_why_rationales_ended(encoder, mixed):

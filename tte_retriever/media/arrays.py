@@ -26,8 +26,9 @@ def as_frames(video: Any) -> Any:
 
     Args:
         video: A tensor (T, C, H, W), a list of tensors (C, H, W), or ``{"array": frames, "video_metadata": {"fps": …,
-            "frames_indices": […]}}`` as sentence-transformers knows it; without ``fps``, frames have no times of their
-            own. Anything else comes back as it is.
+            "frames_indices": […], "total_num_frames": …}}`` as sentence-transformers knows it; without ``fps``, frames
+            have no times of their own, and without ``total_num_frames``, the video ends with the last of them. Anything
+            else comes back as it is.
 
     Raises:
         InputError: If the metadata does not fit the frames.
@@ -45,18 +46,21 @@ def as_frames(video: Any) -> Any:
     frames = as_frames(video["array"])
     if metadata.get("fps") is None or not isinstance(frames, (list, np.ndarray)) or not len(frames):
         return frames
-    fps, indices = _checked(metadata["fps"], metadata.get("frames_indices"), len(frames))
-    return VideoFrames(tuple(frames), tuple(index / fps for index in indices), 0.0, (indices[-1] + 1) / fps)
+    fps, indices, total = _checked(metadata, len(frames))
+    return VideoFrames(tuple(frames), tuple(index / fps for index in indices), 0.0, total / fps)
 
 
-def _checked(fps: Any, indices: Any, count: int) -> tuple[float, list[int]]:
+def _checked(metadata: Mapping[str, Any], count: int) -> tuple[float, list[int], int]:
+    """Frames a second, the number of each frame, and how many frames the video has."""
+    fps, indices, total = metadata["fps"], metadata.get("frames_indices"), metadata.get("total_num_frames")
     try:
         rate, numbers = float(fps), list(range(count)) if indices is None else [int(index) for index in indices]
+        length = 0 if total is None else int(total)
     except (TypeError, ValueError, OverflowError):
-        rate, numbers = math.nan, []
+        rate, numbers, length = math.nan, [], 0
     if not 0 < rate < math.inf or len(numbers) != count or numbers[0] < 0 or numbers != sorted(numbers):
         raise InputError(
-            f"the video_metadata has fps {fps!r} and frames_indices {indices!r} for {count} frames; give a positive fps and "
-            "one ascending index per frame"
+            f"the video_metadata has fps {fps!r}, frames_indices {indices!r} and total_num_frames {total!r} for {count} "
+            "frames; give a positive fps, one ascending index per frame, and an int or nothing"
         )
-    return rate, numbers
+    return rate, numbers, max(length, numbers[-1] + 1)

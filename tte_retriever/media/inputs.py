@@ -50,7 +50,8 @@ def typed_input(
         item: A ``str``, which is always text. A dict with keys among ``text``, ``image`` (one or a list) and ``video``.
             A bare ``Path`` or ``bytes``, whose content decides between image and video (an animated image counts as an
             image here). A bare PIL image or image array; a bare array (T, H, W, 3) or ``VideoFrames`` for a video; torch
-            tensors, channels first. Under ``video`` also ``{"array": …, "video_metadata": {"fps", "frames_indices"}}``.
+            tensors, channels first. Under ``video`` also ``{"array": …, "video_metadata": {"fps", "frames_indices",
+            "total_num_frames"}}``.
             A chat: one message or a list of ``{"role": …, "content": …}``, whose other keys are kept. Under ``image`` and
             ``video``, and as ``{"type": "image_url", "image_url": {"url": …}}``, a URL on one of
             ``MediaLimits.url_hosts``. What this function returned is returned as it is.

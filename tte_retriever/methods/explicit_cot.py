@@ -36,6 +36,7 @@ Stop: TypeAlias = Literal["embed", "end-of-turn", "cap"]
 """Why a rationale ended: the model wrote the embed token, it ended its turn without, or it had written all it may."""
 
 _STOPS: tuple[Stop, ...] = get_args(Stop)
+_POSITION_KEYS = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 _TURN = "<|im_start|>assistant\n"
 
 
@@ -49,8 +50,9 @@ class ExplicitCoT(Transformer):
     * ``rationale_ids`` (B, R) int64: what was written before the embed token, padded with -100;
     * ``stop`` (B,) int64: why it ended, an index into ``embed``, ``end-of-turn``, ``cap``.
 
-    How tokens are chosen is the ``generation_config`` of the model: greedily, as built. Features may carry
-    ``written_ids`` (B, R) int64, padded with -100: rationale and embed token that are read instead of written.
+    How tokens are chosen is the ``generation_config`` of the model: greedily, as built. It may sample and penalise, but not
+    search with beams, for one rationale is written per item. Features may carry ``written_ids`` (B, R) int64, padded with
+    -100: rationale and embed token that are read instead of written.
 
     Args:
         *args: As for ``Transformer``.
@@ -173,6 +175,13 @@ class ExplicitCoT(Transformer):
 
     def _write(self, features: dict[str, Any], budgets: Tensor) -> dict[str, Any]:
         """Generate the rationales, and read the state of an embed token that is put behind each."""
+        chosen_by = cast("Any", self.model).generation_config
+        for name in ("num_beams", "num_return_sequences"):
+            if (value := getattr(chosen_by, name)) not in (None, 1):
+                raise InputError(
+                    f"generation_config.{name} is {value}, but one rationale is written per item, token by token; set it "
+                    "to 1. do_sample, temperature, top_k, top_p and penalties may be chosen."
+                )
         tokenizer, mask, gen = cast("Any", self.tokenizer), features["attention_mask"], self.gen_id
         rows, length = mask.shape
         stops = torch.tensor([gen, *self._ends_of_turn()], device=mask.device)
@@ -192,10 +201,13 @@ class ExplicitCoT(Transformer):
         # the embed token that some of them have fed already: it comes last, for all rows in one column.
         seen = torch.cat([mask, rationale.to(mask.dtype), mask.new_ones(rows, 1)], dim=1)  # (B, L + R + 1)
         backbone = cast("Any", self.model).base_model
+        # Not by the model's own rope_deltas: they are of whichever batch went through it last, maybe in another thread.
+        given = {key: features[key] for key in _POSITION_KEYS if key in features}
+        positions, _ = backbone.get_rope_index(features["input_ids"], attention_mask=mask, **given)  # (3, B, L)
         states = backbone(
             input_ids=torch.full((rows, 1), gen, device=mask.device),
             attention_mask=seen,
-            position_ids=(seen.sum(1, keepdim=True) - 1 + backbone.rope_deltas).expand(3, rows, 1),
+            position_ids=positions[:, :, -1:] + 1 + lengths[:, None],  # (3, B, 1)
             past_key_values=out.past_key_values,
             use_cache=True,
         ).last_hidden_state  # (B, 1, D)
@@ -289,14 +301,12 @@ class Rationale:
     vector: np.ndarray = field(compare=False, repr=False)
 
 
-def think_aloud(
-    encoder: SentenceTransformer, items: Sequence[Any], *, batch_size: int = 32, **options: Any
-) -> list[Rationale]:
+def think_aloud(encoder: SentenceTransformer, items: Any, *, batch_size: int = 32, **options: Any) -> list[Rationale]:
     """Encode items and tell what was thought of each.
 
     Args:
         encoder: Built with the method ``explicit-cot``, in mode ``gen``.
-        items: As for ``encode``.
+        items: As for ``encode``; a single one gives a list of one.
         batch_size: Items in one pass.
         **options: As for ``encode``: ``think_budget``, ``prompt`` …
 
@@ -308,6 +318,8 @@ def think_aloud(
         raise InputError(
             "This model writes no rationale; give one of the method explicit-cot, and leave its mode at 'gen'."
         )
+    if encoder.is_singular_input(items):
+        items = [items]
     rationales = []
     for start in range(0, len(items), batch_size):  # a batch at a time, because its features hold all of its media
         batch = list(items[start : start + batch_size])

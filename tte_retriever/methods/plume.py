@@ -310,12 +310,13 @@ def modules(
 ) -> list[nn.Module]:
     """Put PLUME's prompt and an adapter, whose weights ``seed`` decides, around a backbone that has its tokens."""
     transformer, processor = loaded.transformer, loaded.transformer.processor
+    given = transformer.processing_kwargs
     template = extend_template(processor.chat_template, options.prefix, instruction)
     processor.chat_template = processor.tokenizer.chat_template = template
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         transformer.save(folder)
         torch.manual_seed(seed)
-        thinker = PlumeTransformer(folder, plume=asdict(options), unpad_inputs=False)
+        thinker = PlumeTransformer(folder, plume=asdict(options), unpad_inputs=False, processing_kwargs=given)
     return [thinker, *(module for module in loaded.head if not isinstance(module, Pooling))]
 
 

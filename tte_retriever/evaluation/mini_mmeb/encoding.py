@@ -10,6 +10,7 @@ from PIL import Image
 
 from tte_retriever.encoder import TTEEncoder
 from tte_retriever.errors import InputError, TTEError
+from tte_retriever.evaluation.small_world.clips import CLIP_S
 from tte_retriever.evaluation.small_world.tasks import sample_times
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def model_input(item: Item) -> dict[str, Any]:
     if "video" in item:
         frames = item["video"]  # (T, H, W, 3)
         indices = [round(_CLOCK_HZ * time) for time in sample_times(len(frames))]
-        metadata = {"fps": float(_CLOCK_HZ), "total_num_frames": len(frames), "frames_indices": indices}
+        length = round(_CLOCK_HZ * CLIP_S)
+        metadata = {"fps": float(_CLOCK_HZ), "total_num_frames": length, "frames_indices": indices}
         given["video"] = {"array": frames, "video_metadata": metadata}
     return given
 
