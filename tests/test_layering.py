@@ -20,7 +20,7 @@ LAYERS = (
     ("errors", "models"),
     ("media", "backbones"),
     ("tokens",),
-    ("methods", "inference"),  # inference knows no encoder: TTEEncoder.embed hands it its functions
+    ("methods", "inference", "chats"),  # inference knows no encoder: TTEEncoder.embed hands it its functions
     ("checkpoint",),
     ("encoder", "building"),
     ("explain", "evaluation", "importing"),

@@ -12,22 +12,19 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device, import_from_string, truncate_embeddings
 from tqdm.autonotebook import tqdm  # type: ignore[import-untyped]
 
+from tte_retriever.chats import as_chat, own_budget, parts, refuse_ignored, take_metadata
 from tte_retriever.checkpoint import fingerprint, resolve_model, settings
-from tte_retriever.errors import CheckpointError, InputError, MediaError, TTEError
+from tte_retriever.errors import CheckpointError, InputError, TTEError
 from tte_retriever.inference import collate, split, stream
-from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoFrames, VideoSampling, typed_input
-from tte_retriever.tokens import ThoughtVocabulary, neutralise, thought_vocabulary
+from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, typed_input
+from tte_retriever.tokens import ThoughtVocabulary, thought_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from PIL import Image
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
     from torch import nn
-
-_MAX_ASPECT_RATIO = 200
-"""The Qwen-VL processors refuse anything longer and thinner."""
 
 OWN_MODULES = "tte_retriever.methods."
 """Home of the modules that think by code of their own; they ship with this class, so that loading them trusts nobody else."""
@@ -76,7 +73,9 @@ class TTEEncoder(SentenceTransformer):
                 f"{model_name_or_path!r} is no Qwen-VL checkpoint with a chat template, which is what a TTEEncoder takes; "
                 "load it with SentenceTransformer."
             )
-        self.transformer.unpad_inputs = False  # rows that FlashAttention packs have no place for three kinds of positions
+        self.transformer.unpad_inputs = (
+            False  # rows that FlashAttention packs have no place for three kinds of positions
+        )
         matrix = cast("nn.Embedding", self.transformer.model.get_input_embeddings())
         rows, tokens = matrix.num_embeddings, len(self.tokenizer)
         if tokens > rows:
@@ -149,14 +148,15 @@ class TTEEncoder(SentenceTransformer):
             MediaError: Unusable media.
         """
         given: ProcessingKwargs = processing_kwargs or {}
-        _refuse_ignored(given)
-        chats = [self._as_chat(typed_input(item, self.media_limits, video=self.video_sampling)) for item in inputs]
-        budgets = [self._checked_budget(_own_budget(chat, think_budget)) for chat in chats]
+        refuse_ignored(given)
+        items = [typed_input(item, self.media_limits, video=self.video_sampling) for item in inputs]
+        chats = [as_chat(item, self.tokenizer) for item in items]
+        budgets = [self._checked_budget(own_budget(chat, think_budget)) for chat in chats]
         for chat, budget in zip(chats, budgets, strict=True):
             chat[-1] = {**chat[-1], "think_budget": budget}
         # Every item goes in as a chat: stock code drops the content of chats that share a batch with other inputs.
         video = {**given.get("video", {}), "do_sample_frames": False}
-        if metadata := [_take_metadata(part) for part in _parts(chats) if part["type"] == "video"]:
+        if metadata := [take_metadata(part) for part in parts(chats) if part["type"] == "video"]:
             video["video_metadata"] = metadata
         try:
             with _PROCESSING:
@@ -276,22 +276,6 @@ class TTEEncoder(SentenceTransformer):
 
         return vectors()
 
-    def _as_chat(self, item: Any) -> list[dict[str, Any]]:
-        if "message" in item:
-            chat = [dict(message) for message in item["message"]]
-        else:
-            values = [(kind, each) for kind, value in item.items() for each in _listed(value)]
-            chat = [{"role": "user", "content": [{"type": kind, kind: value} for kind, value in values]}]
-        for message in chat:
-            if isinstance(message["content"], str):
-                message["content"] = neutralise(message["content"], self.tokenizer)
-        for part in _parts([chat]):
-            if part["type"] == "text":
-                part["text"] = neutralise(part["text"], self.tokenizer)
-            else:
-                _check_shape(part)
-        return chat
-
     def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
         """Stock code takes any class outside of sentence-transformers for a stranger's, ours included."""
         if class_ref.startswith(OWN_MODULES):
@@ -321,69 +305,3 @@ class TTEEncoder(SentenceTransformer):
                     f"Row {row} of the batch carries {has} thought tokens instead of {budget + 1}: it does not fit into "
                     f"{self.max_seq_length} tokens. Shorten the text, use smaller or fewer media, or raise max_seq_length."
                 )
-
-
-def _refuse_ignored(options: ProcessingKwargs) -> None:
-    """Raise where a processor is told what is decided before it sees an item."""
-    for key, value in options.get("video", {}).items():
-        if key in ("fps", "num_frames", "video_metadata") or (key == "do_sample_frames" and value):
-            raise InputError(
-                f'processing_kwargs["video"] has {key!r}, but frames are taken before the processor sees them, as '
-                "video_sampling says: set fps, min_frames and max_frames of processor.video_processor, or give the frames "
-                'that you want, {"video": {"array": …, "video_metadata": …}}.'
-            )
-    if "think_budget" in options.get("chat_template", {}):
-        raise InputError(
-            'processing_kwargs["chat_template"] has a think_budget; give it as think_budget=…, or on the last message of a '
-            "chat."
-        )
-
-
-def _own_budget(chat: list[dict[str, Any]], default: int | None) -> int | None:
-    """What the last message of a chat says, behind which the thought comes."""
-    if any("think_budget" in message for message in chat[:-1]):
-        raise InputError(
-            f"One of {len(chat)} messages of a chat has a think_budget and is not the last; the last message carries it."
-        )
-    return chat[-1].get("think_budget", default)
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _parts(chats: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """All content parts of all chats, in the order in which the processor meets them."""
-    return [
-        part
-        for chat in chats
-        for message in chat
-        if isinstance(message["content"], list)
-        for part in message["content"]
-    ]
-
-
-def _check_shape(part: dict[str, Any]) -> None:
-    image: Image.Image | None = part.get("image") or (part["video"].frames[0] if "video" in part else None)
-    if image is not None and max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
-        raise MediaError(
-            f"The picture is {image.width} x {image.height} px; the model takes aspect ratios up to "
-            f"{_MAX_ASPECT_RATIO}. Crop it first.",
-            "unsupported",
-        )
-
-
-def _take_metadata(part: dict[str, Any]) -> dict[str, Any]:
-    """Replace the frames of a video part by their array, and give the times that belong to them.
-
-    Times count from the start of the stretch, so that a moment looks the same wherever it stands in its video; the
-    processor knows them as frame numbers of a thousand-frames-a-second video, whose length tells it how many of them
-    there are a second.
-    """
-    video: VideoFrames = part["video"]
-    frames, times = list(video.frames), [max(time - video.start_s, 0.0) for time in video.timestamps_s]
-    if len(frames) == 1:  # one temporal patch holds two frames
-        frames, times = frames * 2, times * 2
-    part["video"] = np.stack([np.asarray(frame) for frame in frames])  # (T, H, W, 3) uint8
-    length = max(round(1000 * (video.end_s - video.start_s)), 1)
-    return {"fps": 1000.0, "total_num_frames": length, "frames_indices": [round(1000 * time) for time in times]}

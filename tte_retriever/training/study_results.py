@@ -111,7 +111,8 @@ class Results:
     def budgets(self) -> dict[int, dict[str, str]]:
         """Think budget → ``trained`` and ``nested`` → the name under which there are results."""
         found: dict[int, dict[str, str]] = {}
-        separate = {0: "direct", 8: "tte-flash"} | {k: f"k{k}" for k in (1, 2, 4, 16, 32)}
+        # Without a token the rationale is decoded from the query: only the tokens are missing, not the loss.
+        separate = {0: "auxiliary", 8: "tte-flash"} | {k: f"k{k}" for k in (1, 2, 4, 16, 32)}
         for budget in sorted(separate):
             names = {"trained": separate[budget], "nested": "nested" if budget == 32 else f"nested@{budget}"}
             there = {how: name for how, name in names.items() if name in self.records}
