@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -52,12 +53,12 @@ def mean_over_tasks(scores: Scores, *, resamples: int = 2000) -> Estimate:
         raise InputError(
             f"The tasks have {sorted(seeds)} training seeds; give at least one task, and the same seeds for all."
         )
-    rng = np.random.default_rng(0)
-    by_seed = _shares(rng, seeds.pop(), resamples)  # (R, S), the same seeds for all tasks
+    counts = tuple(values.shape[1] for values in scores.values())
+    # (R, S), the same seeds for all tasks, and (R, B) for each task
+    by_seed, *by_query = _shares(seeds.pop(), counts, resamples)
     drawn = np.zeros(resamples)
-    for values in scores.values():
-        by_query = _shares(rng, values.shape[1], resamples)  # (R, B)
-        drawn += ((by_seed @ values) * by_query).sum(1) / len(scores)  # (R, S) (S, B) → (R, B) → (R,)
+    for values, share in zip(scores.values(), by_query, strict=True):
+        drawn += ((by_seed @ values) * share).sum(1) / len(scores)  # (R, S) (S, B) → (R, B) → (R,)
     low, high = np.percentile(drawn, (2.5, 97.5))
     value = np.mean([values.mean() for values in scores.values()])
     return Estimate(float(value), float(low), float(high))
@@ -75,6 +76,10 @@ def paired_difference(one: Scores, other: Scores, *, resamples: int = 2000) -> E
     return mean_over_tasks({task: one[task] - other[task] for task in one}, resamples=resamples)
 
 
-def _shares(rng: np.random.Generator, count: int, resamples: int) -> np.ndarray:
-    """How often each of ``count`` is drawn, over all draws; (R, count)."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+@lru_cache(maxsize=16)  # a page of tables asks for the same few draws hundreds of times
+def _shares(seeds: int, queries: tuple[int, ...], resamples: int) -> list[np.ndarray]:
+    """How often each seed, then each query of every task is drawn, over all draws; (R, count) float32 each."""
+    rng = np.random.default_rng(0)
+    counts = (seeds, *queries)
+    drawn = [rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count for count in counts]
+    return [share.astype(np.float32) for share in drawn]
