@@ -38,6 +38,8 @@ LOOK_UPS: dict[str, tuple[str, ...]] = {
 PAIRS = (
     ("tte-flash", "direct"),
     ("tte-flash", "auxiliary"),
+    ("k1", "direct"),
+    ("k1", "auxiliary"),
     ("tte-flash", "explicit-cot"),
     ("explicit-cot", "direct"),
     ("plume", "direct"),
