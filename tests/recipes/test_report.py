@@ -70,6 +70,23 @@ def test_what_there_is_not_is_said(results, tmp_path):
     assert "run recipes/study_methods.py first" in done.stderr
 
 
+def test_arms_that_were_given_the_same_time_are_set_against_the_one_whose_time_it_is(results, tmp_path):
+    for seed in (0, 1):
+        record = json.loads((results / f"tte-flash-{seed}.json").read_text()) | {"steps": {"joint": 3}}
+        (results / f"tte-flash-same-time-{seed}.json").write_text(json.dumps(record))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: time -->\n<!-- end -->\n")
+    arm = "arms.tte-flash-same-time={like: tte-flash, what: fewer steps, set: {stages.0.steps: 3}}"
+    done = run("report_study.py", "--set", f"results_dir={results}", "--set", arm, "--document", page)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "| `" in line
+    ]
+    assert [row[:3] for row in rows] == [["`direct`", "1", "5"], ["`tte-flash-same-time`", "3", "5"]]
+    assert rows[0][-1] == ""
+    assert rows[1][-1].startswith("**+.167**")  # every second query of one task of three
+
+
 def test_pictures_are_drawn_the_same_each_time(results):
     drawn = []
     for _ in range(2):
