@@ -76,6 +76,11 @@ def _change(value: float) -> str:
     return f"{value:+.3f}".replace("0.", ".", 1)
 
 
+def _cpu_seconds(runs: Iterable[dict[str, Any]]) -> str:
+    known = [run["training_cpu_s"] for run in runs if run["training_cpu_s"] is not None]  # those not resumed
+    return f"{np.median(known):.0f}" if known else "–"
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -96,7 +101,7 @@ def arms_table(results: Results) -> str:
                 *(_number(each.value) for each in beside),
                 f"`{arm.like}`" if arm.like else "",
                 difference,
-                f"{np.median([run['training_cpu_s'] for run in runs]):.0f}",
+                _cpu_seconds(runs),
             ]
         )
     head = ["arm", "seeds", "mean over tasks", *MODALITIES, "neighbour", "difference", "training, CPU s"]
@@ -118,15 +123,15 @@ def pairs_table(results: Results) -> str:
 
 
 def time_table(results: Results) -> str:
-    """Arms with as many steps as cost what the first one's do, and what they gain over it."""
+    """Arms with as many steps as cost what those of :data:`SAME_TIME` do, and what they gain over it."""
     rows = []
-    for name in (SAME_TIME, *(arm for arm in results.arms if arm.endswith("-same-time"))):
+    for name in (arm for arm in results.arms if arm == SAME_TIME or arm.endswith("-same-time")):
         runs = results.records[name].values()
         rows.append(
             [
                 f"`{name}`",
                 str(sum(next(iter(runs))["steps"].values())),
-                f"{np.median([run['training_cpu_s'] for run in runs]):.0f}",
+                _cpu_seconds(runs),
                 str(len(runs)),
                 _cell(results.mean(name)),
                 *(_number(results.mean(name, modality=each).value) for each in MODALITIES),

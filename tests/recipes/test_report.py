@@ -61,6 +61,21 @@ def test_a_table_is_filled_and_the_words_around_it_stay(results, tmp_path):
     assert "old" not in page.read_text()
 
 
+def test_the_time_of_a_run_that_was_resumed_is_not_known(results, tmp_path):
+    for arm, seeds in (("direct", (0,)), ("tte-flash", (0, 1))):
+        for seed in seeds:
+            file = results / f"{arm}-{seed}.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"training_cpu_s": None}))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: arms -->\n<!-- end -->\n")
+    done = run("report_study.py", "--set", f"results_dir={results}", "--document", page)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "| `" in line
+    ]
+    assert {row[0]: row[-1] for row in rows} == {"`tte-flash`": "–", "`contrastive-only`": "5", "`direct`": "5"}
+
+
 def test_what_there_is_not_is_said(results, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- table: weather -->\n<!-- end -->\n")
