@@ -20,7 +20,7 @@ from tte_retriever.evaluation.comparison import Estimate
 from tte_retriever.training.config import read_values
 from tte_retriever.training.parsing import from_mapping
 from tte_retriever.training.study import StudyConfig
-from tte_retriever.training.study_results import MODALITIES, Results
+from tte_retriever.training.study_results import MODALITIES, SAME_TIME, Results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -52,8 +52,11 @@ PAIRS = (
 )
 """Comparisons that claims rest on, beside those of neighbours."""
 
-SAME_TIME = "direct"
+SAME_TIME_AS = "direct"
 """The arm whose training time the arms called ``…-same-time`` have."""
+
+HELD_OUT = "held-out"
+"""The folder of ``results_dir`` that holds scores on this split."""
 
 
 def _number(value: float | np.floating[Any]) -> str:
@@ -123,23 +126,46 @@ def pairs_table(results: Results) -> str:
 
 
 def time_table(results: Results) -> str:
-    """Arms with as many steps as cost what those of :data:`SAME_TIME` do, and what they gain over it."""
+    """Arms with as many steps as cost what those of :data:`SAME_TIME_AS` do, and what they gain over it."""
     rows = []
-    for name in (arm for arm in results.arms if arm == SAME_TIME or arm.endswith("-same-time")):
+    for name in [SAME_TIME_AS] * (SAME_TIME_AS in results.arms) + results.same_time:
         runs = results.records[name].values()
         rows.append(
             [
-                f"`{name}`",
+                f"`{name.removesuffix(SAME_TIME)}`",
                 str(sum(next(iter(runs))["steps"].values())),
                 _cpu_seconds(runs),
                 str(len(runs)),
                 _cell(results.mean(name)),
                 *(_number(results.mean(name, modality=each).value) for each in MODALITIES),
-                "" if name == SAME_TIME else _signed(results.difference(name, SAME_TIME)),
+                "" if name == SAME_TIME_AS else _signed(results.difference(name, SAME_TIME_AS)),
             ]
         )
-    head = ["arm", "steps", "training, CPU s", "seeds", "mean over tasks", *MODALITIES, f"over `{SAME_TIME}`"]
+    head = ["arm", "steps", "training, CPU s", "seeds", "mean over tasks", *MODALITIES, f"over `{SAME_TIME_AS}`"]
     return _table(head, rows)
+
+
+def splits_table(results: Results) -> str:
+    """Every arm on combinations that it was trained on, and on those that training left out."""
+    rows = []
+    for found in results.inner(HELD_OUT).values():
+        for name in found.arms:
+            by_modality = (_number(found.mean(name, modality=each).value) for each in MODALITIES)
+            both = (_cell(results.mean(name)), _cell(found.mean(name)))
+            rows.append([f"`{name}`", str(len(found.seeds(name))), *both, *by_modality])
+    return _table(["arm", "seeds", "iid", HELD_OUT, *(f"{each}, {HELD_OUT}" for each in MODALITIES)], rows)
+
+
+def tries_table(results: Results) -> str:
+    """What was tried for every arm, on validation; the best of an arm is bold."""
+    tries = results.inner("tries/*")
+    rows = []
+    for name in dict.fromkeys(arm for found in tries.values() for arm in found.arms):
+        scores = {setting: found.mean(name).value for setting, found in tries.items() if name in found.arms}
+        best = max(scores.values())
+        cells = (_number(scores[setting]) if setting in scores else "–" for setting in tries)
+        rows.append([f"`{name}`", *(f"**{cell}**" if cell == _number(best) else cell for cell in cells)])
+    return _table(["arm", *tries], rows)
 
 
 def families_table(results: Results) -> str:
@@ -256,6 +282,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "arms": arms_table,
     "pairs": pairs_table,
     "time": time_table,
+    "splits": splits_table,
+    "tries": tries_table,
     "families": families_table,
     "depths": depths_table,
     "budgets": budgets_table,

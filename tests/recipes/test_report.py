@@ -25,6 +25,12 @@ def run(recipe, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
 
 
+def cells_of(page):
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "| `" in line
+    ]
+
+
 @pytest.fixture
 def results(tmp_path):
     """Three arms of two seeds, of which one is better than its neighbour on every second query of videos."""
@@ -70,10 +76,11 @@ def test_the_time_of_a_run_that_was_resumed_is_not_known(results, tmp_path):
     page.write_text("<!-- table: arms -->\n<!-- end -->\n")
     done = run("report_study.py", "--set", f"results_dir={results}", "--document", page)
     assert done.returncode == 0, done.stderr
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "| `" in line
-    ]
-    assert {row[0]: row[-1] for row in rows} == {"`tte-flash`": "–", "`contrastive-only`": "5", "`direct`": "5"}
+    assert {row[0]: row[-1] for row in cells_of(page)} == {
+        "`tte-flash`": "–",
+        "`contrastive-only`": "5",
+        "`direct`": "5",
+    }
 
 
 def test_what_there_is_not_is_said(results, tmp_path):
@@ -94,12 +101,37 @@ def test_arms_that_were_given_the_same_time_are_set_against_the_one_whose_time_i
     arm = "arms.tte-flash-same-time={like: tte-flash, what: fewer steps, set: {stages.0.steps: 3}}"
     done = run("report_study.py", "--set", f"results_dir={results}", "--set", arm, "--document", page)
     assert done.returncode == 0, done.stderr
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "| `" in line
-    ]
-    assert [row[:3] for row in rows] == [["`direct`", "1", "5"], ["`tte-flash-same-time`", "3", "5"]]
+    rows = cells_of(page)
+    assert [row[:3] for row in rows] == [["`direct`", "1", "5"], ["`tte-flash`", "3", "5"]]
     assert rows[0][-1] == ""
     assert rows[1][-1].startswith("**+.167**")  # every second query of one task of three
+
+
+def test_other_splits_and_settings_stand_in_folders_of_the_results(results, tmp_path):
+    for folder in ("held-out", "tries/rate 1", "tries/rate 2"):
+        shutil.copytree(results, tmp_path / "copy")
+        (results / folder).parent.mkdir(exist_ok=True)
+        (tmp_path / "copy").rename(results / folder)
+    (results / "held-out/direct-0.json").unlink()
+    better = results / "tries/rate 2/direct-0.json"
+    record = json.loads(better.read_text())
+    record["per_query"]["video-retrieval"] = [1.0] * 40
+    better.write_text(json.dumps(record))
+    (results / "tries/rate 2/contrastive-only-0.json").unlink()
+    (results / "tries/rate 2/contrastive-only-1.json").unlink()
+    page = tmp_path / "page.md"
+    for table, expected in {
+        "splits": [["`tte-flash`", "2"], ["`contrastive-only`", "2"], ["`direct`", "1"]],
+        "tries": [
+            ["`tte-flash`", "**.167**", "**.167**"],
+            ["`contrastive-only`", "**.000**", "–"],
+            ["`direct`", ".000", "**.167**"],
+        ],
+    }.items():
+        page.write_text(f"<!-- table: {table} -->\n<!-- end -->\n")
+        done = run("report_study.py", "--set", f"results_dir={results}", "--document", page)
+        assert done.returncode == 0, done.stderr
+        assert [row[: len(expected[0])] for row in cells_of(page)] == expected
 
 
 def test_pictures_are_drawn_the_same_each_time(results):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MODALITIES = ("image", "video", "document")
 """Of mini-MMEB's tasks."""
+
+SAME_TIME = "-same-time"
+"""How the names of arms end that have as many steps as cost what another arm's do."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,20 @@ class Results:
             _runs(folder / "probes"),
         )
 
+    def inner(self, pattern: str) -> dict[str, Results]:
+        """What folders of ``results_dir`` hold, by their names: the same arms on another split or with another setting."""
+        folders = sorted(Path(self.study.results_dir).glob(pattern))
+        return {each.name: Results.read(replace(self.study, results_dir=str(each))) for each in folders}
+
     @cached_property
     def arms(self) -> list[str]:
-        """Arms with results, in the order of the config."""
-        return [arm for arm in self.study.arms if arm in self.records]
+        """Arms with results that had the same steps, in the order of the config."""
+        return [arm for arm in self.study.arms if arm in self.records and not arm.endswith(SAME_TIME)]
+
+    @cached_property
+    def same_time(self) -> list[str]:
+        """Arms with results that had the same time, in the order of the config."""
+        return [arm for arm in self.study.arms if arm in self.records and arm.endswith(SAME_TIME)]
 
     @cached_property
     def modality(self) -> dict[str, str]:
