@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,8 @@ PAIRS = (
 )
 """Comparisons that claims rest on, beside those of neighbours."""
 
-SAME_TIME_AS = "direct"
-"""The arm whose training time the arms called ``…-same-time`` have."""
-
-HELD_OUT = "held-out"
-"""The folder of ``results_dir`` that holds scores on this split."""
+REFERENCE = "direct"
+"""The arm that others are set against where they have no neighbour, and whose training time …-same-time arms have."""
 
 
 def _number(value: float | np.floating[Any]) -> str:
@@ -126,9 +124,9 @@ def pairs_table(results: Results) -> str:
 
 
 def time_table(results: Results) -> str:
-    """Arms with as many steps as cost what those of :data:`SAME_TIME_AS` do, and what they gain over it."""
+    """Arms with as many steps as cost what those of :data:`REFERENCE` do, and what they gain over it."""
     rows = []
-    for name in [SAME_TIME_AS] * (SAME_TIME_AS in results.arms) + results.same_time:
+    for name in [REFERENCE] * (REFERENCE in results.arms) + results.same_time:
         runs = results.records[name].values()
         rows.append(
             [
@@ -138,22 +136,23 @@ def time_table(results: Results) -> str:
                 str(len(runs)),
                 _cell(results.mean(name)),
                 *(_number(results.mean(name, modality=each).value) for each in MODALITIES),
-                "" if name == SAME_TIME_AS else _signed(results.difference(name, SAME_TIME_AS)),
+                "" if name == REFERENCE else _signed(results.difference(name, REFERENCE)),
             ]
         )
-    head = ["arm", "steps", "training, CPU s", "seeds", "mean over tasks", *MODALITIES, f"over `{SAME_TIME_AS}`"]
+    head = ["arm", "steps", "training, CPU s", "seeds", "mean over tasks", *MODALITIES, f"over `{REFERENCE}`"]
     return _table(head, rows)
 
 
-def splits_table(results: Results) -> str:
-    """Every arm on combinations that it was trained on, and on those that training left out."""
+def elsewhere_table(results: Results, folder: str) -> str:
+    """Arms under other conditions, whose scores stand in a folder of ``results_dir``, beside what they reach here."""
     rows = []
-    for found in results.inner(HELD_OUT).values():
+    for found in results.inner(folder).values():
         for name in found.arms:
+            over = "" if name == REFERENCE else _signed(found.difference(name, REFERENCE))
             by_modality = (_number(found.mean(name, modality=each).value) for each in MODALITIES)
-            both = (_cell(results.mean(name)), _cell(found.mean(name)))
-            rows.append([f"`{name}`", str(len(found.seeds(name))), *both, *by_modality])
-    return _table(["arm", "seeds", "iid", HELD_OUT, *(f"{each}, {HELD_OUT}" for each in MODALITIES)], rows)
+            here = _number(results.mean(name).value)
+            rows.append([f"`{name}`", str(len(found.seeds(name))), here, _cell(found.mean(name)), *by_modality, over])
+    return _table(["arm", "seeds", "above", "here", *MODALITIES, f"over `{REFERENCE}`"], rows)
 
 
 def tries_table(results: Results) -> str:
@@ -282,7 +281,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "arms": arms_table,
     "pairs": pairs_table,
     "time": time_table,
-    "splits": splits_table,
+    "held-out": partial(elsewhere_table, folder="held-out"),
+    "backbone": partial(elsewhere_table, folder="backbone"),
     "tries": tries_table,
     "families": families_table,
     "depths": depths_table,

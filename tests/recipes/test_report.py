@@ -121,7 +121,7 @@ def test_other_splits_and_settings_stand_in_folders_of_the_results(results, tmp_
     (results / "tries/rate 2/contrastive-only-1.json").unlink()
     page = tmp_path / "page.md"
     for table, expected in {
-        "splits": [["`tte-flash`", "2"], ["`contrastive-only`", "2"], ["`direct`", "1"]],
+        "held-out": [["`tte-flash`", "2", ".167"], ["`contrastive-only`", "2", ".000"], ["`direct`", "1", ".000"]],
         "tries": [
             ["`tte-flash`", "**.167**", "**.167**"],
             ["`contrastive-only`", "**.000**", "–"],
