@@ -260,11 +260,14 @@ def test_files_that_are_gone_or_outside_are_reported_and_left_out(make, folder, 
     (folder / "red.png").unlink()
     (folder / "sub" / "blue.jpg").rename(tmp_path / "outside.jpg")
     (folder / "sub" / "blue.jpg").symlink_to(tmp_path / "outside.jpg")
+    (folder / "clip.mp4").unlink()
+    (folder / "clip.mp4").symlink_to("clip.mp4")
     hits = retriever.retrieve("a circle")
-    assert {uri for uri, *_ in found(hits)} == {"clip.mp4", "doc.pdf", "notes.md"}
+    assert {uri for uri, *_ in found(hits)} == {"doc.pdf", "notes.md"}
     assert {(event.source, event.reason) for event in events("BadMediaEvent")} == {
         ("red.png", "missing"),
         ("sub/blue.jpg", "not-allowed"),
+        ("clip.mp4", "unreadable"),
     }
 
 

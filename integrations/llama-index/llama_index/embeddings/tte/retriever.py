@@ -195,12 +195,15 @@ class TTERetriever(BaseRetriever):
         return ImageNode(**fields, image_path=str(path))
 
     def _locate(self, uri: str) -> Path:
-        path = (self._source / uri).resolve()
+        try:
+            path = (self._source / uri).resolve(strict=True)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            message = f"{uri!r} is not in {str(self._source)!r} any more; index the folder again, or check source="
+            raise MediaError(message, "missing") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+            raise MediaError(f"{uri!r} cannot be read: {error}; check source=", "unreadable") from error
         if not path.is_relative_to(self._source):
             raise MediaError(f"the store names {uri!r}, which is outside {str(self._source)!r}", "not-allowed")
-        if not path.is_file():
-            message = f"{str(path)!r} is gone since it was indexed; index the folder again, or check source="
-            raise MediaError(message, "missing")
         return path
 
 
