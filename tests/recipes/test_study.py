@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tte_retriever import model_path
+from tte_retriever.errors import InputError
 from tte_retriever.training.config import read_values
 from tte_retriever.training.methods import read_config
 from tte_retriever.training.parsing import from_mapping
@@ -146,3 +148,9 @@ def test_an_unknown_arm_is_refused(tmp_path):
     assert run.returncode != 0
     assert "no arm 'telepathy'" in run.stderr
     assert not (tmp_path / "study").exists()
+
+
+def test_arms_that_come_from_each_other_are_refused(study_config):
+    arms = {"a": {"what": "", "like": "b"}, "b": {"what": "", "like": "c"}, "c": {"what": "", "like": "b"}}
+    with pytest.raises(InputError, match="a is like b is like c is like b"):
+        replace(study_config, arms=arms).config("a")

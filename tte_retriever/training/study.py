@@ -77,11 +77,22 @@ class StudyConfig:
         return from_mapping(Arm, self.arms[name], f"arms.{name}")
 
     def config(self, name: str) -> dict[str, Any]:
-        """The training config of an arm: its neighbour's, with its own values set."""
-        arm = self.arm(name)
-        values = deepcopy(self.base) if arm.like is None else self.config(arm.like)
-        for path, value in arm.set.items():
-            set_at(values, path, deepcopy(value))
+        """The training config of an arm: its neighbour's, with its own values set.
+
+        Raises:
+            InputError: If an arm of that name, or a neighbour, is not there, or if an arm comes from itself.
+        """
+        line: dict[str, Arm] = {}
+        like: str | None = name
+        while like is not None:
+            if like in line:
+                raise InputError(f"{' is like '.join([*line, like])}; one of these arms has to be like another one.")
+            line[like] = self.arm(like)
+            like = line[like].like
+        values = deepcopy(self.base)
+        for arm in reversed(line.values()):
+            for path, value in arm.set.items():
+                set_at(values, path, deepcopy(value))
         return values
 
     def folder(self, task: Task) -> Path:
