@@ -14,7 +14,7 @@ from PIL import Image
 
 from tte_retriever.errors import InputError
 from tte_retriever_qdrant import ingest, open_store, search
-from tte_retriever_qdrant.ingestion import discover
+from tte_retriever_qdrant.ingestion import decoding, discover
 from tte_retriever_qdrant.ingestion.updating import spec_of
 from tte_retriever_qdrant.stores import updating
 from tte_retriever_qdrant.stores.edge import EdgeStore
@@ -267,7 +267,7 @@ def without_blue(small_folder, standin):
     def run(uri, encoder, **settings):
         encoder.encoded = []
         with updating(uri, spec_of(encoder, "")) as store:
-            return ingest(small_folder, store, encoder, **settings)
+            return ingest(small_folder, store, encoder)
 
     return Refusing(), run
 
@@ -294,11 +294,19 @@ def test_a_part_that_failed_is_tried_again_alone_until_it_is_there(uri, encoder,
         assert uris(store)["a.pdf"] == 3
 
 
-def test_parts_that_are_there_stay_when_the_file_fails_as_a_whole(uri, encoder, without_blue):
+def test_parts_that_are_there_stay_when_the_file_fails_as_a_whole(uri, encoder, without_blue, monkeypatch):
     refusing, run = without_blue
     run(uri, refusing)
-    report = run(uri, refusing, time_limit_s=1e-6)
-    assert [(failure.uri, failure.reason) for failure in report.failed] == [("a.pdf", "too-large")]
+    ask = decoding._Worker.ask
+
+    def killed(worker, request, seconds):
+        worker.kill()
+        return ask(worker, request, seconds)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(decoding._Worker, "ask", killed)
+        report = run(uri, refusing)
+    assert [(failure.uri, failure.reason) for failure in report.failed] == [("a.pdf", "corrupt")]
     assert (report.indexed, report.unchanged) == (0, 5)
     assert run(uri, encoder).failed == ()
     assert len(encoder.encoded) == 1
