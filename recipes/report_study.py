@@ -126,7 +126,8 @@ def pairs_table(results: Results) -> str:
 def time_table(results: Results) -> str:
     """Arms with as many steps as cost what those of :data:`REFERENCE` do, and what they gain over it."""
     rows = []
-    for name in [REFERENCE] * (REFERENCE in results.arms) + results.same_time:
+    of_that_time = (arm for arm in results.study.arms if arm == REFERENCE or arm.endswith(SAME_TIME))
+    for name in (arm for arm in of_that_time if arm in results.records):
         runs = results.records[name].values()
         rows.append(
             [
@@ -150,8 +151,8 @@ def elsewhere_table(results: Results, folder: str) -> str:
         for name in found.arms:
             over = "" if name == REFERENCE else _signed(found.difference(name, REFERENCE))
             by_modality = (_number(found.mean(name, modality=each).value) for each in MODALITIES)
-            here = _number(results.mean(name).value)
-            rows.append([f"`{name}`", str(len(found.seeds(name))), here, _cell(found.mean(name)), *by_modality, over])
+            above = _number(results.mean(name).value) if name in results.records else "–"
+            rows.append([f"`{name}`", str(len(found.seeds(name))), above, _cell(found.mean(name)), *by_modality, over])
     return _table(["arm", "seeds", "above", "here", *MODALITIES, f"over `{REFERENCE}`"], rows)
 
 

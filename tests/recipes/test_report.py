@@ -105,6 +105,9 @@ def test_arms_that_were_given_the_same_time_are_set_against_the_one_whose_time_i
     assert [row[:3] for row in rows] == [["`direct`", "1", "5"], ["`tte-flash`", "3", "5"]]
     assert rows[0][-1] == ""
     assert rows[1][-1].startswith("**+.167**")  # every second query of one task of three
+    page.write_text("<!-- table: arms -->\n<!-- end -->\n")
+    assert run("report_study.py", "--set", f"results_dir={results}", "--set", arm, "--document", page).returncode == 0
+    assert [row[0] for row in cells_of(page)] == ["`tte-flash`", "`contrastive-only`", "`direct`"]  # of the same steps
 
 
 def test_other_splits_and_settings_stand_in_folders_of_the_results(results, tmp_path):

@@ -86,7 +86,9 @@ class StudyConfig:
         like: str | None = name
         while like is not None:
             if like in line:
-                raise InputError(f"{' is like '.join([*line, like])}; one of these arms has to be like another one.")
+                raise InputError(
+                    f"{' is like '.join([*line, like])}; let one of them be like another arm, or like none."
+                )
             line[like] = self.arm(like)
             like = line[like].like
         values = deepcopy(self.base)

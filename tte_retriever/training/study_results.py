@@ -75,11 +75,6 @@ class Results:
         return [arm for arm in self.study.arms if arm in self.records and not arm.endswith(SAME_TIME)]
 
     @cached_property
-    def same_time(self) -> list[str]:
-        """Arms with results that had the same time, in the order of the config."""
-        return [arm for arm in self.study.arms if arm in self.records and arm.endswith(SAME_TIME)]
-
-    @cached_property
     def modality(self) -> dict[str, str]:
         """Of each task."""
         record = next(iter(next(iter(self.records.values())).values()))

@@ -58,3 +58,22 @@ def test_nothing_outside_the_folder_is_taken(small_folder, store, hit, tmp_path,
     (small_folder / "link.txt").symlink_to(secret)
     with pytest.raises(InputError, match="is not in"):
         locate(store, replace(hit, uri=uri.format(tmp=tmp_path)), small_folder)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"), [("link", "cannot be read"), ("folder", "is not in"), ("nothing", "is not in")]
+)
+def test_what_is_no_file_is_said_to_be_none(small_folder, store, hit, made, reason):
+    path = small_folder / "notes.md"
+    path.unlink()
+    if made == "link":
+        path.symlink_to(path)
+    if made == "folder":
+        path.mkdir()
+    with pytest.raises(InputError, match=rf"notes.md.*{reason}.*--root"):
+        locate(store, hit)
+
+
+def test_what_cannot_be_a_name(small_folder, store, hit):
+    with pytest.raises(InputError, match="cannot be read"):
+        locate(store, replace(hit, uri="a\0b"), small_folder)

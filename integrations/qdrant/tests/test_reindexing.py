@@ -264,7 +264,7 @@ def without_blue(small_folder, standin):
                     raise InputError("this model refuses blue pages")
             return super().encode_document(inputs, **settings)
 
-    def run(uri, encoder, **settings):
+    def run(uri, encoder):
         encoder.encoded = []
         with updating(uri, spec_of(encoder, "")) as store:
             return ingest(small_folder, store, encoder)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS
 from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 from tte_retriever_qdrant.ingestion.planning import asset_id_of
@@ -28,14 +29,43 @@ def locate(store: VectorStore, hit: SearchHit, root: Path | None = None) -> Path
         MediaError: It cannot be read.
     """
     folders = [root] if root is not None else _folders(store, hit)
+    failures = []
     for folder in folders:
-        path = (folder / hit.uri).resolve()
-        if path.is_relative_to(folder.resolve()) and path.is_file():
-            if asset_id_of(path, DEFAULT_LIMITS) != hit.asset_id:
-                raise InputError(f"{str(path)!r} has changed since it was indexed; bring the store up to date first")
-            return path
-    where = " or ".join(repr(str(folder)) for folder in folders) or "any folder that was indexed on this machine"
-    raise InputError(f"{hit.uri!r} is not in {where}; give the folder that was indexed, where it is now (--root)")
+        try:
+            path = file_under(folder, hit.uri)
+        except MediaError as error:
+            failures.append(f"{error}")
+            continue
+        if asset_id_of(path, DEFAULT_LIMITS) != hit.asset_id:
+            raise InputError(f"{str(path)!r} has changed since it was indexed; bring the store up to date first")
+        return path
+    nowhere = f"{hit.uri!r} is not in any folder that was indexed on this machine; give the folder where it is now"
+    raise InputError(f"{'; '.join(failures) or nowhere} (--root)")
+
+
+def file_under(folder: Path, uri: str) -> Path:
+    """The file that a store knows by a name, in the folder that was indexed.
+
+    Raises:
+        MediaError: There is none (``missing``), it lies outside the folder (``not-allowed``), or the way to it cannot be
+            followed (``unreadable``).
+    """
+    where = f"in {str(folder)!r}"
+    try:
+        path = (folder / uri).resolve()
+        inside = path.is_relative_to(folder.resolve())
+        there = inside and stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, before Python 3.13; a NUL in the name
+        message = f"{uri!r} {where} cannot be read: {error}; make it readable, or give the folder where it is now"
+        raise MediaError(message, "unreadable") from error
+    if not inside:
+        raise MediaError(f"{uri!r} is not {where} but outside; give the folder that was indexed", "not-allowed")
+    if not there:
+        message = f"{uri!r} is not {where}; bring the store up to date, or give the folder where it is now"
+        raise MediaError(message, "missing")
+    return path
 
 
 def _folders(store: VectorStore, hit: SearchHit) -> list[Path]:

@@ -25,11 +25,12 @@ from llama_index.embeddings.tte.reader import NOT_FOR_LLMS
 from llama_index.embeddings.tte.reporting import report_bad
 from llama_index.embeddings.tte.views import check_unchanged, view_of, views_folder
 
-from tte_retriever.errors import InputError, MediaError
+from tte_retriever.errors import InputError
 from tte_retriever.media import load_image
 from tte_retriever_qdrant import open_store
 from tte_retriever_qdrant.errors import StoreNotFound
 from tte_retriever_qdrant.ingestion import Unit
+from tte_retriever_qdrant.locating import file_under
 from tte_retriever_qdrant.records import CollectionSpec
 from tte_retriever_qdrant.searching import best_per_asset
 from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
@@ -185,7 +186,7 @@ class TTERetriever(BaseRetriever):
         }
         if metadata["modality"] == "text":
             return TextNode(**fields, text=hit.payload.get("text", ""))
-        path = self._locate(metadata["uri"])
+        path = file_under(self._source, metadata["uri"])
         metadata["file_path"] = str(path)
         if metadata["modality"] == "image":
             check_unchanged(path, metadata["asset_id"])
@@ -193,18 +194,6 @@ class TTERetriever(BaseRetriever):
             unit = Unit(metadata["modality"], metadata.get("page"), metadata.get("start_s"), metadata.get("end_s"))
             path = view_of(path, unit, metadata["asset_id"], self._views)
         return ImageNode(**fields, image_path=str(path))
-
-    def _locate(self, uri: str) -> Path:
-        try:
-            path = (self._source / uri).resolve(strict=True)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            message = f"{uri!r} is not in {str(self._source)!r} any more; index the folder again, or check source="
-            raise MediaError(message, "missing") from error
-        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-            raise MediaError(f"{uri!r} cannot be read: {error}; check source=", "unreadable") from error
-        if not path.is_relative_to(self._source):
-            raise MediaError(f"the store names {uri!r}, which is outside {str(self._source)!r}", "not-allowed")
-        return path
 
 
 def _image_block(image: str | Path | Image.Image) -> Block:
