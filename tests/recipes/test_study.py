@@ -103,7 +103,7 @@ def test_every_arm_is_trained_and_scored(tmp_path):
     for file in results.glob("*-3.json"):
         record = json.loads(file.read_text())
         assert record["training_seed"] == 3
-        assert sum(record["steps"].values()) == 800
+        assert sum(record["steps"].values()) == 800 or record["model"].removesuffix("-3").endswith(SAME_TIME)
         assert [task["name"] for task in record["tasks"]] == list(record["per_query"]) == list(kinds)
         for task in record["tasks"]:
             values = record["per_query"][task["name"]]
