@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
-from llama_index.embeddings.tte import TTEEmbedding
+from llama_index.embeddings.tte import TTEEmbedding, TTERetriever
 from PIL import Image, ImageDraw
+
+from tte_retriever import TTEEncoder
+from tte_retriever_qdrant import ingest, open_store
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +78,46 @@ def shared_folder(tmp_path_factory, clip):
 def folder(tmp_path, shared_folder):
     """A copy of that folder."""
     return shutil.copytree(shared_folder, tmp_path / "media")
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    return TTEEncoder("tte-flash-tiny")
+
+
+@pytest.fixture(scope="session")
+def store(shared_folder, encoder, tmp_path_factory):
+    """URI of a store in which the folder is."""
+    uri = f"edge://{tmp_path_factory.mktemp('store')}"
+    with open_store(uri) as opened:
+        ingest(shared_folder, opened, encoder, model_name="tte-flash-tiny")
+    return uri
+
+
+@pytest.fixture
+def opened(store):
+    """That store, for several retrievers: one at a time may have it by URI."""
+    with open_store(store) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make(opened, folder, embedding, tmp_path):
+    """``make(…)`` is a retriever over that store and a copy of the folder."""
+
+    def make(**options):
+        given = {"embed_model": embedding, "similarity_top_k": 20, "views_dir": tmp_path / "views", **options}
+        return TTERetriever(opened, folder, **given)
+
+    return make
+
+
+@pytest.fixture
+def found():
+    """A function that names what was hit: uri, page and start of each."""
+    return lambda hits: [
+        (hit.node.metadata["uri"], hit.node.metadata.get("page"), hit.node.metadata.get("start_s")) for hit in hits
+    ]
 
 
 @pytest.fixture
