@@ -284,6 +284,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "time": time_table,
     "held-out": partial(elsewhere_table, folder="held-out"),
     "backbone": partial(elsewhere_table, folder="backbone"),
+    "longer": partial(elsewhere_table, folder="2400-steps"),
     "tries": tries_table,
     "families": families_table,
     "depths": depths_table,
