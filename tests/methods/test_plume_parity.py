@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
+from PIL import Image
 
 from tte_retriever import TTEEncoder
 from tte_retriever.importing import import_checkpoint
@@ -31,7 +33,7 @@ def encoder(folder):
 @pytest.fixture(scope="module")
 def items():
     def item(row):
-        media = {"image": REFERENCE / row["image"]} if "image" in row else {}
+        media = {"image": picture(row)} if "image" in row else {}
         media |= {"video": [REFERENCE / frame for frame in row["video"]]} if "video" in row else {}
         return {**media, "text": row["text"]}
 
@@ -42,6 +44,18 @@ def items():
 def traces():
     with np.load(REFERENCE / "traces.npz") as file:
         return dict(file)
+
+
+def picture(row):
+    """Pillow 13, with which the reference was made, resizes height or width first, whichever is cheaper; older ones
+    always width, and round to other values in between."""
+    file = REFERENCE / row["image"]
+    if row["name"] != "img_only" or int(PIL.__version__.split(".")[0]) >= 13:
+        return file
+    with Image.open(file) as image:
+        for size in ((image.width, 504), (336, 504)):  # one direction at a time is the same in all
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        return image
 
 
 def cosines(a, b):
