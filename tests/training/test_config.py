@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -110,4 +111,4 @@ def test_reading_loads_nothing_heavy(path):
 def test_every_attribute_is_explained():
     for kind in (config_module.ModelConfig, config_module.DataConfig, config_module.StageConfig, TrainConfig):
         for name in kind.__dataclass_fields__:
-            assert f"        {name}: " in kind.__doc__, (kind, name)
+            assert f"\n    {name}: " in inspect.getdoc(kind), (kind, name)
