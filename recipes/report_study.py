@@ -41,6 +41,7 @@ PAIRS = (
     ("tte-flash", "auxiliary"),
     ("k1", "direct"),
     ("k1", "auxiliary"),
+    ("k1-faster", "direct"),
     ("tte-flash", "explicit-cot"),
     ("explicit-cot", "direct"),
     ("plume", "direct"),
