@@ -42,6 +42,8 @@ PAIRS = (
     ("k1", "direct"),
     ("k1", "auxiliary"),
     ("k1-faster", "direct"),
+    ("k1-faster", "auxiliary-faster"),
+    ("auxiliary-faster", "direct"),
     ("tte-flash", "explicit-cot"),
     ("explicit-cot", "direct"),
     ("plume", "direct"),
