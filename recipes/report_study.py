@@ -160,15 +160,33 @@ def elsewhere_table(results: Results, folder: str) -> str:
 
 
 def tries_table(results: Results) -> str:
-    """What was tried for every arm, on validation; the best of an arm is bold."""
+    """What was tried for every arm, on validation; the best of an arm is bold, and beside it what that reaches here."""
     tries = results.inner("tries/*")
+    found = {
+        name: {rate: tried.mean(name).value for rate, tried in tries.items() if name in tried.arms}
+        for name in dict.fromkeys(arm for tried in tries.values() for arm in tried.arms)
+    }
+    best = {name: _trained_at(results, name, max(scores, key=scores.__getitem__)) for name, scores in found.items()}
+    reference = best.get(REFERENCE)
     rows = []
-    for name in dict.fromkeys(arm for found in tries.values() for arm in found.arms):
-        scores = {setting: found.mean(name).value for setting, found in tries.items() if name in found.arms}
-        best = max(scores.values())
-        cells = (_number(scores[setting]) if setting in scores else "–" for setting in tries)
-        rows.append([f"`{name}`", *(f"**{cell}**" if cell == _number(best) else cell for cell in cells)])
-    return _table(["arm", *tries], rows)
+    for name, scores in found.items():
+        cells = [_number(scores[rate]) if rate in scores else "–" for rate in tries]
+        cells = [f"**{cell}**" if cell == _number(max(scores.values())) else cell for cell in cells]
+        arm = best[name]
+        if arm is None:
+            cells += ["–"] * 4
+        else:
+            difference = results.difference(arm, reference) if reference and name != REFERENCE else None
+            cells += [f"`{arm}`", str(len(results.seeds(arm))), _cell(results.mean(arm)), _signed(difference)]
+        rows.append([f"`{name}`", *cells])
+    return _table(["arm", *tries, "the best, as", "seeds", "mean over tasks", f"over `{REFERENCE}`"], rows)
+
+
+def _trained_at(results: Results, name: str, rate: str) -> str | None:
+    """The arm with results whose config is that of another at a learning rate, if there is one."""
+    wanted = results.study.config(name)
+    wanted["stages"][0]["learning_rate"] = float(rate)
+    return next((arm for arm in results.arms if results.study.config(arm) == wanted), None)
 
 
 def families_table(results: Results) -> str:

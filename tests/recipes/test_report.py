@@ -111,24 +111,24 @@ def test_arms_that_were_given_the_same_time_are_set_against_the_one_whose_time_i
 
 
 def test_other_splits_and_settings_stand_in_folders_of_the_results(results, tmp_path):
-    for folder in ("held-out", "tries/rate 1", "tries/rate 2"):
+    for folder in ("held-out", "tries/1.0e-3", "tries/2.0e-3"):
         shutil.copytree(results, tmp_path / "copy")
         (results / folder).parent.mkdir(exist_ok=True)
         (tmp_path / "copy").rename(results / folder)
     (results / "held-out/direct-0.json").unlink()
-    better = results / "tries/rate 2/direct-0.json"
+    better = results / "tries/2.0e-3/direct-0.json"
     record = json.loads(better.read_text())
     record["per_query"]["video-retrieval"] = [1.0] * 40
     better.write_text(json.dumps(record))
-    (results / "tries/rate 2/contrastive-only-0.json").unlink()
-    (results / "tries/rate 2/contrastive-only-1.json").unlink()
+    (results / "tries/2.0e-3/contrastive-only-0.json").unlink()
+    (results / "tries/2.0e-3/contrastive-only-1.json").unlink()
     page = tmp_path / "page.md"
     for table, expected in {
         "held-out": [["`tte-flash`", "2", ".167"], ["`contrastive-only`", "2", ".000"], ["`direct`", "1", ".000"]],
         "tries": [
-            ["`tte-flash`", "**.167**", "**.167**"],
-            ["`contrastive-only`", "**.000**", "–"],
-            ["`direct`", ".000", "**.167**"],
+            ["`tte-flash`", "**.167**", "**.167**", "`tte-flash`", "2"],
+            ["`contrastive-only`", "**.000**", "–", "`contrastive-only`", "2"],
+            ["`direct`", ".000", "**.167**", "–", "–"],  # nothing here was trained at that rate
         ],
     }.items():
         page.write_text(f"<!-- table: {table} -->\n<!-- end -->\n")
