@@ -122,6 +122,9 @@ def test_other_splits_and_settings_stand_in_folders_of_the_results(results, tmp_
     better.write_text(json.dumps(record))
     (results / "tries/2.0e-3/contrastive-only-0.json").unlink()
     (results / "tries/2.0e-3/contrastive-only-1.json").unlink()
+    shutil.copy(results / "direct-0.json", results / "tries/1.0e-3/k1-0.json")
+    for file in (results / "tries/2.0e-3/k1-0.json", results / "k1-faster-0.json"):
+        shutil.copy(better, file)
     page = tmp_path / "page.md"
     for table, expected in {
         "held-out": [["`tte-flash`", "2", ".167"], ["`contrastive-only`", "2", ".000"], ["`direct`", "1", ".000"]],
@@ -129,6 +132,7 @@ def test_other_splits_and_settings_stand_in_folders_of_the_results(results, tmp_
             ["`tte-flash`", "**.167**", "**.167**", "`tte-flash`", "2"],
             ["`contrastive-only`", "**.000**", "–", "`contrastive-only`", "2"],
             ["`direct`", ".000", "**.167**", "–", "–"],  # nothing here was trained at that rate
+            ["`k1`", ".000", "**.333**", "`k1-faster`", "1"],
         ],
     }.items():
         page.write_text(f"<!-- table: {table} -->\n<!-- end -->\n")
