@@ -28,6 +28,11 @@ os.environ.update(
 _ATTEMPTS: list[str] = []
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--record-golden`` writes tests/golden anew."""
+    parser.addoption("--record-golden", action="store_true", help="write the golden vectors anew instead of comparing")
+
+
 class NetworkBlockedError(OSError):
     """A test tried to reach another machine."""
 
