@@ -48,8 +48,8 @@ fix: $(STAMP)  ## repair what lint can repair
 install: $(STAMP)  ## make .venv with this checkout in it, editable
 
 tiny: $(STAMP)  ## retrain the bundled model (70 minutes on a CPU; goes on where it was stopped)
-	$(BIN)/python recipes/build_tiny_model.py recipes/configs/build_tiny_model/tiny.yaml $(ARGS) --set output_dir=runs/bundled-model
-	$(BIN)/python recipes/score_tiny_model.py runs/bundled-model/model
+	$(BIN)/python -m models.tte_flash_tiny.build models/tte_flash_tiny/config.yaml $(ARGS) --set output_dir=runs/bundled-model
+	$(BIN)/python -m models.tte_flash_tiny.score runs/bundled-model/model
 	cp -r runs/bundled-model/model/. tte_retriever/models/tte-flash-tiny
 
 clean:  ## remove .venv, caches and build leftovers

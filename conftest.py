@@ -25,6 +25,8 @@ os.environ.update(
     MKL_NUM_THREADS="1",
 )
 
+pytest_plugins = ["tests.checkpoints"]
+
 _ATTEMPTS: list[str] = []
 
 

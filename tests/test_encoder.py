@@ -20,9 +20,9 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from tte_retriever import MediaError, TTEEncoder, TTEError, model_path
 from tte_retriever.errors import CheckpointError, InputError
-from tte_retriever.evaluation.small_world import draw_pairs
-from tte_retriever.evaluation.small_world.files import write_image, write_mp4
-from tte_retriever.evaluation.small_world.scoring import encoder_item
+from tte_retriever.small_world import draw_pairs
+from tte_retriever.small_world.files import write_image, write_mp4
+from tte_retriever.small_world.scoring import encoder_item
 
 K = 8
 

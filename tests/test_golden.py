@@ -21,12 +21,13 @@ FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 MODELS = ["tte-flash-tiny", *(f"{family}/{method}" for family in FAMILIES for method in METHODS)]
 
 
-
 def items(side):
     """One item of every shape, in multiples of a visual token, so that no release of Pillow or torchvision resizes them."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, 2 * side, 3 * side, 3), np.uint8)
     frames = tuple(map(Image.fromarray, pixels))
-    chat = [{"role": "user", "content": [{"type": "image", "image": frames[2]}, {"type": "text", "text": "like this"}]}]
+    chat = [
+        {"role": "user", "content": [{"type": "image", "image": frames[2]}, {"type": "text", "text": "like this"}]}
+    ]
     return [
         "a red circle",
         {"image": frames[0]},

@@ -59,7 +59,7 @@ def test_a_tokenizer_of_others_has_no_thought():
 
 
 def test_every_word_of_the_small_world_is_one_token(tokenizer):
-    from tte_retriever.evaluation.small_world import vocabulary as v
+    from tte_retriever.small_world import vocabulary as v
 
     words = (
         *v.COLORS,

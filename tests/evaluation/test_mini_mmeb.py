@@ -21,7 +21,7 @@ from tte_retriever.errors import InputError
 from tte_retriever.evaluation.mini_mmeb import SPLITS, TASKS, evaluate
 from tte_retriever.evaluation.mini_mmeb import running as runner
 from tte_retriever.evaluation.mini_mmeb.metrics import METRICS, chance, interval, ndcg, prior_only
-from tte_retriever.evaluation.small_world.vocabulary import HELD_OUT_FACTS, HELD_OUT_LOOKS
+from tte_retriever.small_world.vocabulary import HELD_OUT_FACTS, HELD_OUT_LOOKS
 
 COUNT = 40
 GOLDEN = "366cd0403e0ccfba"

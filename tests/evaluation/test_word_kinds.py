@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tte_retriever.evaluation.small_world import FAMILIES, Clip, draw_pairs, word_kinds
+from tte_retriever.small_world import FAMILIES, Clip, draw_pairs, word_kinds
 
 
 def kinds(text):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tte_retriever.evaluation.small_world.files import write_mp4
+from tte_retriever.small_world.files import write_mp4
 from tte_retriever.training.data import read_pairs
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "generate_rationales.py"

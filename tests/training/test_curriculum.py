@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tte_retriever.errors import InputError
-from tte_retriever.training.curriculum import Curriculum, Phase, remainder, written
+from tte_retriever.training.plume.curriculum import Curriculum, Phase, remainder, written
 
 ORIGINAL = Curriculum(ratios=(0, 0.25, 0.5, 0.75, 1), segments=4, latents_per_segment=2)
 CAT = "The image shows a cat. It sits on a mat. The mat is red. The scene is calm. So the answer is a cat. Done."

@@ -14,8 +14,8 @@ from transformers import AutoModelForMultimodalLM
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
 from tte_retriever.methods.explicit_cot import think_aloud
-from tte_retriever.training.explicit_cot_collator import ExplicitCoTCollator
-from tte_retriever.training.losses import ExplicitCoTLoss
+from tte_retriever.training.explicit_cot.collator import ExplicitCoTCollator
+from tte_retriever.training.explicit_cot.loss import ExplicitCoTLoss
 from tte_retriever.training.run import train
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
 from tte_retriever.training.collator import TTECollator
-from tte_retriever.training.lame_collator import LameCollator, parts_of
-from tte_retriever.training.losses import LameLoss
-from tte_retriever.training.losses.diversity import pairwise_cosines
+from tte_retriever.training.lame.collator import LameCollator, parts_of
+from tte_retriever.training.lame.diversity import pairwise_cosines
+from tte_retriever.training.lame.loss import LameLoss
 from tte_retriever.training.run import train
 
 K = 4

@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 
+from models.tte_flash_tiny.visual_words import visual_word_nll
 from tte_retriever import TTEEncoder
-from tte_retriever.training.losses import masked_info_nce, rationale_nll, visual_word_nll
+from tte_retriever.training.contrastive import masked_info_nce
+from tte_retriever.training.rationale import rationale_nll
 
 
 @pytest.fixture(scope="module")

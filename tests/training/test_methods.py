@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from tte_retriever.building import METHODS as BUILT
 from tte_retriever.training.collator import TTECollator
 from tte_retriever.training.config import TrainConfig
-from tte_retriever.training.losses import TTELoss
 from tte_retriever.training.methods import METHODS
 from tte_retriever.training.run import train
+from tte_retriever.training.tte_flash.loss import TTELoss
 
 
 def test_what_can_be_trained_can_be_built():

@@ -9,8 +9,8 @@ import torch
 
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
-from tte_retriever.training.curriculum import Curriculum
-from tte_retriever.training.plume_collator import PlumeCollator
+from tte_retriever.training.plume.collator import PlumeCollator
+from tte_retriever.training.plume.curriculum import Curriculum
 
 CURRICULUM = Curriculum(ratios=(0, 0.5, 1), segments=2, answer_drop=0.5)
 ROW = {"anchor": "what is it?", "anchor_cot": "It is red. It is a cat.", "anchor_answer": "a cat", "positive": "cat"}

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
 from tte_retriever.importing import import_checkpoint
-from tte_retriever.training.curriculum import Curriculum
-from tte_retriever.training.losses import PlumeLoss
-from tte_retriever.training.losses.balance import Routing, batch_balance
-from tte_retriever.training.plume_collator import PlumeCollator
+from tte_retriever.training.plume.balance import Routing, batch_balance
+from tte_retriever.training.plume.collator import PlumeCollator
+from tte_retriever.training.plume.curriculum import Curriculum
+from tte_retriever.training.plume.loss import PlumeLoss
 
 REFERENCE = Path(__file__).parents[1] / "fixtures/plume_parity"
 ORIGINAL = Curriculum(ratios=(0, 0.25, 0.5, 0.75, 1), segments=4, latents_per_segment=2)

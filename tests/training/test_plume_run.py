@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
-from tte_retriever.training.plume_collator import PlumeCollator
+from tte_retriever.training.plume.collator import PlumeCollator
 from tte_retriever.training.run import train
 
 PLUME = (

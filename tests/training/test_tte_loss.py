@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.errors import InputError
-from tte_retriever.training.losses import TTELoss, distinct_candidates, rationale_nll
+from tte_retriever.training.contrastive import distinct_candidates
+from tte_retriever.training.rationale import rationale_nll
+from tte_retriever.training.tte_flash.loss import TTELoss
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 K = 4
@@ -588,7 +590,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tte_retriever import TTEEncoder
-from tte_retriever.training.losses import TTELoss
+from tte_retriever.training.tte_flash.loss import TTELoss
 
 rank, folder, checkpoint = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from tte_retriever.encoder import TTEEncoder
 from tte_retriever.methods import plume, tte_flash
-from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
+from tte_retriever.small_world.backbone import TinyShape, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from tte_retriever.evaluation.small_world.vocabulary import COLORS, KEYS, PLACES, SHAPES, VALUES
+from tte_retriever.small_world.vocabulary import COLORS, KEYS, PLACES, SHAPES, VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """LaME (arXiv 2606.13061), our reading: K reason tokens, then an embed token, in one prefill.
 
 Its reason tokens are the think tokens of the vocabulary: at inference LaME and TTE-Flash are the same model. They differ in
-what the tokens learn from, which is the loss's business, :class:`tte_retriever.training.losses.LameLoss`.
+what the tokens learn from, which is the loss's business, :class:`tte_retriever.training.lame.loss.LameLoss`.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class CollatorConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Flags of :class:`tte_retriever.training.losses.TTELoss` that all stages share; they are explained there."""
+    """Flags of :class:`tte_retriever.training.tte_flash.loss.TTELoss` that all stages share; they are explained there."""
 
     rationale_from: Literal["thought", "query+thought"] = "thought"
     decoder: Literal["soft-prompt", "kv"] = "soft-prompt"

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.config import ModelConfig, TrainConfig, config_from, read_values
-from tte_retriever.training.explicit_cot_config import ExplicitCoTConfig
-from tte_retriever.training.lame_config import LameConfig
-from tte_retriever.training.plume_config import PlumeConfig
+from tte_retriever.training.explicit_cot.config import ExplicitCoTConfig
+from tte_retriever.training.lame.config import LameConfig
+from tte_retriever.training.plume.config import PlumeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from tte_retriever.training.collator import TTECollator
-    from tte_retriever.training.losses import TTELoss
+    from tte_retriever.training.tte_flash.loss import TTELoss
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class TrainingMethod:
         config: What its YAML becomes: ``TrainConfig``, or a subclass whose ``stages``, ``loss`` and ``collator`` are
             subclasses of the sections there. Flags of ``loss`` and ``collator`` reach the classes below by name, and so
             does every ``<part>_weight`` of a stage the loss.
-        loss: Its :class:`~tte_retriever.training.losses.TTELoss`, as ``module:class``: reading a config loads no torch.
+        loss: Its :class:`~tte_retriever.training.tte_flash.loss.TTELoss`, as ``module:class``: reading a config loads no torch.
         collator: Its :class:`~tte_retriever.training.collator.TTECollator`, likewise.
     """
 
     config: type[TrainConfig] = TrainConfig
-    loss: str = "tte_retriever.training.losses:TTELoss"
+    loss: str = "tte_retriever.training.tte_flash.loss:TTELoss"
     collator: str = "tte_retriever.training.collator:TTECollator"
 
     def load_loss(self) -> type[TTELoss]:
@@ -50,18 +50,18 @@ METHODS = {
     "tte-flash": TrainingMethod(),
     "lame": TrainingMethod(
         LameConfig,
-        "tte_retriever.training.losses:LameLoss",
-        "tte_retriever.training.lame_collator:LameCollator",
+        "tte_retriever.training.lame.loss:LameLoss",
+        "tte_retriever.training.lame.collator:LameCollator",
     ),
     "plume": TrainingMethod(
         PlumeConfig,
-        "tte_retriever.training.losses:PlumeLoss",
-        "tte_retriever.training.plume_collator:PlumeCollator",
+        "tte_retriever.training.plume.loss:PlumeLoss",
+        "tte_retriever.training.plume.collator:PlumeCollator",
     ),
     "explicit-cot": TrainingMethod(
         ExplicitCoTConfig,
-        "tte_retriever.training.losses:ExplicitCoTLoss",
-        "tte_retriever.training.explicit_cot_collator:ExplicitCoTCollator",
+        "tte_retriever.training.explicit_cot.loss:ExplicitCoTLoss",
+        "tte_retriever.training.explicit_cot.collator:ExplicitCoTCollator",
     ),
 }
 """Name of the method, as in ``model.method`` → how it is trained."""

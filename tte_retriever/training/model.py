@@ -14,8 +14,8 @@ from tte_retriever.building import METHODS, build
 from tte_retriever.checkpoint import resolve_model
 from tte_retriever.encoder import OWN_MODULES, TTEEncoder
 from tte_retriever.errors import InputError
+from tte_retriever.small_world.backbone import TinyShape, build_backbone
 from tte_retriever.tokens import thought_vocabulary
-from tte_retriever.training.tiny_backbone import TinyShape, build_backbone
 
 if TYPE_CHECKING:
     from tte_retriever.training.config import ModelConfig

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from tte_retriever.encoder import TTEEncoder
-    from tte_retriever.training.losses import TTELoss
+    from tte_retriever.training.tte_flash.loss import TTELoss
 
 logger = logging.getLogger(__name__)
 

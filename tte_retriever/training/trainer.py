@@ -16,7 +16,7 @@ from tte_retriever.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tte_retriever.training.losses import TTELoss
+    from tte_retriever.training.tte_flash.loss import TTELoss
 
 TRAINED = "trained.safetensors"
 """What a trainer checkpoint keeps of the weights."""

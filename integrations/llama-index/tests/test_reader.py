@@ -11,7 +11,7 @@ from llama_index.embeddings.tte import TTEMediaReader
 from PIL import Image
 
 from tte_retriever.errors import InputError
-from tte_retriever_qdrant.documents import load_page
+from tte_retriever.sources.documents import load_page
 
 
 @pytest.fixture

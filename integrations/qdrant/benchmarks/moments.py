@@ -15,8 +15,8 @@ import numpy as np
 import typer
 
 from tte_retriever import TTEEncoder
-from tte_retriever.evaluation.small_world import CLIP_S, draw_pairs
-from tte_retriever.evaluation.small_world.files import write_mp4
+from tte_retriever.small_world import CLIP_S, draw_pairs
+from tte_retriever.small_world.files import write_mp4
 from tte_retriever_qdrant import ingest, moments, open_store
 
 VIDEOS, SCENES = 16, 4

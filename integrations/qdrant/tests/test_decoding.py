@@ -14,10 +14,10 @@ from PIL import Image
 
 from tte_retriever.errors import MediaError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling
+from tte_retriever.sources.chunking import Cut, Unit
+from tte_retriever.sources.identity import stamp
 from tte_retriever_qdrant.ingestion import decoding
 from tte_retriever_qdrant.ingestion.decoding import DEFAULT_MEMORY_LIMIT, LEAST_MEMORY, DecoderPool
-from tte_retriever_qdrant.ingestion.planning import stamp
-from tte_retriever_qdrant.ingestion.units import Cut, Unit
 from tte_retriever_qdrant.ingestion.worker import Request, Settings
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes as Linux shows them")

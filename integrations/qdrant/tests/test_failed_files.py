@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tte_retriever.errors import InputError
+from tte_retriever.sources import discover
 from tte_retriever_qdrant import ingest, open_store
-from tte_retriever_qdrant.ingestion import decoding, discover
+from tte_retriever_qdrant.ingestion import decoding
 from tte_retriever_qdrant.ingestion.updating import spec_of
 from tte_retriever_qdrant.stores import updating
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from tte_retriever.errors import InputError
+from tte_retriever.sources import discover, units
+from tte_retriever.sources.chunking import WINDOW_CHARACTERS, Cut, windows
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import ModelMismatch
-from tte_retriever_qdrant.ingestion import discover, units
-from tte_retriever_qdrant.ingestion.units import WINDOW_CHARACTERS, Cut, windows
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 

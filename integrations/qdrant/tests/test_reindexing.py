@@ -8,8 +8,8 @@ import shutil
 import pytest
 from PIL import Image
 
+from tte_retriever.sources import discover
 from tte_retriever_qdrant import ingest, search
-from tte_retriever_qdrant.ingestion import discover
 
 
 def test_a_second_run_does_nothing(small_folder, store, encoder, contents):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
     import numpy as np
 
     from tte_retriever.media import VideoSampling
-
-Item: TypeAlias = Mapping[str, Any]
-"""Decoded media under the keys ``text``, ``image`` and ``video``."""
+    from tte_retriever.sources import Item
 
 
 class Encoder(Protocol):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS
+from tte_retriever.sources.identity import asset_id_of
 from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
-from tte_retriever_qdrant.ingestion.planning import asset_id_of
 
 if TYPE_CHECKING:
     from tte_retriever_qdrant.searching import SearchHit

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-Modality: TypeAlias = Literal["image", "page", "video", "text"]
-
 Role: TypeAlias = Literal["current", "previous", "next", "update"]
 """What a generation of a store is for: searched; gone back to; a re-embedding that is filled; a copy of the current one
 that is brought up to date while that is searched."""

@@ -12,7 +12,7 @@ from tte_retriever.media import load_image, load_video
 from tte_retriever_qdrant.errors import StoreNotFound
 from tte_retriever_qdrant.filters import Filter, filter_keys
 from tte_retriever_qdrant.moments import merge_moments
-from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec, Modality
+from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec
 from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
 from tte_retriever_qdrant.stores.protocol import candidates
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tte_retriever.media import ImageLike, VideoLike
+    from tte_retriever.sources import Modality
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.records import Hit
     from tte_retriever_qdrant.stores import VectorStore

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tte_retriever.evaluation.small_world.drawing import page_image
-from tte_retriever.evaluation.small_world.pages import PageDescription
-from tte_retriever.evaluation.small_world.tasks import rngs
-from tte_retriever.evaluation.small_world.volumes import PAGES, VOLUMES, Volume, draw_series
+from tte_retriever.small_world.drawing import page_image
+from tte_retriever.small_world.pages import PageDescription
+from tte_retriever.small_world.tasks import rngs
+from tte_retriever.small_world.volumes import PAGES, VOLUMES, Volume, draw_series
 
 from .pools import Candidate, Pool, Query, gains_of
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from tte_retriever.evaluation.small_world import Split
+    from tte_retriever.small_world import Split
 
 
 def _volumes(rng: random.Random, split: Split, count: int) -> list[Volume]:

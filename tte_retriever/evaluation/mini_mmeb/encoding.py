@@ -10,15 +10,15 @@ from PIL import Image
 
 from tte_retriever.encoder import TTEEncoder
 from tte_retriever.errors import InputError, TTEError
-from tte_retriever.evaluation.small_world.clips import CLIP_S
-from tte_retriever.evaluation.small_world.tasks import sample_times
+from tte_retriever.small_world.clips import CLIP_S
+from tte_retriever.small_world.tasks import sample_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sentence_transformers import SentenceTransformer
 
-    from tte_retriever.evaluation.small_world.tasks import Item
+    from tte_retriever.small_world.tasks import Item
 
     from .tasks import Task
 

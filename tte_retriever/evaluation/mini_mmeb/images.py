@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tte_retriever.evaluation.small_world import ANSWERS, Scene, draw_pairs, draw_scene
-from tte_retriever.evaluation.small_world.drawing import crop, scene_image
-from tte_retriever.evaluation.small_world.scenes import (
+from tte_retriever.small_world import ANSWERS, Scene, draw_pairs, draw_scene
+from tte_retriever.small_world.drawing import crop, scene_image
+from tte_retriever.small_world.scenes import (
     Mention,
     SceneDescription,
     Thing,
     draw_edits,
     shortest_name,
 )
-from tte_retriever.evaluation.small_world.scoring import candidates_of
-from tte_retriever.evaluation.small_world.splits import draw_in_split
-from tte_retriever.evaluation.small_world.tasks import draw_question, rngs
-from tte_retriever.evaluation.small_world.vocabulary import COLORS, DIRECTIONS, HELD_OUT_LOOKS, PLACES, SHAPES, SIZES
+from tte_retriever.small_world.scoring import candidates_of
+from tte_retriever.small_world.splits import draw_in_split
+from tte_retriever.small_world.tasks import draw_question, rngs
+from tte_retriever.small_world.vocabulary import COLORS, DIRECTIONS, HELD_OUT_LOOKS, PLACES, SHAPES, SIZES
 
 from .pools import Candidate, Pool, Query, balanced, gains_of, parts, spread
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
-    from tte_retriever.evaluation.small_world import Split
+    from tte_retriever.small_world import Split
 
 _LOOKS = [(color, shape) for color in COLORS for shape in SHAPES]
 

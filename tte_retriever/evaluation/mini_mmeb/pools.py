@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
-    from tte_retriever.evaluation.small_world.tasks import Item
+    from tte_retriever.small_world.tasks import Item
 
 DrawnT = TypeVar("DrawnT")
 

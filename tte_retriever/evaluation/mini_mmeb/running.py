@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sentence_transformers import SentenceTransformer
 
-    from tte_retriever.evaluation.small_world.tasks import Item
+    from tte_retriever.small_world.tasks import Item
 
     from .pools import Pool
     from .tasks import Task

@@ -12,7 +12,7 @@ from . import documents, images, videos
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tte_retriever.evaluation.small_world import Split
+    from tte_retriever.small_world import Split
 
     from .pools import Pool
 

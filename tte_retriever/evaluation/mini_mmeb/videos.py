@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tte_retriever.evaluation.small_world import ANSWERS, Clip, draw_clip
-from tte_retriever.evaluation.small_world.clips import ClipDescription, draw_alternatives, draw_windows
-from tte_retriever.evaluation.small_world.drawing import clip_states
-from tte_retriever.evaluation.small_world.scenes import Mention
-from tte_retriever.evaluation.small_world.tasks import rngs
+from tte_retriever.small_world import ANSWERS, Clip, draw_clip
+from tte_retriever.small_world.clips import ClipDescription, draw_alternatives, draw_windows
+from tte_retriever.small_world.drawing import clip_states
+from tte_retriever.small_world.scenes import Mention
+from tte_retriever.small_world.tasks import rngs
 
 from .pools import Candidate, Pool, Query, balanced, gains_of, parts, spread
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
-    from tte_retriever.evaluation.small_world import Split
+    from tte_retriever.small_world import Split
 
 _WHILE_THERE = ("moves", "turns", "grows", "shrinks")
 _CLASSES = [

@@ -9,9 +9,9 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from PIL import Image
 
 from tte_retriever.errors import InputError
-from tte_retriever.evaluation.small_world import CLIP_S, FAMILIES, Family, Item, Pair, draw_pairs
-from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, sample_times
 from tte_retriever.media import VideoFrames
+from tte_retriever.small_world import CLIP_S, FAMILIES, Family, Item, Pair, draw_pairs
+from tte_retriever.small_world.tasks import EDITS_PER_SCENE, sample_times
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ def small_world(family: str, rows: int, *, seed: int) -> Dataset:
     """``rows`` training pairs of one family, each a pure function of the seed and its index.
 
     Args:
-        family: One of :data:`tte_retriever.evaluation.small_world.FAMILIES`.
+        family: One of :data:`tte_retriever.small_world.FAMILIES`.
         rows: Length of the dataset; nothing is drawn before it is needed.
         seed: Two seeds share nothing but chance.
 

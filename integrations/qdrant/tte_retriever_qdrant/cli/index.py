@@ -70,7 +70,7 @@ def index(
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
 ) -> None:
     """Index images, PDF pages, video moments and texts; run it again to resume or to bring the store up to date."""
-    from tte_retriever_qdrant.ingestion.discovery import check_source
+    from tte_retriever.sources.discovery import check_source
     from tte_retriever_qdrant.ingestion.quarantine import QUARANTINE
     from tte_retriever_qdrant.stores import open_generation, updating
 

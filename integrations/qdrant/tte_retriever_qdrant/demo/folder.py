@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tte_retriever.evaluation.small_world import ANSWERS, CLIP_S, Pair, draw_pairs
-from tte_retriever.evaluation.small_world.files import write_gif, write_image, write_mp4, write_pdf
-from tte_retriever.evaluation.small_world.tasks import EDITS_PER_SCENE, page_pair, rngs
+from tte_retriever.small_world import ANSWERS, CLIP_S, Pair, draw_pairs
+from tte_retriever.small_world.files import write_gif, write_image, write_mp4, write_pdf
+from tte_retriever.small_world.tasks import EDITS_PER_SCENE, page_pair, rngs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from tte_retriever.media import load_image, load_video
+from tte_retriever.sources.documents import load_page
 from tte_retriever_qdrant.demo.asking import SHOWN, is_expected
-from tte_retriever_qdrant.documents import load_page
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,17 +11,17 @@ import ray  # type: ignore[import-not-found, unused-ignore]
 
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
+from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, Cut
+from tte_retriever.sources.discovery import check_source, root_of
 from tte_retriever_qdrant.distributed.attempts import Attempts
 from tte_retriever_qdrant.distributed.blocks import pack, unpack
 from tte_retriever_qdrant.distributed.cluster import Shares, connected, own_errors, share_out
 from tte_retriever_qdrant.distributed.describing import Description, describe_on_ray
 from tte_retriever_qdrant.distributed.stages import Decode, Embed, Sink
 from tte_retriever_qdrant.ingestion.decoding import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT_S, check_decoding
-from tte_retriever_qdrant.ingestion.discovery import check_source, root_of
 from tte_retriever_qdrant.ingestion.events import NearDuplicate
 from tte_retriever_qdrant.ingestion.manifest import Manifest
 from tte_retriever_qdrant.ingestion.reading import Key, Outcome
-from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, Cut
 from tte_retriever_qdrant.ingestion.updating import update
 from tte_retriever_qdrant.ingestion.worker import Settings
 from tte_retriever_qdrant.ingestion.writing import check_writing
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
+    from tte_retriever.sources.chunking import Unit
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.events import Event, Report
     from tte_retriever_qdrant.ingestion.planning import Task
-    from tte_retriever_qdrant.ingestion.units import Unit
     from tte_retriever_qdrant.ingestion.updating import Tally
     from tte_retriever_qdrant.records import CollectionSpec
     from tte_retriever_qdrant.stores import VectorStore

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
+    from tte_retriever.sources.chunking import Unit
     from tte_retriever_qdrant.distributed.attempts import Attempts
     from tte_retriever_qdrant.encoder import Encoder
-    from tte_retriever_qdrant.ingestion.units import Unit
     from tte_retriever_qdrant.ingestion.worker import Settings
     from tte_retriever_qdrant.records import CollectionSpec
     from tte_retriever_qdrant.stores import VectorStore

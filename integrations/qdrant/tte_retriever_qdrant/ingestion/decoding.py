@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tte_retriever.errors import InputError, MediaError, TTEError
 from tte_retriever.media.sources import describe
-from tte_retriever_qdrant.ingestion.units import pixels
+from tte_retriever.sources.chunking import pixels
 from tte_retriever_qdrant.ingestion.worker import Decoded, Request, Settings
 
 if TYPE_CHECKING:

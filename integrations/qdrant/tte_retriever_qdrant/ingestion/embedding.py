@@ -7,8 +7,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from tte_retriever.errors import InputError
+from tte_retriever.sources.chunking import pixels
 from tte_retriever_qdrant.encoder import StreamingEncoder
-from tte_retriever_qdrant.ingestion.units import pixels
 from tte_retriever_qdrant.stores.checks import check_vector
 
 if TYPE_CHECKING:
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from tte_retriever_qdrant.encoder import Encoder, Item
+    from tte_retriever.sources import Item
+    from tte_retriever.sources.chunking import Unit
+    from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.reading import Outcome, Part
-    from tte_retriever_qdrant.ingestion.units import Unit
 
 _MAX_PIXELS = 128_000_000  # with the model at a time, or little more: about 400 MB
 _LOOK_AHEAD = 4  # batches

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
+from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, Cut
 from tte_retriever_qdrant.ingestion.decoding import (
     DEFAULT_MEMORY_LIMIT,
     DEFAULT_TIME_LIMIT_S,
@@ -15,7 +16,6 @@ from tte_retriever_qdrant.ingestion.decoding import (
 )
 from tte_retriever_qdrant.ingestion.embedding import embed
 from tte_retriever_qdrant.ingestion.reading import Key, read
-from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, Cut
 from tte_retriever_qdrant.ingestion.updating import spec_of, update
 from tte_retriever_qdrant.ingestion.worker import Settings
 from tte_retriever_qdrant.ingestion.writing import Writer, check_writing

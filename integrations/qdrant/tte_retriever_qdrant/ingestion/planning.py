@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import MediaError
-from tte_retriever.media.sources import describe, open_source
-from tte_retriever_qdrant.ingestion.discovery import uri_of
+from tte_retriever.sources.discovery import uri_of
+from tte_retriever.sources.identity import asset_id_of, stamp
 from tte_retriever_qdrant.ingestion.events import Failure
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Row
 
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tte_retriever.media import MediaLimits
+    from tte_retriever.sources.chunking import Cut
     from tte_retriever_qdrant.ingestion.ledger import Ledger
-    from tte_retriever_qdrant.ingestion.units import Cut
 
 _UNKNOWN_CONTENT = ("missing", "not-a-file", "unreadable")  # such a file may still be what it was
 
@@ -216,34 +215,3 @@ def _look_at(path: Path, root: str, uri: str, before: Row | None, limits: MediaL
     asset_id = before.asset_id if before is not None and same_stamp and before.asset_id else asset_id_of(path, limits)
     row = Row(root, uri, size, mtime_ns, asset_id, "NEW")
     return _Seen(path, row, before if before is not None and before.asset_id == asset_id else None)
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in nanoseconds.
-
-    Raises:
-        MediaError: The file is gone or cannot be reached.
-    """
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
-        raise MediaError(f"{describe(path)} disappeared while it was being indexed; run again", "missing") from error
-    except OSError as error:
-        raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
-    return status.st_size, status.st_mtime_ns
-
-
-def asset_id_of(path: Path, limits: MediaLimits) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits.
-
-    Raises:
-        MediaError: It cannot be read, or is too large.
-    """
-    with open_source(path, limits) as file:
-        digest = hashlib.sha256()
-        try:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        except OSError as error:
-            raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
-    return digest.hexdigest()

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media.sources import describe
+from tte_retriever.sources.chunking import TEXT_SUFFIXES, Unit
 from tte_retriever_qdrant.ingestion.events import Failure
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE
-from tte_retriever_qdrant.ingestion.units import TEXT_SUFFIXES, Unit
 from tte_retriever_qdrant.ingestion.worker import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from tte_retriever_qdrant.encoder import Item
+    from tte_retriever.sources import Item
     from tte_retriever_qdrant.ingestion.decoding import DecoderPool
     from tte_retriever_qdrant.ingestion.planning import Task
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from tte_retriever.errors import InputError
+from tte_retriever.sources.discovery import check_source, discover, root_of, uri_of
 from tte_retriever_qdrant.ingestion.books import Books
-from tte_retriever_qdrant.ingestion.discovery import check_source, discover, root_of, uri_of
 from tte_retriever_qdrant.ingestion.events import Event, EventKind, Failure, NearDuplicate, Report
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE
 from tte_retriever_qdrant.ingestion.manifest import take_in
@@ -19,10 +19,10 @@ from tte_retriever_qdrant.records import CollectionSpec
 
 if TYPE_CHECKING:
     from tte_retriever.media import MediaLimits
+    from tte_retriever.sources.chunking import Cut
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.ledger import Row, State
     from tte_retriever_qdrant.ingestion.reading import Outcome
-    from tte_retriever_qdrant.ingestion.units import Cut
     from tte_retriever_qdrant.stores import VectorStore
 
 

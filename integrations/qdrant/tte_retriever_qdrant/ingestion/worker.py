@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 from tte_retriever.errors import MediaError
 from tte_retriever.media.sources import describe
-from tte_retriever_qdrant.ingestion.planning import stamp
-from tte_retriever_qdrant.ingestion.units import load_unit, units
+from tte_retriever.sources.chunking import load_unit, units
+from tte_retriever.sources.identity import stamp
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tte_retriever.media import MediaLimits, VideoSampling
-    from tte_retriever_qdrant.encoder import Item
-    from tte_retriever_qdrant.ingestion.units import Cut, Unit
+    from tte_retriever.sources import Item
+    from tte_retriever.sources.chunking import Cut, Unit
 
 _PR_SET_PDEATHSIG = 1
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from tte_retriever.sources.chunking import Unit
     from tte_retriever_qdrant.ingestion.embedding import Embedded
     from tte_retriever_qdrant.ingestion.reading import Outcome
-    from tte_retriever_qdrant.ingestion.units import Unit
     from tte_retriever_qdrant.stores import VectorStore
 
 PAUSES_S: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 30)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import filelock
 
 from tte_retriever.errors import TTEError
+from tte_retriever.sources.discovery import STORE_MANIFEST
 from tte_retriever_qdrant.errors import StoreError, StoreLocked, StoreNotFound
 from tte_retriever_qdrant.records import ROLES, GenerationInfo
 from tte_retriever_qdrant.stores import checks
-from tte_retriever_qdrant.stores.manifest import MANIFEST, Generation, Manifest, read_manifest, write_manifest
+from tte_retriever_qdrant.stores.manifest import Generation, Manifest, read_manifest, write_manifest
 from tte_retriever_qdrant.stores.shards import make_shard
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Directory:
 
     def prepare(self, *, create: bool) -> None:
         """Make the directory, or make sure that it is a store's."""
-        if not create and not (self.home / MANIFEST).exists():
+        if not create and not (self.home / STORE_MANIFEST).exists():
             raise missing(self.home)
         try:
             self.home.mkdir(parents=True, exist_ok=True)
@@ -213,10 +214,10 @@ class Directory:
         return StoreLocked(f"{self.where} is in use by another process; wait for it to end or stop it, then try again")
 
     def _refuse_foreign_files(self) -> None:
-        foreign = {path.name for path in self.home.iterdir()} - {_LOCK, _GENERATIONS, f"{MANIFEST}.new"}
+        foreign = {path.name for path in self.home.iterdir()} - {_LOCK, _GENERATIONS, f"{STORE_MANIFEST}.new"}
         if foreign:
             raise StoreError(
-                f"the directory {str(self.home)!r} is no store (it has no {MANIFEST}) and holds other files, such as "
+                f"the directory {str(self.home)!r} is no store (it has no {STORE_MANIFEST}) and holds other files, such as "
                 f"{min(foreign)!r}; give an empty or a new directory"
             )
 

@@ -7,14 +7,12 @@ import os
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from tte_retriever.sources.discovery import STORE_MANIFEST
 from tte_retriever_qdrant.errors import StoreError
 from tte_retriever_qdrant.records import CollectionSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-MANIFEST = "tte-store.json"
-"""Its name; a directory with such a file is a store."""
 
 _FORMAT = 2
 
@@ -57,7 +55,7 @@ def read_manifest(home: Path) -> Manifest | None:
     Raises:
         StoreError: It cannot be read, is broken, or was written by another version.
     """
-    path = home / MANIFEST
+    path = home / STORE_MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
@@ -75,12 +73,12 @@ def read_manifest(home: Path) -> Manifest | None:
 
 def write_manifest(home: Path, manifest: Manifest) -> None:
     """Write the manifest so that a reader sees the old one or the new one, whatever happens in between."""
-    draft = home / f"{MANIFEST}.new"
+    draft = home / f"{STORE_MANIFEST}.new"
     with draft.open("w", encoding="utf-8") as file:
         json.dump({"format": _FORMAT, **asdict(manifest)}, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(home / MANIFEST)
+    draft.replace(home / STORE_MANIFEST)
     folder = os.open(home, os.O_RDONLY)
     try:
         os.fsync(folder)  # of the machine's death, too, one of the two survives: the one that was reported

@@ -23,10 +23,10 @@ from llama_index.embeddings.tte.views import view_of, views_folder
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling
 from tte_retriever.media.sources import describe
-from tte_retriever_qdrant.ingestion import Unit, discover, units
-from tte_retriever_qdrant.ingestion.discovery import check_source, root_of, uri_of
-from tte_retriever_qdrant.ingestion.planning import asset_id_of
-from tte_retriever_qdrant.ingestion.units import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S, Cut, load_unit
+from tte_retriever.sources import Unit, discover, units
+from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S, Cut, load_unit
+from tte_retriever.sources.discovery import check_source, root_of, uri_of
+from tte_retriever.sources.identity import asset_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,9 +27,9 @@ from llama_index.embeddings.tte.views import check_unchanged, view_of, views_fol
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import load_image
+from tte_retriever.sources import Unit
 from tte_retriever_qdrant import open_store
 from tte_retriever_qdrant.errors import StoreNotFound
-from tte_retriever_qdrant.ingestion import Unit
 from tte_retriever_qdrant.locating import file_under
 from tte_retriever_qdrant.records import CollectionSpec
 from tte_retriever_qdrant.searching import best_per_asset

@@ -12,13 +12,13 @@ from llama_index.core.utils import get_cache_dir
 from tte_retriever.errors import MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling, load_video
 from tte_retriever.media.sources import describe
-from tte_retriever_qdrant.documents import load_page
-from tte_retriever_qdrant.ingestion.planning import asset_id_of, stamp
+from tte_retriever.sources.documents import load_page
+from tte_retriever.sources.identity import asset_id_of, stamp
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tte_retriever_qdrant.ingestion import Unit
+    from tte_retriever.sources import Unit
 
 _ONE_FRAME = VideoSampling(min_frames=1, max_frames=1)  # the one in the middle
 

@@ -1,0 +1,37 @@
+"""The bundled model knows what its card says it knows, on a draw that the card does not use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tte_retriever import TTEEncoder, model_path
+from tte_retriever.small_world.scoring import score_family
+
+CARD = json.loads((Path(model_path("tte-flash-tiny")) / "scores.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return TTEEncoder("tte-flash-tiny", device="cpu")
+
+
+@pytest.mark.parametrize("family", ["question", "edit", "page-question", "moment"])
+@pytest.mark.parametrize("split", ["test", "held-out"])
+def test_the_card_holds_on_another_seed(encoder, family, split):
+    score = score_family(encoder, family, split=split, seed=777, queries=100)[0]
+    right, asked, _ = CARD[split][family]
+    # Fewer candidates are easier; below, only chance can take it, and no further than four standard errors.
+    rate = right / asked
+    assert score.hit_rate > rate - 4 * (rate * (1 - rate) / score.asked) ** 0.5 - 0.01
+    assert score.chance < 0.1
+
+
+def test_thinking_pays_where_the_card_says_so(encoder):
+    without, with_thought = (
+        score_family(encoder, "moment-question", split="test", seed=777, queries=100, think_budget=budget)[0].hit_rate
+        for budget in (0, 8)
+    )
+    assert with_thought > without + 0.1

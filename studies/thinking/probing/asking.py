@@ -1,0 +1,91 @@
+"""Queries of the small world, as a probe asks them again and again with other thoughts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from tte_retriever.small_world import Family, Pair, Split, draw_pairs
+from tte_retriever.small_world.scoring import candidates_of, encoder_item
+from tte_retriever.training.collator import IGNORED
+from tte_retriever.training.methods import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.training.config import TrainConfig
+
+T = TypeVar("T")
+BATCH = 50
+"""Queries in one pass through the model."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries of one family, and what they are ranked over.
+
+    Attributes:
+        family: The task.
+        pairs: B queries with their answers.
+        batches: Their features, :data:`BATCH` at a time.
+        candidates: Vectors of all candidates, thought of as the model does.  (N, E) float32
+        contents: What each candidate is.
+    """
+
+    family: Family
+    pairs: list[Pair]
+    batches: list[dict[str, Any]]
+    candidates: np.ndarray
+    contents: list[object]
+
+    @classmethod
+    def draw(cls, encoder: TTEEncoder, family: Family, queries: int, *, split: Split, seed: int | str) -> Asked:
+        """``queries`` fresh pairs of a family, a pure function of the arguments."""
+        pairs = draw_pairs(family, queries, seed=seed, split=split)
+        items, contents = candidates_of(pairs)
+        batches = [encoder.preprocess([encoder_item(pair.query) for pair in part]) for part in in_batches(pairs)]
+        candidates = encoder.encode([encoder_item(item) for item in items], batch_size=BATCH)  # (N, E)
+        return cls(family, pairs, batches, candidates, contents)
+
+    def embedded(self, encoder: TTEEncoder) -> Iterator[dict[str, Any]]:
+        """What leaves the model for each batch."""
+        for features in self.batches:
+            with torch.no_grad():
+                yield encoder(dict(features))
+
+    def retrieved(self, vectors: Tensor) -> list[object]:
+        """What the queries find first, when these are their vectors (B, E)."""
+        return [self.contents[best] for best in np.argmax(vectors.numpy() @ self.candidates.T, axis=1)]
+
+    def hits(self, vectors: Tensor) -> np.ndarray:
+        """Whether that answers them: (B,) float64 of 0 and 1."""
+        found = self.retrieved(vectors)
+        return np.array([float(pair.accepts(each)) for pair, each in zip(self.pairs, found, strict=True)])
+
+
+def in_batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The rows, :data:`BATCH` at a time."""
+    return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+
+
+def gold_ids(encoder: TTEEncoder, config: TrainConfig, pairs: Sequence[Pair]) -> list[list[int]]:
+    """What was to be written for such queries in training, in tokens, without the one that ends it."""
+    options = config.collator_options | {"nested_budgets": False}
+    collator = METHODS[config.model.method].load_collator()(encoder, **options)
+    rows = [
+        {
+            "anchor": encoder_item(pair.query),
+            "positive": encoder_item(pair.positive),
+            "anchor_cot": pair.query_rationale,
+            "positive_cot": pair.positive_rationale,
+        }
+        for pair in pairs
+    ]
+    ids = [row for part in in_batches(rows) for row in collator(list(part))["anchor_cot_ids"].tolist()]
+    return [[token for token in row if token not in (IGNORED, collator.end_id)] for row in ids]

@@ -1,0 +1,46 @@
+"""Models that think in each of the ways, and the config of an arm of the study."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from studies.thinking.study import StudyConfig
+from tte_retriever import TTEEncoder, build
+from tte_retriever.training.config import config_from, read_values
+from tte_retriever.training.methods import METHODS
+from tte_retriever.training.parsing import from_mapping
+
+STUDY = Path(__file__).parents[1] / "config.yaml"
+
+
+@pytest.fixture(scope="session")
+def untrained(checkpoint, tmp_path_factory):
+    """``untrained(method, family="qwen3_vl", think_tokens=4)`` is a tiny random encoder."""
+
+    @functools.cache
+    def make(method, family="qwen3_vl", think_tokens=4):
+        folder = tmp_path_factory.mktemp("probed") / "model"
+        build(folder, backbone=checkpoint(family), method=method, think_tokens=think_tokens)
+        return TTEEncoder(str(folder), device="cpu").eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    return TTEEncoder("tte-flash-tiny", device="cpu").eval()
+
+
+@pytest.fixture(scope="session")
+def config_of():
+    """``config_of(arm)`` is what an arm of the study was trained with."""
+    study = from_mapping(StudyConfig, read_values(STUDY))
+
+    def read(arm):
+        values = study.config(arm)
+        return config_from(METHODS[values["model"]["method"]].config, values)
+
+    return read

@@ -1,0 +1,8 @@
+"""Files of a folder become chunks, each of which gets one vector; knows no store."""
+
+from __future__ import annotations
+
+from tte_retriever.sources.chunking import Item, Modality, Unit, units
+from tte_retriever.sources.discovery import discover
+
+__all__ = ["Item", "Modality", "Unit", "discover", "units"]

@@ -1,0 +1,45 @@
+"""What identifies a file: its stamp for a quick look, its content for good."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from tte_retriever.errors import MediaError
+from tte_retriever.media.sources import describe, open_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tte_retriever.media import MediaLimits
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds.
+
+    Raises:
+        MediaError: The file is gone or cannot be reached.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise MediaError(f"{describe(path)} disappeared while it was being indexed; run again", "missing") from error
+    except OSError as error:
+        raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def asset_id_of(path: Path, limits: MediaLimits) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Raises:
+        MediaError: It cannot be read, or is too large.
+    """
+    with open_source(path, limits) as file:
+        digest = hashlib.sha256()
+        try:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        except OSError as error:
+            raise MediaError(f"{describe(path)} cannot be read: {error.strerror or error}", "unreadable") from error
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Training of explicit chain of thought: its loss, collator and config."""

@@ -1,0 +1,1 @@
+"""Training of LaME: its loss, collator and config."""

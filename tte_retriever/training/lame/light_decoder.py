@@ -1,0 +1,70 @@
+"""A small decoder that turns the states of a thought into text, and sees nothing else."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from tte_retriever.training.rationale import output_matrix, token_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LightDecoder(nn.Module):
+    """One or two transformer layers over the backbone's own vocabulary, which cross-attend to the states alone.
+
+    Input and output embedding are the backbone's: tied, so that only the layers are new.
+
+    Args:
+        width: D.
+        heads: Attention heads; they divide D.
+        layers: Number of layers.
+    """
+
+    def __init__(self, width: int, *, heads: int, layers: int) -> None:
+        super().__init__()
+        self.start = nn.Parameter(torch.zeros(width))
+        # A backbone's embedding rows are far smaller than what layers write, its last states may be far larger.
+        self.words_norm, self.states_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        layer = nn.TransformerDecoderLayer(
+            width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
+
+    def forward(self, states: Tensor, present: Tensor, text_ids: Tensor, backbone: nn.Module) -> Tensor:
+        """Next-token NLL of texts; the mean of each row.
+
+        Args:
+            states: What is decoded.  (B, K, D)
+            present: True where there is a state, at least one in every row.  (B, K) bool
+            text_ids: Token ids, padded on the right with -100, at least one in every row.  (B, R) int64
+            backbone: Whose vocabulary it is.
+
+        Returns:
+            (B,) float32.
+        """
+        words = (
+            cast("Any", backbone).get_input_embeddings()(text_ids[:, :-1].clamp(min=0)).to(self.start)
+        )  # (B, R - 1, D)
+        start = self.start.expand(len(words), 1, -1)
+        inputs = self.words_norm(torch.cat([start, words], dim=1))  # (B, R, D)
+        length, width = inputs.shape[1:]
+        ahead = torch.ones(length, length, dtype=torch.bool, device=inputs.device).triu(1)
+        hidden = self.layers(
+            inputs + _positions(length, width).to(inputs),
+            self.states_norm(states.to(inputs)),
+            tgt_mask=ahead,
+            memory_key_padding_mask=~present,
+        )
+        return token_nll(hidden, text_ids, output_matrix(backbone))
+
+
+def _positions(length: int, width: int) -> Tensor:
+    """The sinusoids of arXiv 1706.03762; (length, width)."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))  # (width / 2,)
+    angles = torch.arange(length)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -1,0 +1,1 @@
+"""Training of PLUME: its loss, collator and config."""

@@ -1,0 +1,79 @@
+"""Rows of training pairs with what PLUME writes after its latent steps, in every phase of the curriculum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from tte_retriever.errors import InputError
+from tte_retriever.tokens import neutralise
+from tte_retriever.training.collator import IGNORED, TTECollator, item_columns, padded
+from tte_retriever.training.lame.collator import parts_of
+from tte_retriever.training.plume.curriculum import written
+
+if TYPE_CHECKING:
+    import torch
+
+    from tte_retriever.encoder import TTEEncoder
+    from tte_retriever.methods.plume import PlumeTransformer
+    from tte_retriever.training.plume.curriculum import Curriculum
+
+_SUFFIX = "<eot></think>\n<gen_emb>"
+"""What is written when everything is latent and the answer is dropped, up to where the model embeds."""
+
+
+class PlumeCollator(TTECollator):
+    """A :class:`TTECollator` whose ``c_cot_ids`` are (B, phases, S): what is written after the latent steps in each phase.
+
+    Which phase it is, is for the loss to say: a loader that runs ahead, or in processes of its own, does not know. From
+    ``<eot>`` on the text holds what is left of ``<item>_cot``, the answer, ``<gen_emb>`` and the end of the turn. The
+    answer is ``<item>_answer``, else a positive that is text alone, for the anchor and the positive alike; columns after
+    these two have none.
+
+    Args:
+        model: As for :class:`TTECollator`, of the method ``plume``.
+        curriculum: Phases.
+        nested_budgets: Not possible: the curriculum says how many steps are latent.
+        **options: As for :class:`TTECollator`; ``max_rationale_tokens`` counts ``<item>_cot`` alone.
+
+    Raises:
+        InputError: As for :class:`TTECollator`, ``nested_budgets``, and a model that reads another suffix at inference.
+    """
+
+    def __init__(
+        self, model: TTEEncoder, *, curriculum: Curriculum, nested_budgets: bool = False, **options: Any
+    ) -> None:
+        if nested_budgets:
+            raise InputError(
+                "nested_budgets is true, but PLUME's curriculum says how many steps are latent; leave it out"
+            )
+        super().__init__(model, **options)
+        suffix = cast("PlumeTransformer", model.transformer).options.suffix
+        if suffix != _SUFFIX:
+            raise InputError(
+                f"at inference this model reads {suffix!r} after its latent steps, but the curriculum ends in {_SUFFIX!r}; "
+                "build or import it with that suffix"
+            )
+        self.curriculum = curriculum
+
+    def _thought(self, rows: list[dict[str, Any]], column: str) -> dict[str, torch.Tensor]:
+        pair = item_columns(list(rows[0]))[:2]
+        ids: list[list[int]] = []
+        for row in rows:
+            rationale = self._cut(neutralise(row.get(f"{column}_cot") or "", self.model.tokenizer))
+            usual = _text_alone(row[pair[1]]) if column in pair and len(pair) == 2 else ""
+            answer = neutralise(row.get(f"{column}_answer") or usual, self.model.tokenizer)
+            for phase in self.curriculum.phases:
+                text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
+                ids.append(self.model.tokenizer(text, add_special_tokens=False).input_ids)
+        return {"cot_ids": padded(ids, IGNORED).unflatten(0, (len(rows), -1))}  # (B, phases, S)
+
+    def _cut(self, text: str) -> str:
+        """The part of a text that is not too long."""
+        ends = self.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        return text if len(ends) <= self.max_rationale_tokens else text[: ends[self.max_rationale_tokens - 1][1]]
+
+
+def _text_alone(item: Any) -> str:
+    """An item that is nothing but text; ``""`` for any other."""
+    parts = list(parts_of(item))
+    return "" if None in parts else " ".join(filter(None, parts))

@@ -1,0 +1,74 @@
+"""What a training run of PLUME is, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tte_retriever.training.config import LossConfig, ModelConfig, StageConfig, TrainConfig
+from tte_retriever.training.plume.curriculum import Curriculum
+
+
+@dataclass(frozen=True)
+class PlumeModelConfig(ModelConfig):
+    """What is trained: a PLUME, or a backbone that becomes one, also one with think tokens, which it does not use.
+
+    Attributes:
+        instruction: What is asked for after every item, when a backbone becomes a PLUME; ``None`` is PLUME's own, ``""``
+            nothing.
+        experts: Of the adapter, when a backbone becomes a PLUME; 0 is no adapter, for which ``balance_weight`` has to be 0.
+    """
+
+    instruction: str | None = None
+    experts: int | None = None
+
+    @property
+    def build_options(self) -> dict[str, Any]:
+        """Besides the number of steps, the instruction and the number of experts."""
+        own = {"instruction": self.instruction, "experts": self.experts}
+        return super().build_options | {name: value for name, value in own.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class PlumeLossConfig(LossConfig):
+    """Flags of :class:`tte_retriever.training.plume.loss.PlumeLoss` that all stages share; they are explained there."""
+
+    symmetric: bool = True
+    balance: Literal["batch", "step"] = "batch"
+
+
+@dataclass(frozen=True)
+class PlumeStage(StageConfig):
+    """One stage, in which training goes through the whole curriculum.
+
+    Attributes:
+        disc_weight: Of the contrastive loss at ``<disc_emb>``, in front of the thought; 0 leaves it out.
+        balance_weight: Of the load balance of the experts; 0 leaves it out.
+    """
+
+    disc_weight: float = 1.0
+    balance_weight: float = 0.1
+
+
+@dataclass(frozen=True)
+class PlumeConfig(TrainConfig):
+    """A whole run.
+
+    Attributes:
+        curriculum: From a written rationale to a latent one.
+    """
+
+    model: PlumeModelConfig
+    stages: tuple[PlumeStage, ...]
+    loss: PlumeLossConfig = PlumeLossConfig()
+    curriculum: Curriculum = field(default_factory=Curriculum)
+
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """Besides the flags, the curriculum."""
+        return super().loss_options | {"curriculum": self.curriculum}
+
+    @property
+    def collator_options(self) -> dict[str, Any]:
+        """Besides the flags, the curriculum."""
+        return super().collator_options | {"curriculum": self.curriculum}

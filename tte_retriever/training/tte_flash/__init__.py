@@ -1,0 +1,1 @@
+"""Training of TTE-Flash: its loss, collator and config."""
