@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from tte_retriever.errors import InputError
+from tte_retriever.explain.decoding import output_matrix, predicting_states, states_at, visible_columns
 from tte_retriever.methods.explicit_cot import ExplicitCoT
 from tte_retriever.training.explicit_cot.teacher_forcing import TeacherForcing
-from tte_retriever.training.rationale import output_matrix, predicting_states, states_at, visible_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from tte_retriever.training.rationale import output_matrix, token_nll
+from tte_retriever.explain.decoding import output_matrix
+from tte_retriever.training.rationale import token_nll
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,10 +12,11 @@ from sentence_transformers.util import all_gather_with_grad
 from transformers import TrainerCallback
 
 from tte_retriever.errors import InputError
+from tte_retriever.explain.decoding import output_matrix
 from tte_retriever.methods.plume import PlumeTransformer
 from tte_retriever.training.plume.balance import Balance, Routing, batch_balance
 from tte_retriever.training.plume.curriculum import Curriculum
-from tte_retriever.training.rationale import output_matrix, token_nll
+from tte_retriever.training.rationale import token_nll
 from tte_retriever.training.tte_flash.loss import TTELoss
 
 if TYPE_CHECKING:

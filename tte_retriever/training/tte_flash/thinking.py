@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from tte_retriever.errors import InputError
-from tte_retriever.training.rationale import Prefill, rationale_nll, states_at, visible_columns
+from tte_retriever.explain.decoding import Prefill, states_at, visible_columns
+from tte_retriever.training.rationale import rationale_nll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
