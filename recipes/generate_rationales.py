@@ -1,6 +1,6 @@
 r"""Write rationales into a JSONL of training pairs, with any vision-language model behind an OpenAI-compatible endpoint.
 
-    python recipes/generate_rationales.py train.jsonl train-cot.jsonl --media-root media \
+    python recipes/generate_rationales.py train.jsonl train-rationales.jsonl --media-root media \
         --endpoint http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-72B-Instruct
 
 For a local model, serve it (vLLM, llama.cpp) and give that endpoint; the key of a hosted one stands in OPENAI_API_KEY.
@@ -31,7 +31,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.media import VideoFrames, VideoSampling, typed_input
-from tte_retriever.training.data import FORMATS, Broken, Pair, decode_cell, encode_cell, quarantine_rows
+from tte_retriever.training.data import FORMATS, RejectedRow, TrainingPair, decode_item, encode_item, quarantine_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,9 +147,9 @@ def complete(row: Row, args: argparse.Namespace) -> Row:
     for column in args.columns:
         if column not in row:
             raise InputError(f"{column!r} is missing")
-        if not row.get(f"{column}_cot"):
-            item = decode_cell({"json": encode_cell(row[column], args.media_root)})
-            rationales[f"{column}_cot"] = checked(ask(content(item, args), args), args.max_words)
+        if not row.get(f"{column}_rationale"):
+            item = decode_item({"json": encode_item(row[column], args.media_root)})
+            rationales[f"{column}_rationale"] = checked(ask(content(item, args), args), args.max_words)
     return row | rationales
 
 
@@ -191,14 +191,14 @@ def to_do(lines: BinaryIO, done: dict[int, str], args: argparse.Namespace) -> It
             yield number, line
 
 
-def pairs_row(pair: Pair) -> Row:
+def pairs_row(pair: TrainingPair) -> Row:
     """A pair of another format as a row of ours."""
     row = {"anchor": pair.anchor, "positive": pair.positive, "source": pair.source}
-    row |= {"anchor_cot": pair.anchor_cot, "positive_cot": pair.positive_cot}
+    row |= {"anchor_rationale": pair.anchor_rationale, "positive_rationale": pair.positive_rationale}
     return row | {f"negative_{number}": item for number, item in enumerate(pair.negatives, 1)}
 
 
-def work(number: int, line: bytes, args: argparse.Namespace) -> Row | Broken:
+def work(number: int, line: bytes, args: argparse.Namespace) -> Row | RejectedRow:
     """One line, done or broken."""
     try:
         try:
@@ -211,14 +211,14 @@ def work(number: int, line: bytes, args: argparse.Namespace) -> Row | Broken:
             row = pairs_row(FORMATS[args.format](row))
         return complete(row, args) | {"generated": {"line": number, "digest": digest(line)}}
     except (InputError, RationaleError) as error:
-        return Broken(str(args.input), number, str(error))
+        return RejectedRow(str(args.input), number, str(error))
 
 
 def generate(args: argparse.Namespace) -> tuple[int, int]:
     """Do all that is left; the numbers of rows written and quarantined."""
     done = finished(args.out)
     written = broken = 0
-    pending: set[Future[Row | Broken]] = set()
+    pending: set[Future[Row | RejectedRow]] = set()
     with args.input.open("rb") as lines, args.out.open("ab") as out:
         total = sum(1 for line in lines if line.strip())
         lines.seek(0)
@@ -233,7 +233,7 @@ def generate(args: argparse.Namespace) -> tuple[int, int]:
                         return written, broken
                     ready, pending = wait(pending, return_when=FIRST_COMPLETED)
                     for result in (future.result() for future in ready):
-                        if isinstance(result, Broken):
+                        if isinstance(result, RejectedRow):
                             quarantine_rows(args.quarantine, [result])
                             broken += 1
                         else:

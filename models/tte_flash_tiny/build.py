@@ -200,7 +200,7 @@ class WorldCollator(TTECollator):
             rows = [
                 {
                     name: wear(cell.item, pixels, self.config.wear),
-                    f"{name}_cot": cell.rationale,
+                    f"{name}_rationale": cell.rationale,
                     f"{name}_id": f"{index}" if name == "anchor" else repr(cell.content),
                 }
                 for index, cell in enumerate(column)

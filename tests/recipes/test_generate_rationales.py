@@ -117,13 +117,13 @@ def test_rationales_of_text_image_video_and_chat(serve, recipe):
     chat = [{"role": "user", "content": [{"type": "image", "image": "red.png"}, {"type": "text", "text": "what?"}]}]
     rows = [
         {"anchor": {"text": "look", "image": "red.png"}, "positive": {"video": "clip.mp4"}, "kept": [1]},
-        {"anchor": chat, "positive": "red", "anchor_cot": "mine"},
+        {"anchor": chat, "positive": "red", "anchor_rationale": "mine"},
     ]
     code, errors = recipe(endpoint, rows, "--frames", "3", "--max-side", "100", OPENAI_API_KEY="k3y")
     assert code == 0, errors
     found = sorted(lines(recipe.out), key=lambda row: row.pop("generated")["line"])
-    assert found[0] == rows[0] | {"anchor_cot": "It says: look.", "positive_cot": "It says: pixels."}
-    assert found[1] == rows[1] | {"positive_cot": "It says: red."}
+    assert found[0] == rows[0] | {"anchor_rationale": "It says: look.", "positive_rationale": "It says: pixels."}
+    assert found[1] == rows[1] | {"positive_rationale": "It says: red."}
     assert len(endpoint.requests) == 3  # what has a rationale keeps it
     assert all(path == "/v1/chat/completions" for path, _ in endpoint.headers)
     assert all(headers["Authorization"] == "Bearer k3y" for _, headers in endpoint.headers)
@@ -136,7 +136,7 @@ def test_rationales_of_text_image_video_and_chat(serve, recipe):
     assert image.getpixel((50, 7))[0] > 240
 
     dataset = read_pairs(recipe.out, format="pairs", media_root=recipe.media)  # what it is for
-    assert set(dataset["positive_cot"]) == {"It says: pixels.", "It says: red."}
+    assert set(dataset["positive_rationale"]) == {"It says: pixels.", "It says: red."}
 
 
 ANSWERS = {
@@ -186,7 +186,7 @@ def test_rows_of_another_format_become_pairs(serve, recipe):
     assert code == 0, errors
     found = lines(recipe.out)[0]
     assert found["anchor"] == {"image": "a.png", "text": "what?"}
-    assert (found["anchor_cot"], found["positive_cot"]) == ("It says what?.", "It says red.")
+    assert (found["anchor_rationale"], found["positive_rationale"]) == ("It says what?.", "It says red.")
     dataset = read_pairs(recipe.out, format="pairs", media_root=recipe.media)
     assert json.loads(dataset[0]["negative_1"]["json"]) == {"text": "blue"}
 
@@ -199,7 +199,7 @@ def test_a_busy_endpoint_is_asked_again(serve, recipe):
     endpoint = serve(reply)
     code, errors = recipe(endpoint, [{"anchor": "a", "positive": "b"}])
     assert code == 0, errors
-    assert lines(recipe.out)[0]["positive_cot"] == "red"
+    assert lines(recipe.out)[0]["positive_rationale"] == "red"
     assert len(endpoint.requests) == 8
 
 
@@ -241,8 +241,8 @@ def test_killed_and_run_again_nothing_is_lost_or_done_twice(serve, recipe):
     assert sorted(row["generated"]["line"] for row in found) == list(range(1, 41))
     for row in found:
         number = row["generated"]["line"]
-        assert row["anchor_cot"] == f"It says a{number}."
-        assert row["positive_cot"] == f"It says p{number}."
+        assert row["anchor_rationale"] == f"It says a{number}."
+        assert row["positive_rationale"] == f"It says p{number}."
     assert len(endpoint.requests) - before == 2 * (40 - kept)
 
     recipe(endpoint, None)

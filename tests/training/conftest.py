@@ -22,7 +22,10 @@ def thinker(checkpoint, tmp_path_factory):
 @pytest.fixture(scope="session")
 def pairs_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    rows = [{"anchor": f"q {color}", "positive": f"{color} thing", "anchor_cot": f"it is {color}"} for color in COLORS]
+    rows = [
+        {"anchor": f"q {color}", "positive": f"{color} thing", "anchor_rationale": f"it is {color}"}
+        for color in COLORS
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

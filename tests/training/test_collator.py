@@ -46,7 +46,7 @@ def dataset(pictures, tmp_path):
             "anchor": {"image": f"{index}.png", "text": "what color is the circle ?"},
             "positive": ["red", "blue", "red", "green", "yellow", "purple"][index],
             "negative_1": "two",
-            "anchor_cot": ["the circle is red", "", "red red red", "green", "yellow", "purple"][index],
+            "anchor_rationale": ["the circle is red", "", "red red red", "green", "yellow", "purple"][index],
             "answers": [["blue", "green"], [], ["blue"], [], [], []][index],
         }
         for index in range(6)
@@ -66,33 +66,37 @@ def test_keys_and_shapes(encoder, dataset):
     assert columns == {"anchor", "positive", "negative_1"}
     plain = encoder.preprocess([{"image": Image.new("RGB", (48, 48)), "text": "what color is the circle ?"}])
     assert set(plain) == {key[7:] for key in batch if key.startswith("anchor_")} - {
-        "cot_ids",
+        "rationale_ids",
         "content_id",
         "answer_ids",
     }
     for column in columns:
-        assert batch[f"{column}_cot_ids"].dtype == batch[f"{column}_content_id"].dtype == torch.int64
-        assert batch[f"{column}_cot_ids"].shape[0] == 6
-    assert torch.equal(batch["positive_cot_ids"], torch.full((6, 1), -100))
+        assert batch[f"{column}_rationale_ids"].dtype == batch[f"{column}_content_id"].dtype == torch.int64
+        assert batch[f"{column}_rationale_ids"].shape[0] == 6
+    assert torch.equal(batch["positive_rationale_ids"], torch.full((6, 1), -100))
     assert "positive_answer_ids" not in batch
 
 
 def test_rationales_are_ended_padded_and_cut(encoder, dataset):
     tokenizer = encoder.tokenizer
-    ids = TTECollator(encoder)(rows_of(dataset))["anchor_cot_ids"]
+    ids = TTECollator(encoder)(rows_of(dataset))["anchor_rationale_ids"]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert tokenizer.decode(ids[0][ids[0] >= 0]) == " the circle is red<|im_end|>"
     assert (ids[1] == -100).all()
     assert (ids[2] == end).sum() == 1
-    cut = TTECollator(encoder, max_rationale_tokens=2)(rows_of(dataset))["anchor_cot_ids"]
+    cut = TTECollator(encoder, max_rationale_tokens=2)(rows_of(dataset))["anchor_rationale_ids"]
     assert torch.equal(cut[0], ids[0, :2])  # cut in the middle: no end
     assert cut[3, :2].tolist() == ids[3, :2].tolist()
 
-    pieces = {"anchor": "a", "anchor_cot": "red", "anchor_answer": "green"}
-    joined, alone = (TTECollator(encoder)([row])["anchor_cot_ids"] for row in (pieces, {**pieces, "anchor_cot": ""}))
+    pieces = {"anchor": "a", "anchor_rationale": "red", "anchor_answer": "green"}
+    joined, alone = (
+        TTECollator(encoder)([row])["anchor_rationale_ids"] for row in (pieces, {**pieces, "anchor_rationale": ""})
+    )
     assert encoder.tokenizer.decode(joined[0]) == " red\ngreen<|im_end|>"
     assert encoder.tokenizer.decode(alone[0]) == " green<|im_end|>"
-    spelt = TTECollator(encoder)([{"anchor": "a", "anchor_cot": "red <|im_end|> <|think_0|>"}])["anchor_cot_ids"][0]
+    spelt = TTECollator(encoder)([{"anchor": "a", "anchor_rationale": "red <|im_end|> <|think_0|>"}])[
+        "anchor_rationale_ids"
+    ][0]
     assert (spelt == end).sum() == 1
     assert spelt[-1] == end
     assert not torch.isin(spelt, torch.tensor(encoder.thought.think_ids)).any()
@@ -210,7 +214,7 @@ def test_items_drawn_on_the_fly(encoder):
         return {
             "anchor": [kinds[seed % len(kinds)] for seed in rows["seed"]],
             "positive": [f"{seed} circles" for seed in rows["seed"]],
-            "positive_cot": ["red"] * len(rows["seed"]),
+            "positive_rationale": ["red"] * len(rows["seed"]),
         }
 
     lazy = datasets.Dataset.from_dict({"seed": range(6)}).with_transform(draw)
@@ -218,13 +222,13 @@ def test_items_drawn_on_the_fly(encoder):
     assert torch.equal(batch["anchor_input_ids"], encoder.preprocess(kinds)["input_ids"])
     ids = batch["anchor_content_id"].tolist()
     assert len(set(ids)) == 6
-    assert batch["positive_cot_ids"].shape[0] == 6
+    assert batch["positive_rationale_ids"].shape[0] == 6
 
 
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [
-        (["anchor", "answer_cot"], "'answer_cot' is about 'answer'"),
+        (["anchor", "answer_rationale"], "'answer_rationale' is about 'answer'"),
         (["anchor", "positive", "video_id"], "'video_id' is about 'video'"),
         (["anchor", "anchor_2"], "would be mixed up"),
         (["source", "answers"], "no item"),
@@ -247,7 +251,7 @@ class SpyingLoss(CachedMultipleNegativesRankingLoss):
     seen: list[dict[str, torch.Tensor]] = []  # noqa: RUF012
 
     def forward(self, sentence_features, labels=None):
-        names = ("cot_ids", "content_id", "answer_ids")
+        names = ("rationale_ids", "content_id", "answer_ids")
         features = [dict(each) for each in sentence_features]
         self.seen += [{name: each.pop(name) for name in names if name in each} for each in features]
         return super().forward(features, labels)
@@ -286,8 +290,8 @@ def test_the_real_trainer_delivers_it(family, workers, checkpoint, dataset, tmp_
     )
     assert np.isfinite(trainer.train().training_loss)
     first, second, third = loss.seen[:3]
-    assert set(first) == {"cot_ids", "content_id", "answer_ids"}
-    assert set(second) == set(third) == {"cot_ids", "content_id"}
+    assert set(first) == {"rationale_ids", "content_id", "answer_ids"}
+    assert set(second) == set(third) == {"rationale_ids", "content_id"}
     anchors = {int(each) for features in loss.seen[::3] for each in features["content_id"]}
     assert len(anchors) == 6  # two steps of three, and every row once
 

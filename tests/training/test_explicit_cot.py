@@ -44,7 +44,7 @@ def rows():
     answers = ["two", "red", {"image": picture}, "two", "a much longer answer"]
     thoughts = ["I count", "it has the color of wine", "", "one and one, " * 6, "because"]
     return [
-        {"anchor": question, "positive": answer, "anchor_cot": thought, "positive_cot": thought[:5]}
+        {"anchor": question, "positive": answer, "anchor_rationale": thought, "positive_rationale": thought[:5]}
         for question, answer, thought in zip(questions, answers, thoughts, strict=True)
     ]
 
@@ -66,8 +66,10 @@ def written_out(folder, encoder, rows):
         vectors, discs, nlls = [], [], []
         for row in rows:
             features = encoder.preprocess([row[column]])
-            ids = encoder.tokenizer(f"<think>{row[f'{column}_cot']}</think>\n", add_special_tokens=False).input_ids
-            ids = [gen] if not row[f"{column}_cot"] else [*ids, gen][:50]
+            ids = encoder.tokenizer(
+                f"<think>{row[f'{column}_rationale']}</think>\n", add_special_tokens=False
+            ).input_ids
+            ids = [gen] if not row[f"{column}_rationale"] else [*ids, gen][:50]
             prompt = features["input_ids"][0].tolist()
             whole = torch.tensor([[*prompt, *ids, *([] if ids[-1:] == [gen] else [gen])]])
             kinds = F.pad(features["mm_token_type_ids"], (0, whole.shape[1] - len(prompt)))
@@ -131,12 +133,12 @@ def test_rationales_are_read_whatever_the_weights(encoder, rows):
     assert "rationale" not in one
     assert one["contrastive"].item() == pytest.approx(both["contrastive"].item(), abs=1e-6)
     for column in batch:
-        column["cot_ids"] = torch.full_like(column["cot_ids"], -100)
+        column["rationale_ids"] = torch.full_like(column["rationale_ids"], -100)
     other = ExplicitCoTLoss(encoder, rationale_weight=0)(batch)
     assert abs(other["contrastive"].item() - one["contrastive"].item()) > 1e-4
     assert other["disc"].item() == pytest.approx(one["disc"].item(), abs=1e-5)  # stands in front of it
     for column in batch:
-        del column["cot_ids"]
+        del column["rationale_ids"]
     without = ExplicitCoTLoss(encoder, rationale_weight=0, disc_weight=0)(batch)
     assert without["contrastive"].item() == pytest.approx(other["contrastive"].item(), abs=1e-6)
     assert set(without) == {"contrastive"}
@@ -144,8 +146,8 @@ def test_rationales_are_read_whatever_the_weights(encoder, rows):
 
 def test_the_collator_writes_as_the_model_is_to_write(encoder):
     collator = ExplicitCoTCollator(encoder, max_rationale_tokens=32)
-    rows = [{"anchor": "q", "anchor_cot": text} for text in ("a <gen_emb> b", "x" * 40, "")]
-    said, cut, none = collator(rows)["anchor_cot_ids"].tolist()
+    rows = [{"anchor": "q", "anchor_rationale": text} for text in ("a <gen_emb> b", "x" * 40, "")]
+    said, cut, none = collator(rows)["anchor_rationale_ids"].tolist()
     gen = encoder.transformer.gen_id
     assert said.count(gen) == 1
     shown = encoder.tokenizer.decode([token for token in said if token >= 0])

@@ -61,7 +61,7 @@ def columns(encoder):
     words = ["what is it?", "how many?", "a longer question about it", "where", "why"]
     anchors = [chat(*row) for row in zip(words, (K, 2, K, 0, 1), (picture, *[None] * 4), strict=True)]
     return [
-        {**encoder.preprocess(anchors), "cot_ids": texts(5, 3, 0, 4, 1), "content_id": torch.arange(100, 105)},
+        {**encoder.preprocess(anchors), "rationale_ids": texts(5, 3, 0, 4, 1), "content_id": torch.arange(100, 105)},
         {
             **encoder.preprocess(["red", "two", "blue", "two", "a much longer answer"]),
             "content_id": torch.tensor([7, 3, 8, 3, 9]),
@@ -84,17 +84,17 @@ def distance(one, other):
 
 def reason_states(encoder, column):
     """Every row's own, one by one.  [(K, D)]"""
-    out = encoder({key: value for key, value in column.items() if key not in ("cot_ids", "content_id")})
+    out = encoder({key: value for key, value in column.items() if key not in ("rationale_ids", "content_id")})
     thought = torch.isin(column["input_ids"], torch.tensor(encoder.thought.think_ids))
     return [states[at] for states, at in zip(out["token_embeddings"], thought, strict=True)]
 
 
-def plain_parts(loss, encoder, cells):
+def plain_parts(loss, encoder, inputs):
     """The definition, row by row; the decoder is called without any padding."""
     nlls, diversities, backbone = [], [], encoder[0].model
-    for column in cells:
+    for column in inputs:
         rows = reason_states(encoder, column)
-        for states, ids in zip(rows, column.get("cot_ids", [texts(0)[0]] * ROWS), strict=True):
+        for states, ids in zip(rows, column.get("rationale_ids", [texts(0)[0]] * ROWS), strict=True):
             ids = ids[ids >= 0]
             if len(ids) and len(states):
                 nlls.append(loss.light_decoder(states[None], torch.ones(1, len(states)).bool(), ids[None], backbone))
@@ -111,15 +111,15 @@ def plain_parts(loss, encoder, cells):
 @pytest.mark.parametrize("layers", [1, 2])
 def test_values_and_gradients_are_those_of_the_plain_loss_with_and_without_gradcache(folders, family, layers):
     encoder = TTEEncoder(str(folders[family]), device="cpu").train()
-    cells = columns(encoder)
+    inputs = columns(encoder)
     loss = LameLoss(encoder, contrastive_weight=0, decoder_layers=layers, diversity_weight=0.7)
-    expected = plain_parts(loss, encoder, cells)
+    expected = plain_parts(loss, encoder, inputs)
     reference = gradients(loss, expected)
     assert any(name.startswith("light_decoder") for name in reference)
     assert "model.0.model.visual.patch_embed.proj.weight" in reference
     for size in (8, 3, 1):  # one pass, and GradCache
         loss.mini_batch_size = size
-        parts = loss(cells)
+        parts = loss(inputs)
         assert list(parts) == ["reconstruction", "diversity"]
         for name, value in parts.items():
             assert value.item() == pytest.approx(expected[name].item(), rel=1e-5)
@@ -130,13 +130,13 @@ def test_values_and_gradients_are_those_of_the_plain_loss_with_and_without_gradc
     "options", [{}, {"stop_gradient": True}, {"decoder_layers": 0}, {"decoder_layers": 0, "decoder": "kv"}]
 )
 def test_gradcache_changes_nothing_in_the_whole_loss(encoder, options):
-    cells = columns(encoder)
+    inputs = columns(encoder)
     loss = LameLoss(encoder, **options)
-    parts = loss(cells)
+    parts = loss(inputs)
     assert list(parts) == ["contrastive", "reconstruction", "diversity"]
     one_pass, metrics = gradients(loss, parts), loss.metrics
     loss.mini_batch_size = 2
-    assert distance(gradients(loss, loss(cells)), one_pass) < 1e-5
+    assert distance(gradients(loss, loss(inputs)), one_pass) < 1e-5
     for name in LameLoss.METRICS:
         assert loss.metrics[name].item() == pytest.approx(metrics[name].item(), rel=1e-4)
 
@@ -160,7 +160,7 @@ def test_the_reconstruction_reads_the_reason_tokens_and_nothing_else(encoder, op
             out["token_embeddings"] = torch.where(at[..., None], noise, out["token_embeddings"])
 
         handle = encoder[0].register_forward_hook(swap)
-        value = loss([{**features, "cot_ids": texts(5, 3, 4)}])["reconstruction"].item()
+        value = loss([{**features, "rationale_ids": texts(5, 3, 4)}])["reconstruction"].item()
         handle.remove()
         return value
 
@@ -170,9 +170,9 @@ def test_the_reconstruction_reads_the_reason_tokens_and_nothing_else(encoder, op
 
 
 def test_the_backbone_decodes_where_it_is_told_to(encoder):
-    cells = columns(encoder)
+    inputs = columns(encoder)
     own, shared, keys_values = (
-        LameLoss(encoder, contrastive_weight=0, **options)(cells)["reconstruction"].item()
+        LameLoss(encoder, contrastive_weight=0, **options)(inputs)["reconstruction"].item()
         for options in ({}, {"decoder_layers": 0}, {"decoder_layers": 0, "decoder": "kv"})
     )
     assert len({round(value, 4) for value in (own, shared, keys_values)}) == 3
@@ -192,10 +192,10 @@ def test_a_later_word_does_not_reach_an_earlier_one(encoder):
 
 
 def test_without_any_target_or_reason_token_nothing_is_trained(encoder):
-    cells = columns(encoder)
-    cells[0]["cot_ids"] = texts(*[0] * ROWS)
-    no_thought = {**encoder.preprocess(["a", "b"], think_budget=0), "cot_ids": texts(3, 3)}
-    for batch, expected in ((cells, {"reconstruction"}), ([no_thought], {"reconstruction", "diversity"})):
+    inputs = columns(encoder)
+    inputs[0]["rationale_ids"] = texts(*[0] * ROWS)
+    no_thought = {**encoder.preprocess(["a", "b"], think_budget=0), "rationale_ids": texts(3, 3)}
+    for batch, expected in ((inputs, {"reconstruction"}), ([no_thought], {"reconstruction", "diversity"})):
         for size in (ROWS, 1):
             loss = LameLoss(encoder, contrastive_weight=0, mini_batch_size=size)
             parts = loss(batch)
@@ -218,11 +218,11 @@ def test_the_regulariser_lowers_the_cosine_of_the_reason_states(folders):
     def trained(weight):
         torch.manual_seed(0)
         encoder = TTEEncoder(str(folders["qwen3_vl"]), device="cpu").train()
-        cells, loss = columns(encoder), LameLoss(encoder, diversity_weight=weight)
+        inputs, loss = columns(encoder), LameLoss(encoder, diversity_weight=weight)
         optimizer = torch.optim.AdamW(loss.parameters(), lr=1e-3)
         for _ in range(12):
             optimizer.zero_grad()
-            torch.stack(list(loss(cells).values())).sum().backward()
+            torch.stack(list(loss(inputs).values())).sum().backward()
             optimizer.step()
         return loss.metrics["reason_cosine"].item()
 
@@ -231,18 +231,18 @@ def test_the_regulariser_lowers_the_cosine_of_the_reason_states(folders):
 
 
 def test_metrics_are_of_reason_states_and_of_different_embeddings(encoder):
-    cells = columns(encoder)
+    inputs = columns(encoder)
     loss = LameLoss(encoder)
-    loss(cells)
+    loss(inputs)
     by_row = []
-    for column in cells:
+    for column in inputs:
         for states in reason_states(encoder, column):
             pairs = [F.cosine_similarity(a, b, dim=0) for i, a in enumerate(states) for b in states[:i]]
             by_row += [torch.stack(pairs).mean()] if pairs else []
     assert loss.metrics["reason_cosine"].item() == pytest.approx(torch.stack(by_row).mean().item(), rel=1e-4)
     queries, answers = (
-        encoder({k: v for k, v in column.items() if k not in ("cot_ids", "content_id")})["sentence_embedding"]
-        for column in cells
+        encoder({k: v for k, v in column.items() if k not in ("rationale_ids", "content_id")})["sentence_embedding"]
+        for column in inputs
     )
     vectors = torch.cat([queries, answers[[0, 1, 2, 4]]])  # rows 1 and 3 have the same answer
     cosines = (vectors @ vectors.T)[~torch.eye(len(vectors), dtype=torch.bool)]
@@ -253,10 +253,10 @@ def test_metrics_are_of_reason_states_and_of_different_embeddings(encoder):
 
 
 def test_zero_weights_leave_a_part_out(encoder):
-    cells = columns(encoder)
-    assert list(LameLoss(encoder, diversity_weight=0)(cells)) == ["contrastive", "reconstruction"]
-    assert list(LameLoss(encoder, rationale_weight=0)(cells)) == ["contrastive", "diversity"]
-    half, whole = (LameLoss(encoder, diversity_weight=weight)(cells)["diversity"].item() for weight in (0.5, 1))
+    inputs = columns(encoder)
+    assert list(LameLoss(encoder, diversity_weight=0)(inputs)) == ["contrastive", "reconstruction"]
+    assert list(LameLoss(encoder, rationale_weight=0)(inputs)) == ["contrastive", "diversity"]
+    half, whole = (LameLoss(encoder, diversity_weight=weight)(inputs)["diversity"].item() for weight in (0.5, 1))
     assert half == pytest.approx(whole / 2)
 
 
@@ -279,10 +279,10 @@ def test_the_state_of_the_loss_is_temperature_and_decoder(encoder):
     assert "log_scale" in state
     assert any(name.startswith("light_decoder.") for name in state)
     assert not any("model" in name for name in state)
-    cells = columns(encoder)
-    assert other(cells)["reconstruction"].item() != loss(cells)["reconstruction"].item()
+    inputs = columns(encoder)
+    assert other(inputs)["reconstruction"].item() != loss(inputs)["reconstruction"].item()
     other.load_state_dict(state)
-    assert other(cells)["reconstruction"].item() == loss(cells)["reconstruction"].item()
+    assert other(inputs)["reconstruction"].item() == loss(inputs)["reconstruction"].item()
     with pytest.raises(InputError, match="light_decoder"):
         LameLoss(encoder, decoder_layers=1).load_state_dict(state)
     assert loss.get_config_dict()["decoder_layers"] == 2
@@ -290,17 +290,17 @@ def test_the_state_of_the_loss_is_temperature_and_decoder(encoder):
 
 def test_bf16_autocast_reaches_the_decoder(encoder):
     """The trainer wraps the model's forward, not the loss."""
-    cells = columns(encoder)
+    inputs = columns(encoder)
     loss = LameLoss(encoder)
-    exact = loss(cells)
+    exact = loss(inputs)
     reference, dtypes = gradients(loss, exact), set()
     loss.light_decoder.layers.layers[0].linear1.register_forward_hook(lambda _m, _a, out: dtypes.add(out.dtype))
     encoder.forward = torch.autocast("cpu", torch.bfloat16)(encoder.forward)
-    parts = loss(cells)
+    parts = loss(inputs)
     assert parts["reconstruction"].item() == pytest.approx(exact["reconstruction"].item(), rel=0.02)
     assert distance(gradients(loss, parts), reference) < 0.1
     assert dtypes == {torch.bfloat16}
-    assert LameLoss(encoder.to(torch.bfloat16))(cells)["reconstruction"].isfinite()
+    assert LameLoss(encoder.to(torch.bfloat16))(inputs)["reconstruction"].isfinite()
 
 
 # ------------------------------------------------------------------------------------------ the collator
@@ -323,7 +323,7 @@ def decoded(collator, column):
     return [tokenizer.decode(row[row >= 0]) for row in column]
 
 
-ROW = {"anchor": "what?", "anchor_cot": "it looks red", "positive_cot": "a red picture"}
+ROW = {"anchor": "what?", "anchor_rationale": "it looks red", "positive_rationale": "a red picture"}
 
 
 def test_the_anchor_reconstructs_the_positive(encoder):
@@ -336,13 +336,13 @@ def test_the_anchor_reconstructs_the_positive(encoder):
     )
     end = "<|im_end|>"
     batch = skipping(rows)
-    assert decoded(skipping, batch["anchor_cot_ids"]) == [f" red{end}", "", f" red{end}"]
-    assert decoded(skipping, batch["positive_cot_ids"]) == ["", "", ""]
-    assert decoded(captioned, captioned(rows)["anchor_cot_ids"]) == [f" red{end}", *[f" a red picture{end}"] * 2]
+    assert decoded(skipping, batch["anchor_rationale_ids"]) == [f" red{end}", "", f" red{end}"]
+    assert decoded(skipping, batch["positive_rationale_ids"]) == ["", "", ""]
+    assert decoded(captioned, captioned(rows)["anchor_rationale_ids"]) == [f" red{end}", *[f" a red picture{end}"] * 2]
     batch, plain = own(rows), TTECollator(encoder)(rows)
     assert batch.keys() == plain.keys()
-    assert torch.equal(batch["anchor_cot_ids"], plain["anchor_cot_ids"])
-    assert decoded(own, batch["positive_cot_ids"])[0] == f" a red picture{end}"
+    assert torch.equal(batch["anchor_rationale_ids"], plain["anchor_rationale_ids"])
+    assert decoded(own, batch["positive_rationale_ids"])[0] == f" a red picture{end}"
     with pytest.raises(InputError, match="answer or rationale"):
         LameCollator(encoder, reconstruct="everything")
 

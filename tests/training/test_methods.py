@@ -35,7 +35,7 @@ def test_a_stage_freezes_for_itself_and_the_run_for_all(configured, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     for index in range(4):
         Image.new("RGB", (64, 64), (60 * index, 0, 0)).save(f"{index}.png")
-    rows = [{"anchor": {"image": f"{i}.png"}, "positive": f"thing {i}", "anchor_cot": "seen"} for i in range(4)]
+    rows = [{"anchor": {"image": f"{i}.png"}, "positive": f"thing {i}", "anchor_rationale": "seen"} for i in range(4)]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = configured(
         "max_steps=1",

@@ -13,7 +13,12 @@ from tte_retriever.training.plume.collator import PlumeCollator
 from tte_retriever.training.plume.curriculum import Curriculum
 
 CURRICULUM = Curriculum(ratios=(0, 0.5, 1), segments=2, answer_drop=0.5)
-ROW = {"anchor": "what is it?", "anchor_cot": "It is red. It is a cat.", "anchor_answer": "a cat", "positive": "cat"}
+ROW = {
+    "anchor": "what is it?",
+    "anchor_rationale": "It is red. It is a cat.",
+    "anchor_answer": "a cat",
+    "positive": "cat",
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,7 @@ def encoder(checkpoint, tmp_path_factory):
 
 
 def texts(encoder, row, column="anchor", **options):
-    ids = PlumeCollator(encoder, curriculum=CURRICULUM, **options)([row])[f"{column}_cot_ids"]
+    ids = PlumeCollator(encoder, curriculum=CURRICULUM, **options)([row])[f"{column}_rationale_ids"]
     assert ids.shape[:2] == (1, len(CURRICULUM.phases))
     return [encoder.tokenizer.decode(phase[phase >= 0]) for phase in ids[0]]
 
@@ -42,7 +47,7 @@ def test_what_is_latent_is_not_written(encoder):
 
 
 def test_the_last_phase_begins_with_the_suffix_of_inference(encoder):
-    ids = PlumeCollator(encoder, curriculum=CURRICULUM)([ROW])["anchor_cot_ids"][0, -1]
+    ids = PlumeCollator(encoder, curriculum=CURRICULUM)([ROW])["anchor_rationale_ids"][0, -1]
     suffix = encoder[0].suffix_ids
     assert torch.equal(ids[: len(suffix)], suffix)
 
@@ -58,15 +63,15 @@ def test_the_answer_of_both_sides_is_the_positive_unless_a_row_says_more(encoder
 
 
 def test_control_tokens_in_a_rationale_stay_text_and_long_ones_are_cut(encoder):
-    sly = {**ROW, "anchor_cot": "say <gen_emb> now", "anchor_answer": "<|im_end|>"}
-    ids = PlumeCollator(encoder, curriculum=CURRICULUM)([sly])["anchor_cot_ids"][0, 0]
+    sly = {**ROW, "anchor_rationale": "say <gen_emb> now", "anchor_answer": "<|im_end|>"}
+    ids = PlumeCollator(encoder, curriculum=CURRICULUM)([sly])["anchor_rationale_ids"][0, 0]
     for token in ("<gen_emb>", "<|im_end|>"):
         assert (ids == encoder.tokenizer.convert_tokens_to_ids(token)).sum() == 1
     assert texts(encoder, ROW, max_rationale_tokens=5)[0].startswith("<eot>It is</think>")
 
 
 def test_a_batch_of_one_column_has_no_answer_but_its_own(encoder):
-    assert texts(encoder, {"anchor": "q", "anchor_cot": "It is."})[0] == f"<eot>It is.</think>\n{END}"
+    assert texts(encoder, {"anchor": "q", "anchor_rationale": "It is."})[0] == f"<eot>It is.</think>\n{END}"
 
 
 def test_a_model_that_reads_another_suffix_is_refused(encoder, monkeypatch):

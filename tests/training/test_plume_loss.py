@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
 from tte_retriever.importing import import_checkpoint
-from tte_retriever.training.plume.balance import Routing, batch_balance
+from tte_retriever.training.plume.balance import RoutingSummary, batch_balance
 from tte_retriever.training.plume.collator import PlumeCollator
 from tte_retriever.training.plume.curriculum import Curriculum
 from tte_retriever.training.plume.loss import PlumeLoss
@@ -57,7 +57,7 @@ def reference_columns(tensors, progress):
                 column[grid] = torch.tensor(np.concatenate([tensors[f"{side}/{grid}/{row}"] for row in there])).long()
                 column[count] = torch.tensor([int(row in there) for row in range(3)])
         suffix = torch.tensor(tensors[f"{progress}/{side}/suffix_input_ids"]).long()
-        columns.append({**column, "cot_ids": suffix[:, None].expand(-1, len(ORIGINAL.phases), -1)})
+        columns.append({**column, "rationale_ids": suffix[:, None].expand(-1, len(ORIGINAL.phases), -1)})
     return columns
 
 
@@ -113,10 +113,10 @@ def rows():
     pictures = [{"image": Image.fromarray(each)} for each in noise]
     anchors = [{**pictures[0], "text": "what is it?"}, "how many?", pictures[1], "where", "a longer question about it"]
     positives, wrong = ["red", "two", "blue", "two", "a long answer"], ["green", "red", "grey", "black", "a fifth"]
-    cots = [THOUGHT, "", "One. Two.", THOUGHT, "x"]
+    thoughts = [THOUGHT, "", "One. Two.", THOUGHT, "x"]
     return [
-        {"anchor": a, "anchor_cot": cot, "positive": p, "negative_1": n}
-        for a, cot, p, n in zip(anchors, cots, positives, wrong, strict=True)
+        {"anchor": a, "anchor_rationale": thought, "positive": p, "negative_1": n}
+        for a, thought, p, n in zip(anchors, thoughts, positives, wrong, strict=True)
     ]
 
 
@@ -177,7 +177,7 @@ def plain(encoder, columns, index, scale=1 / 0.07):
                 routing.append(probabilities[0])
                 embeddings = torch.cat([embeddings, inputs[:, None]], 1)
                 states = read(embeddings)
-            suffix = column["cot_ids"][row, index]
+            suffix = column["rationale_ids"][row, index]
             suffix = suffix[suffix >= 0]
             states = read(torch.cat([embeddings, matrix[suffix][None]], 1))[0, -len(suffix) - 1 :]
             nlls.append(F.cross_entropy(states[:-1] @ matrix.T, suffix))
@@ -274,7 +274,7 @@ def test_no_latent_steps_no_balance(encoder, rows):
 def test_a_balance_over_the_batch_lets_every_step_be_decided():
     decided = torch.eye(4)[None].clamp(min=1e-6)  # (1, K, N): each step has its own expert, all are equally busy
     collapsed = torch.eye(4)[[0, 0, 0, 0]][None].clamp(min=1e-6)
-    even, worst = (Routing.unpacked(Routing.of(each, 1).packed) for each in (decided, collapsed))
+    even, worst = (RoutingSummary.unpacked(RoutingSummary.of(each, 1).packed) for each in (decided, collapsed))
     assert batch_balance(even.probabilities[0], even.loads[0]).item() == pytest.approx(1, abs=1e-4)
     assert batch_balance(worst.probabilities[0], worst.loads[0]).item() == pytest.approx(4, abs=1e-4)
     assert even.deviation.item() == pytest.approx(

@@ -179,7 +179,7 @@ def test_epochs_are_counted_and_capped(configured, tmp_path, monkeypatch):
 )
 def test_a_frozen_part_stays_as_it_was(configured, tmp_path, monkeypatch, part, prefix):
     monkeypatch.chdir(tmp_path)
-    rows = [{"anchor": {"image": f"{i}.png"}, "positive": f"thing {i}", "anchor_cot": "seen"} for i in range(4)]
+    rows = [{"anchor": {"image": f"{i}.png"}, "positive": f"thing {i}", "anchor_rationale": "seen"} for i in range(4)]
     for index in range(4):
         Image.new("RGB", (64, 64), (60 * index, 0, 0)).save(f"{index}.png")
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -60,45 +60,49 @@ def columns(encoder, negatives=True, images=True):
     pictures = [*map(Image.fromarray, noise), None, None, None] if images else [None] * ROWS
     texts = ["what is it?", "how many?", "a longer question about it", "where", "why"]
     anchors = [chat(*row) for row in zip(texts, (K, 2, K, 0, 1), pictures, strict=True)]
-    cells = [
-        {**encoder.preprocess(anchors), "cot_ids": rationales(5, 3, 0, 4, 1), "content_id": torch.arange(100, 105)},
+    inputs = [
+        {
+            **encoder.preprocess(anchors),
+            "rationale_ids": rationales(5, 3, 0, 4, 1),
+            "content_id": torch.arange(100, 105),
+        },
         {
             **encoder.preprocess(["red", "two", "blue", "two", "a much longer answer"]),
-            "cot_ids": rationales(0, 2, 6, 0, 3),
+            "rationale_ids": rationales(0, 2, 6, 0, 3),
             "content_id": torch.tensor([7, 3, 8, 3, 9]),
         },
     ]
     if negatives:
         wrong = encoder.preprocess(["green", "red", "grey", "black", "a fifth one"])
-        cells.append({**wrong, "content_id": torch.tensor([20, 7, 21, 22, 23])})
-    return cells
+        inputs.append({**wrong, "content_id": torch.tensor([20, 7, 21, 22, 23])})
+    return inputs
 
 
 def model_inputs(column):
-    return {key: value for key, value in column.items() if key not in ("cot_ids", "content_id", "answer_ids")}
+    return {key: value for key, value in column.items() if key not in ("rationale_ids", "content_id", "answer_ids")}
 
 
-def plain_parts(encoder, cells, scale=1 / 0.07, answers=None):
+def plain_parts(encoder, inputs, scale=1 / 0.07, answers=None):
     """The definition, row by row: every rationale decoded alone, every query scored alone."""
     backbone, think_ids = encoder[0].model, set(encoder.thought.think_ids)
-    outs = [encoder(model_inputs(column)) for column in cells]
+    outs = [encoder(model_inputs(column)) for column in inputs]
     nlls = []
-    for column, out in zip(cells, outs, strict=True):
-        for row, ids in enumerate(column.get("cot_ids", [])):
+    for column, out in zip(inputs, outs, strict=True):
+        for row, ids in enumerate(column.get("rationale_ids", [])):
             ids = ids[ids >= 0]
             at = [i for i, token in enumerate(column["input_ids"][row].tolist()) if token in think_ids]
             if not len(ids) or not at:
                 continue
             matrix = backbone.get_input_embeddings().weight
-            inputs = torch.cat([out["token_embeddings"][row, at], matrix[ids[:-1]]])
-            states = backbone.language_model(inputs_embeds=inputs[None]).last_hidden_state[0, len(at) - 1 :]
+            embedded = torch.cat([out["token_embeddings"][row, at], matrix[ids[:-1]]])
+            states = backbone.language_model(inputs_embeds=embedded[None]).last_hidden_state[0, len(at) - 1 :]
             nlls.append(F.cross_entropy(states @ matrix.T, ids))
     queries, *others = [out["sentence_embedding"] for out in outs]
     docs = torch.cat(others)
-    ids = torch.cat([column["content_id"] for column in cells[1:]]).tolist()
+    ids = torch.cat([column["content_id"] for column in inputs[1:]]).tolist()
     losses = []
     for row, query in enumerate(queries):
-        same = [i for i, a in enumerate(cells[0]["content_id"].tolist()) if a == cells[0]["content_id"][row]]
+        same = [i for i, a in enumerate(inputs[0]["content_id"].tolist()) if a == inputs[0]["content_id"][row]]
         right = {ids[i] for i in same} | set([] if answers is None else answers[row].tolist())
         seen, logits = set(), [query @ docs[row] * scale]
         for index, content in enumerate(ids):
@@ -127,15 +131,15 @@ def distance(one, other):
 def test_values_and_gradients_are_those_of_the_plain_loss(folders, family, side):
     encoder = TTEEncoder(str(folders[family]), device="cpu").train()
     encoder.tokenizer.padding_side = side
-    cells = columns(encoder)
+    inputs = columns(encoder)
     answers = torch.tensor([[7, 8], [3, -1], [8, 20], [3, -1], [-1, -1]])
-    cells[0]["answer_ids"] = answers
-    expected = plain_parts(encoder, cells, answers=answers)
+    inputs[0]["answer_ids"] = answers
+    expected = plain_parts(encoder, inputs, answers=answers)
     reference = gradients(encoder, expected)
     assert "0.model.visual.patch_embed.proj.weight" in reference
     for mini_batch_size in (8, ROWS, 3, 1):  # the first two are one pass, the others GradCache
         loss = TTELoss(encoder, mini_batch_size=mini_batch_size, learn_temperature=False)
-        parts = loss(cells)
+        parts = loss(inputs)
         assert list(parts) == ["contrastive", "rationale"]
         for name, value in parts.items():
             assert value.item() == pytest.approx(expected[name].item(), rel=1e-5)
@@ -145,26 +149,26 @@ def test_values_and_gradients_are_those_of_the_plain_loss(folders, family, side)
 def test_one_pass_runs_the_model_once_and_gradcache_twice(encoder):
     passes = []
     encoder[0].register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
-    cells = columns(encoder, images=False)[:2]
-    gradients(encoder, TTELoss(encoder, mini_batch_size=ROWS)(cells))
+    inputs = columns(encoder, images=False)[:2]
+    gradients(encoder, TTELoss(encoder, mini_batch_size=ROWS)(inputs))
     assert passes == [True, True]
     passes.clear()
-    gradients(encoder, TTELoss(encoder, mini_batch_size=3)(cells))
+    gradients(encoder, TTELoss(encoder, mini_batch_size=3)(inputs))
     assert sorted(passes) == [False] * 4 + [True] * 4
 
 
 def test_weights_scale_their_part_and_zero_leaves_it_out(encoder):
-    cells = columns(encoder)
-    both = TTELoss(encoder)(cells)
-    scaled = TTELoss(encoder, contrastive_weight=0.5, rationale_weight=3)(cells)
+    inputs = columns(encoder)
+    both = TTELoss(encoder)(inputs)
+    scaled = TTELoss(encoder, contrastive_weight=0.5, rationale_weight=3)(inputs)
     assert scaled["contrastive"].item() == pytest.approx(0.5 * both["contrastive"].item(), rel=1e-5)
     assert scaled["rationale"].item() == pytest.approx(3 * both["rationale"].item(), rel=1e-5)
     for size in (ROWS, 2):
         warm_up = TTELoss(encoder, contrastive_weight=0, mini_batch_size=size)
-        assert list(warm_up(cells)) == ["rationale"]
-        gradients(encoder, warm_up(cells))
+        assert list(warm_up(inputs)) == ["rationale"]
+        gradients(encoder, warm_up(inputs))
         assert warm_up.log_scale.grad is None
-    assert list(TTELoss(encoder, rationale_weight=0)([model_inputs(column) for column in cells])) == ["contrastive"]
+    assert list(TTELoss(encoder, rationale_weight=0)([model_inputs(column) for column in inputs])) == ["contrastive"]
 
 
 def test_no_decoding_where_the_rationale_has_no_weight(encoder):
@@ -176,11 +180,11 @@ def test_no_decoding_where_the_rationale_has_no_weight(encoder):
 
 @pytest.mark.parametrize("size", [ROWS, 2])
 def test_a_batch_without_any_rationale_or_thought_trains_nothing(encoder, size):
-    cells = columns(encoder)
-    for column in cells:
-        column["cot_ids"] = rationales(*[0] * ROWS)
-    no_thought = {**encoder.preprocess(["a", "b"], think_budget=0), "cot_ids": rationales(3, 3)}
-    for batch in (cells, [no_thought]):
+    inputs = columns(encoder)
+    for column in inputs:
+        column["rationale_ids"] = rationales(*[0] * ROWS)
+    no_thought = {**encoder.preprocess(["a", "b"], think_budget=0), "rationale_ids": rationales(3, 3)}
+    for batch in (inputs, [no_thought]):
         parts = TTELoss(encoder, contrastive_weight=0, mini_batch_size=size)(batch)
         assert parts["rationale"].item() == 0
         assert all((grad == 0).all() for grad in gradients(encoder, parts).values())
@@ -193,18 +197,18 @@ def test_none_of_the_extras_reaches_the_backbone(encoder):
     for options in ({}, {"stop_gradient": True}, {"decoder": "kv"}):
         loss = TTELoss(encoder, **options)
         loss([{**column, "answer_ids": torch.full((ROWS, 1), -1)} for column in columns(encoder)])
-    extras = {"cot_ids", "content_id", "answer_ids", "rationale_nll", "token_embeddings"}
+    extras = {"rationale_ids", "content_id", "answer_ids", "rationale_nll", "token_embeddings"}
     assert given
     assert not extras & set.union(*given)
 
 
 def test_a_rationale_as_wide_as_the_tokens_is_not_trimmed(encoder):
     """GradCache trims the padding of everything that is as wide as the tokens."""
-    cells = columns(encoder, negatives=False)
-    width = cells[1]["input_ids"].shape[1]
-    cells[1]["cot_ids"] = rationales(0, 2, width, 0, width)
-    expected = TTELoss(encoder, contrastive_weight=0)(cells)["rationale"].item()
-    cached = TTELoss(encoder, contrastive_weight=0, mini_batch_size=1)(cells)["rationale"].item()
+    inputs = columns(encoder, negatives=False)
+    width = inputs[1]["input_ids"].shape[1]
+    inputs[1]["rationale_ids"] = rationales(0, 2, width, 0, width)
+    expected = TTELoss(encoder, contrastive_weight=0)(inputs)["rationale"].item()
+    cached = TTELoss(encoder, contrastive_weight=0, mini_batch_size=1)(inputs)["rationale"].item()
     assert cached == pytest.approx(expected, rel=1e-5)
 
 
@@ -245,7 +249,7 @@ def test_isolation(encoder, decoder, rationale_from):
 
     def value(where):
         features, handles = swap_states(encoder, where, prefill_too=decoder == "kv")
-        result = loss([{**features, "cot_ids": rationales(5, 3, 4)}])["rationale"].item()
+        result = loss([{**features, "rationale_ids": rationales(5, 3, 4)}])["rationale"].item()
         for handle in handles:
             handle.remove()
         return result
@@ -266,7 +270,7 @@ def test_kv_over_query_and_thought_is_ordinary_decoding(folders, family, image):
     item = {"image": Image.fromarray(pixels), "text": "what?"} if image else "what is it?"
     features, ids = encoder.preprocess([item]), rationales(6)
     loss = TTELoss(encoder, contrastive_weight=0, decoder="kv", rationale_from="query+thought")
-    value = loss([{**features, "cot_ids": ids}])["rationale"].item()
+    value = loss([{**features, "rationale_ids": ids}])["rationale"].item()
     prompt = features["input_ids"][:, :-1]  # without the embed token
     whole = {key: features[key] for key in ("pixel_values", "image_grid_thw") if key in features}
     whole["input_ids"] = torch.cat([prompt, ids], 1)
@@ -282,7 +286,7 @@ def test_kv_of_the_thought_is_one_sequence_under_a_mask(folders, family):
     encoder = TTEEncoder(str(folders[family]), device="cpu").eval()
     features, ids = encoder.preprocess(["what is it?"]), rationales(6)
     loss = TTELoss(encoder, contrastive_weight=0, decoder="kv")
-    value = loss([{**features, "cot_ids": ids}])["rationale"].item()
+    value = loss([{**features, "rationale_ids": ids}])["rationale"].item()
     prompt = features["input_ids"][:, :-1]
     whole, length = torch.cat([prompt, ids], 1), prompt.shape[1]
     allowed = torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool).tril()
@@ -297,10 +301,10 @@ def test_kv_of_the_thought_is_one_sequence_under_a_mask(folders, family):
 @pytest.mark.parametrize("options", [{"decoder": "kv"}, {"rationale_from": "query+thought"}])
 def test_decoding_in_a_batch_equals_decoding_alone(encoder, options):
     """Budgets and lengths differ, so rows are padded on both ends; gradients are those of GradCache row by row."""
-    cells = columns(encoder)
+    inputs = columns(encoder)
     batch, alone = (TTELoss(encoder, mini_batch_size=size, **options) for size in (8, 1))
-    assert alone(cells)["rationale"].item() == pytest.approx(batch(cells)["rationale"].item(), rel=1e-5)
-    assert distance(gradients(encoder, batch(cells)), gradients(encoder, alone(cells))) < 1e-5
+    assert alone(inputs)["rationale"].item() == pytest.approx(batch(inputs)["rationale"].item(), rel=1e-5)
+    assert distance(gradients(encoder, batch(inputs)), gradients(encoder, alone(inputs))) < 1e-5
 
 
 def test_an_output_head_is_used_where_there_is_one(encoder):
@@ -323,18 +327,18 @@ def test_stop_gradient_makes_the_think_states_constants(encoder, checkpointing):
     """The same gradients as with every layer's think states overwritten by what they were."""
     if checkpointing:
         encoder[0].model.gradient_checkpointing_enable()
-    cells = columns(encoder)
+    inputs = columns(encoder)
     rows = list(encoder.thought.think_ids)
     matrix = "0.model.language_model.embed_tokens.weight"
-    flowing = gradients(encoder, TTELoss(encoder, rationale_weight=0)(cells))
+    flowing = gradients(encoder, TTELoss(encoder, rationale_weight=0)(inputs))
     loss = TTELoss(encoder, rationale_weight=0, stop_gradient=True)
-    stopped = gradients(encoder, loss(cells))
+    stopped = gradients(encoder, loss(inputs))
     assert flowing[matrix][rows].abs().max() > 1e-6
     assert stopped[matrix][rows].abs().max() == 0
 
     encoder[0].model.gradient_checkpointing_disable()
-    recorded = iter(hidden_states(encoder, cells))
-    thinking = iter([column["input_ids"] for column in cells for _ in encoder[0].model.language_model.layers])
+    recorded = iter(hidden_states(encoder, inputs))
+    thinking = iter([column["input_ids"] for column in inputs for _ in encoder[0].model.language_model.layers])
 
     def overwrite(_module, args):
         at = torch.isin(next(thinking), torch.tensor(rows))[..., None]
@@ -342,15 +346,15 @@ def test_stop_gradient_makes_the_think_states_constants(encoder, checkpointing):
 
     for layer in encoder[0].model.language_model.layers:
         layer.register_forward_pre_hook(overwrite)
-    assert distance(stopped, gradients(encoder, TTELoss(encoder, rationale_weight=0)(cells))) < 1e-5
+    assert distance(stopped, gradients(encoder, TTELoss(encoder, rationale_weight=0)(inputs))) < 1e-5
 
 
-def hidden_states(encoder, cells):
+def hidden_states(encoder, inputs):
     """What enters each layer, column by column."""
     states = []
     layers = encoder[0].model.language_model.layers
     handles = [layer.register_forward_pre_hook(lambda _m, args: states.append(args[0].detach())) for layer in layers]
-    for column in cells:
+    for column in inputs:
         encoder(model_inputs(column))
     for handle in handles:
         handle.remove()
@@ -359,16 +363,16 @@ def hidden_states(encoder, cells):
 
 @pytest.mark.parametrize("size", [ROWS, 2])
 def test_stop_gradient_leaves_values_and_the_rationale_alone(encoder, size):
-    cells = columns(encoder)
+    inputs = columns(encoder)
     rows = list(encoder.thought.think_ids)
     matrix = "0.model.language_model.embed_tokens.weight"
     free, stopped = (TTELoss(encoder, stop_gradient=stop, mini_batch_size=size) for stop in (False, True))
-    for name, value in free(cells).items():
-        assert stopped(cells)[name].item() == pytest.approx(value.item(), rel=1e-5)
-    only_rationale = gradients(encoder, TTELoss(encoder, contrastive_weight=0, mini_batch_size=size)(cells))[matrix][
+    for name, value in free(inputs).items():
+        assert stopped(inputs)[name].item() == pytest.approx(value.item(), rel=1e-5)
+    only_rationale = gradients(encoder, TTELoss(encoder, contrastive_weight=0, mini_batch_size=size)(inputs))[matrix][
         rows
     ]
-    joint = gradients(encoder, stopped(cells))[matrix][rows]
+    joint = gradients(encoder, stopped(inputs))[matrix][rows]
     assert (joint - only_rationale).norm() < 1e-5 * only_rationale.norm()
 
 
@@ -389,37 +393,37 @@ def test_distinct_candidates():
 
 
 def test_without_identities_every_cell_is_its_own(encoder):
-    cells = [{**model_inputs(column), "cot_ids": rationales(2, 0, 0, 0, 0)} for column in columns(encoder)]
-    for index, column in enumerate(cells):
+    inputs = [{**model_inputs(column), "rationale_ids": rationales(2, 0, 0, 0, 0)} for column in columns(encoder)]
+    for index, column in enumerate(inputs):
         column["content_id"] = torch.arange(ROWS) + 100 * index
-    expected = TTELoss(encoder)(cells)["contrastive"].item()
-    for column in cells:
+    expected = TTELoss(encoder)(inputs)["contrastive"].item()
+    for column in inputs:
         del column["content_id"]
-    assert TTELoss(encoder)(cells)["contrastive"].item() == pytest.approx(expected, rel=1e-6)
+    assert TTELoss(encoder)(inputs)["contrastive"].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_matryoshka_dimensions_are_averaged_and_leave_the_rationale_alone(encoder):
-    cells = columns(encoder)
-    vectors = [encoder(model_inputs(column))["sentence_embedding"] for column in cells]
-    among = distinct_candidates(cells[0]["content_id"], torch.cat([column["content_id"] for column in cells[1:]]))
+    inputs = columns(encoder)
+    vectors = [encoder(model_inputs(column))["sentence_embedding"] for column in inputs]
+    among = distinct_candidates(inputs[0]["content_id"], torch.cat([column["content_id"] for column in inputs[1:]]))
     by_hand = []
     for dimension in (8, 32):
         query, docs = F.normalize(vectors[0][:, :dimension]), F.normalize(torch.cat(vectors[1:])[:, :dimension])
         scores = (query @ docs[among.distinct].T / 0.05).masked_fill(among.excluded, -torch.inf)
         by_hand.append(F.cross_entropy(scores, among.positives))
-    parts = TTELoss(encoder, matryoshka_dims=[8, 32], temperature=0.05)(cells)
+    parts = TTELoss(encoder, matryoshka_dims=[8, 32], temperature=0.05)(inputs)
     assert parts["contrastive"].item() == pytest.approx((sum(by_hand) / 2).item(), rel=1e-5)
-    assert parts["rationale"].item() == pytest.approx(TTELoss(encoder)(cells)["rationale"].item(), rel=1e-5)
+    assert parts["rationale"].item() == pytest.approx(TTELoss(encoder)(inputs)["rationale"].item(), rel=1e-5)
 
 
 def test_symmetric_asks_every_positive_for_its_query(encoder):
-    cells = columns(encoder)  # rows 1 and 3 share their answer, so neither is a wrong query for it
-    queries, docs = (encoder(model_inputs(column))["sentence_embedding"] for column in cells[:2])
+    inputs = columns(encoder)  # rows 1 and 3 share their answer, so neither is a wrong query for it
+    queries, docs = (encoder(model_inputs(column))["sentence_embedding"] for column in inputs[:2])
     scores = docs @ queries.T / 0.07
     scores[1, 3] = scores[3, 1] = -torch.inf
     backward = F.cross_entropy(scores, torch.arange(ROWS))
-    forward = TTELoss(encoder)(cells)["contrastive"]
-    both = TTELoss(encoder, symmetric=True)(cells)["contrastive"]
+    forward = TTELoss(encoder)(inputs)["contrastive"]
+    both = TTELoss(encoder, symmetric=True)(inputs)["contrastive"]
     assert both.item() == pytest.approx(((forward + backward) / 2).item(), rel=1e-5)
 
 
@@ -430,14 +434,14 @@ def test_symmetric_asks_every_positive_for_its_query(encoder):
 def test_the_temperature_is_trained_and_its_state_is_the_losses_only_one(encoder, size):
     loss = TTELoss(encoder, temperature=0.05, mini_batch_size=size)
     assert loss.temperature == pytest.approx(0.05)
-    cells = columns(encoder)
-    gradients(loss, loss(cells))
+    inputs = columns(encoder)
+    gradients(loss, loss(inputs))
     loss.log_scale.data -= 0.1 * loss.log_scale.grad
     assert loss.temperature != pytest.approx(0.05, rel=1e-4)
     log_scale = torch.tensor(1 / 0.05).log().requires_grad_()
-    (plain_parts(encoder, cells, log_scale.exp())["contrastive"] / 4).backward()
+    (plain_parts(encoder, inputs, log_scale.exp())["contrastive"] / 4).backward()
     fresh = TTELoss(encoder, temperature=0.05, mini_batch_size=size)
-    (torch.stack(list(fresh(cells).values())).sum() / 4).backward()  # as gradient accumulation divides it
+    (torch.stack(list(fresh(inputs).values())).sum() / 4).backward()  # as gradient accumulation divides it
     assert fresh.log_scale.grad.item() == pytest.approx(log_scale.grad.item(), rel=1e-3)
     assert loss.scale == pytest.approx(1 / loss.temperature)
     assert loss.get_config_dict()["temperature"] == loss.temperature
@@ -446,11 +450,11 @@ def test_the_temperature_is_trained_and_its_state_is_the_losses_only_one(encoder
     other = TTELoss(encoder, mini_batch_size=size)
     other.load_state_dict(state)
     assert other.temperature == loss.temperature
-    assert other(cells)["contrastive"].item() == loss(cells)["contrastive"].item()
+    assert other(inputs)["contrastive"].item() == loss(inputs)["contrastive"].item()
     with pytest.raises(InputError, match="log_scale"):
         other.load_state_dict({})
     fixed = TTELoss(encoder, learn_temperature=False)
-    gradients(fixed, fixed(cells))
+    gradients(fixed, fixed(inputs))
     assert fixed.log_scale.grad is None
 
 
@@ -461,15 +465,15 @@ def test_the_temperature_is_trained_and_its_state_is_the_losses_only_one(encoder
 def test_bf16_autocast_reaches_the_decoding_too(encoder, attention):
     """The trainer wraps the model's forward, not the loss."""
     encoder[0].model.set_attn_implementation(attention)
-    cells = columns(encoder)
-    exact = TTELoss(encoder)(cells)
+    inputs = columns(encoder)
+    exact = TTELoss(encoder)(inputs)
     reference = gradients(encoder, exact)
     dtypes = set()
     norm = encoder[0].model.language_model.layers[0].mlp
     handle = norm.register_forward_hook(lambda _m, _a, out: dtypes.add(out.dtype))
     encoder.forward = torch.autocast("cpu", torch.bfloat16)(encoder.forward)
     for size in (ROWS, 2):
-        parts = TTELoss(encoder, mini_batch_size=size)(cells)
+        parts = TTELoss(encoder, mini_batch_size=size)(inputs)
         assert parts["rationale"].item() == pytest.approx(exact["rationale"].item(), rel=0.02)
         assert distance(gradients(encoder, parts), reference) < 0.1
     handle.remove()
@@ -477,13 +481,13 @@ def test_bf16_autocast_reaches_the_decoding_too(encoder, attention):
 
 
 def test_gradient_checkpointing_changes_nothing(encoder):
-    cells = columns(encoder)
-    reference = gradients(encoder, TTELoss(encoder)(cells))
+    inputs = columns(encoder)
+    reference = gradients(encoder, TTELoss(encoder)(inputs))
     encoder[0].model.gradient_checkpointing_enable()
     for size in (ROWS, 2):
-        assert distance(gradients(encoder, TTELoss(encoder, mini_batch_size=size)(cells)), reference) < 1e-5
+        assert distance(gradients(encoder, TTELoss(encoder, mini_batch_size=size)(inputs)), reference) < 1e-5
     with pytest.raises(InputError, match="checkpointing"):
-        TTELoss(encoder, decoder="kv")(cells)
+        TTELoss(encoder, decoder="kv")(inputs)
 
 
 def test_lora_with_trainable_token_rows(encoder):
@@ -495,8 +499,8 @@ def test_lora_with_trainable_token_rows(encoder):
             trainable_token_indices={"embed_tokens": [*encoder.thought.think_ids, encoder.thought.embed_id]},
         )
     )
-    cells = columns(encoder)
-    one, cached = (gradients(encoder, TTELoss(encoder, mini_batch_size=size)(cells)) for size in (ROWS, 2))
+    inputs = columns(encoder)
+    one, cached = (gradients(encoder, TTELoss(encoder, mini_batch_size=size)(inputs)) for size in (ROWS, 2))
     assert any("lora_B" in name for name in one)
     assert any("token" in name and grad.abs().max() > 0 for name, grad in one.items())
     assert all("lora" in name or "token" in name for name in one)
@@ -524,16 +528,16 @@ def test_options_out_of_range(encoder, options):
 
 
 def test_unusable_batches(encoder):
-    cells = columns(encoder)
+    inputs = columns(encoder)
     with pytest.raises(InputError, match="both 0"):
-        TTELoss(encoder, contrastive_weight=0, rationale_weight=0)(cells)
-    with pytest.raises(InputError, match="_cot"):
-        TTELoss(encoder)([model_inputs(column) for column in cells])
+        TTELoss(encoder, contrastive_weight=0, rationale_weight=0)(inputs)
+    with pytest.raises(InputError, match="_rationale"):
+        TTELoss(encoder)([model_inputs(column) for column in inputs])
     with pytest.raises(InputError, match="positive"):
-        TTELoss(encoder)(cells[:1])
-    del cells[1]["content_id"]
+        TTELoss(encoder)(inputs[:1])
+    del inputs[1]["content_id"]
     with pytest.raises(InputError, match="content_id"):
-        TTELoss(encoder)(cells)
+        TTELoss(encoder)(inputs)
 
 
 def test_a_model_without_think_tokens_trains_contrastively_only(checkpoint, tmp_path):
@@ -541,24 +545,24 @@ def test_a_model_without_think_tokens_trains_contrastively_only(checkpoint, tmp_
     encoder = TTEEncoder(str(direct), device="cpu")
     with pytest.raises(InputError, match="no think tokens"):
         TTELoss(encoder)
-    cells = [encoder.preprocess(texts) for texts in (["a", "b"], ["c", "d"])]
-    assert TTELoss(encoder, rationale_weight=0)(cells)["contrastive"] > 0
+    inputs = [encoder.preprocess(texts) for texts in (["a", "b"], ["c", "d"])]
+    assert TTELoss(encoder, rationale_weight=0)(inputs)["contrastive"] > 0
 
 
 def test_a_model_without_think_tokens_decodes_the_query(checkpoint, tmp_path):
     """From everything in front of the embed token, as one sequence that the backbone goes on with."""
     direct = build(tmp_path / "direct", backbone=checkpoint("qwen3_vl"), method="direct")
     encoder = TTEEncoder(str(direct), device="cpu").eval()
-    cells = [encoder.preprocess(["what is it?", "a longer one"]) | {"cot_ids": rationales(5, 3)}]
+    inputs = [encoder.preprocess(["what is it?", "a longer one"]) | {"rationale_ids": rationales(5, 3)}]
     loss = TTELoss(encoder, contrastive_weight=0, rationale_from="query+thought")
     backbone, nlls = encoder[0].model, []
     for text, ids in zip(("what is it?", "a longer one"), rationales(5, 3), strict=True):
         prompt = encoder(encoder.preprocess([text]))["token_embeddings"][0, :-1]  # without the embed token
         matrix, ids = backbone.get_input_embeddings().weight, ids[ids >= 0]
-        inputs = torch.cat([prompt, matrix[ids[:-1]]])[None]
-        states = backbone.language_model(inputs_embeds=inputs).last_hidden_state[0, len(prompt) - 1 :]
+        embedded = torch.cat([prompt, matrix[ids[:-1]]])[None]
+        states = backbone.language_model(inputs_embeds=embedded).last_hidden_state[0, len(prompt) - 1 :]
         nlls.append(F.cross_entropy(states @ matrix.T, ids).item())
-    assert loss(cells)["rationale"].item() == pytest.approx(np.mean(nlls), rel=1e-5)
+    assert loss(inputs)["rationale"].item() == pytest.approx(np.mean(nlls), rel=1e-5)
     with pytest.raises(InputError, match="no think tokens"):
         TTELoss(encoder, rationale_from="query+thought", stop_gradient=True)
 
@@ -574,7 +578,7 @@ def test_some_steps_on_the_bundled_model_lower_both_parts():
     optimizer = torch.optim.AdamW(loss.parameters(), lr=1e-3)
     history = []
     for _ in range(8):
-        parts = loss([{**questions, "cot_ids": ids}, answers])
+        parts = loss([{**questions, "rationale_ids": ids}, answers])
         optimizer.zero_grad()
         torch.stack(list(parts.values())).sum().backward()
         optimizer.step()
@@ -620,13 +624,13 @@ def test_two_processes_end_a_step_with_the_weights_of_one(folders, tmp_path):
         return [
             {
                 **encoder.preprocess(questions[rows]),
-                "cot_ids": rationales(4, 2, 0, 3)[rows],
+                "rationale_ids": rationales(4, 2, 0, 3)[rows],
                 "content_id": torch.arange(4)[rows],
                 "answer_ids": torch.tensor([[0, -1, -1], [1, 3, -1], [0, -1, -1], [3, -1, -1]])[rows, :width],
             },
             {
                 **encoder.preprocess(answers[rows]),
-                "cot_ids": rationales(0, 3, 0, 5)[rows],
+                "rationale_ids": rationales(0, 3, 0, 5)[rows],
                 "content_id": torch.tensor([0, 1, 0, 3])[rows],
             },
         ]

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from tte_retriever.errors import InputError
 from tte_retriever.tokens import neutralise
 
-from .data import Broken, content_id, decode_cell, quarantine_rows
+from .data import RejectedRow, content_id, decode_item, quarantine_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ABOUT_THE_ROW = ("answers", "source", "origin", "dataset_name")
-_ABOUT_AN_ITEM = ("_cot", "_answer", "_id")
+_ABOUT_AN_ITEM = ("_rationale", "_answer", "_id")
 IGNORED = -100
 _NO_ANSWER = -1
 
@@ -31,12 +31,12 @@ _NO_ANSWER = -1
 class TTECollator(SentenceTransformerDataCollator):
     """Opens the media of a batch, tokenises its columns, and adds what the losses read.
 
-    Every column is an item column, except ``<item>_cot``, ``<item>_answer``, ``<item>_id``, ``answers``, ``source``,
-    ``origin`` and ``dataset_name``. An item is a cell of :func:`~tte_retriever.training.data.read_pairs` or whatever
+    Every column is an item column, except ``<item>_rationale``, ``<item>_answer``, ``<item>_id``, ``answers``, ``source``,
+    ``origin`` and ``dataset_name``. An item is one encoded by :func:`~tte_retriever.training.data.read_pairs` or whatever
     ``TTEEncoder.encode`` takes. For each item column ``c`` the batch holds the features of ``model.preprocess`` under
     ``c_``, and
 
-    * ``c_cot_ids`` (B, R) int64: the rationale and, on a new line, the answer, ended by the end-of-turn token unless they
+    * ``c_rationale_ids`` (B, R) int64: the rationale and, on a new line, the answer, ended by the end-of-turn token unless they
       were cut, padded with -100; nothing but -100 for a row without either;
     * ``c_content_id`` (B,) int64, >= 0: equal where two items are the same, by their id if they have one, else by what
       they show; give ids to all candidates or to none;
@@ -94,7 +94,7 @@ class TTECollator(SentenceTransformerDataCollator):
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate rows, all with the same columns."""
         columns = item_columns(list(features[0]))
-        rows = [row | {column: decode_cell(row[column]) for column in columns} for row in features]
+        rows = [row | {column: decode_item(row[column]) for column in columns} for row in features]
         try:
             return self._collate(rows, columns, self._budget(rows, columns))
         except InputError:  # some row is to blame; only now is it worth trying them one by one
@@ -122,8 +122,8 @@ class TTECollator(SentenceTransformerDataCollator):
 
     def _thought(self, rows: list[dict[str, Any]], column: str) -> dict[str, torch.Tensor]:
         """What the loss reads of the rationales of a column."""
-        said = [(row.get(f"{column}_cot"), row.get(f"{column}_answer")) for row in rows]
-        return {"cot_ids": self._rationale_ids(["\n".join(filter(None, parts)) for parts in said])}
+        said = [(row.get(f"{column}_rationale"), row.get(f"{column}_answer")) for row in rows]
+        return {"rationale_ids": self._rationale_ids(["\n".join(filter(None, parts)) for parts in said])}
 
     def _usable(self, rows: list[dict[str, Any]], columns: list[str]) -> list[dict[str, Any]]:
         """The rows, each unusable one replaced by the next usable one, round and round."""
@@ -147,7 +147,7 @@ class TTECollator(SentenceTransformerDataCollator):
         where = f"{file}:{line}" if file else "a row of unknown origin"
         logger.warning("%s cannot be used; a copy of another row takes its place: %s", where, error)
         if self.quarantine is not None:
-            quarantine_rows(self.quarantine, [Broken(file, int(line) if line.isdigit() else 0, str(error))])
+            quarantine_rows(self.quarantine, [RejectedRow(file, int(line) if line.isdigit() else 0, str(error))])
 
     def _budget(self, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> int:
         if not self.nested_budgets:
@@ -156,7 +156,7 @@ class TTECollator(SentenceTransformerDataCollator):
         digest = hashlib.sha256(repr((self.seed, content)).encode()).digest()
         return int.from_bytes(digest[:8], "little") % (self.largest_budget + 1)
 
-    def spoken(self, rationale: str) -> str:
+    def format_rationale(self, rationale: str) -> str:
         """A rationale as the model is to say it, its end apart."""
         return f" {rationale}"
 
@@ -165,7 +165,7 @@ class TTECollator(SentenceTransformerDataCollator):
         tokenizer = self.model.tokenizer
         ids: list[list[int]] = []
         for text in rationales:
-            said = self.spoken(neutralise(text, tokenizer))
+            said = self.format_rationale(neutralise(text, tokenizer))
             row = tokenizer(said, add_special_tokens=False).input_ids if text else []
             ids.append([*row, self.end_id][: self.max_rationale_tokens] if row else [])
         return padded(ids, IGNORED)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Which cells of a batch are candidates, and which of them are no negatives of a query.
+    """Which items of a batch are candidates, and which of them are no negatives of a query.
 
     Attributes:
-        distinct: The first cell of every distinct candidate.  (N,) int64
+        distinct: The first item of every distinct candidate.  (N,) int64
         positives: Index of each query's candidate among the distinct ones.  (B,) int64
         excluded: True where a candidate other than the positive answers the query too.  (B, N) bool
     """
@@ -27,22 +27,22 @@ class Candidates:
     excluded: Tensor
 
 
-def distinct_candidates(anchors: Tensor, cells: Tensor, answers: Tensor | None = None) -> Candidates:
+def distinct_candidates(anchors: Tensor, items: Tensor, answers: Tensor | None = None) -> Candidates:
     """Tell candidates apart by what they are.
 
     A candidate answers a query if it is the positive of any row with the same anchor, or one of the row's ``answers``.
 
     Args:
         anchors: Identity of each anchor.  (B,) int64
-        cells: Identity of each cell of the other columns: all positives, then all negatives.  (C,) int64, C >= B
+        items: Identity of each item of the other columns: all positives, then all negatives.  (C,) int64, C >= B
         answers: Identities of everything known to answer each anchor, padded with -1.  (B, M) int64
     """
-    distinct, index = cells.unique(return_inverse=True)  # (N,), (C,)
-    order = torch.arange(len(cells), device=cells.device)
-    first = torch.full_like(distinct, len(cells)).scatter_reduce(0, index, order, "amin")
+    distinct, index = items.unique(return_inverse=True)  # (N,), (C,)
+    order = torch.arange(len(items), device=items.device)
+    first = torch.full_like(distinct, len(items)).scatter_reduce(0, index, order, "amin")
     positives = index[: len(anchors)]
     questions = anchors.unique(return_inverse=True)[1]  # (B,)
-    answered = torch.zeros(len(anchors), len(distinct), dtype=torch.bool, device=cells.device)
+    answered = torch.zeros(len(anchors), len(distinct), dtype=torch.bool, device=items.device)
     answered[questions, positives] = True
     excluded = answered[questions]  # (B, N)
     if answers is not None:

@@ -82,10 +82,10 @@ def gold_ids(encoder: TTEEncoder, config: TrainConfig, pairs: Sequence[Pair]) ->
         {
             "anchor": encoder_item(pair.query),
             "positive": encoder_item(pair.positive),
-            "anchor_cot": pair.query_rationale,
-            "positive_cot": pair.positive_rationale,
+            "anchor_rationale": pair.query_rationale,
+            "positive_rationale": pair.positive_rationale,
         }
         for pair in pairs
     ]
-    ids = [row for part in in_batches(rows) for row in collator(list(part))["anchor_cot_ids"].tolist()]
+    ids = [row for part in in_batches(rows) for row in collator(list(part))["anchor_rationale_ids"].tolist()]
     return [[token for token in row if token not in (IGNORED, collator.end_id)] for row in ids]

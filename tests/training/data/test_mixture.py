@@ -45,10 +45,10 @@ def test_sources_become_data_sets_with_names_that_the_trainer_takes(path, tmp_pa
 def test_the_small_world_is_drawn_the_same_every_time(family):
     dataset = small_world(family, 8, seed=3)
     row, again, other = dataset[5], dataset[[5, 6]], small_world(family, 8, seed=4)[5]
-    assert set(row) == {"anchor", "positive", "anchor_cot", "positive_cot"}
-    for column in ("anchor_cot", "positive_cot"):
+    assert set(row) == {"anchor", "positive", "anchor_rationale", "positive_rationale"}
+    for column in ("anchor_rationale", "positive_rationale"):
         assert row[column] == again[column][0]
-    assert row["anchor_cot"] not in (other["anchor_cot"], dataset[6]["anchor_cot"])
+    assert row["anchor_rationale"] not in (other["anchor_rationale"], dataset[6]["anchor_rationale"])
     if family != "moment":
         assert np.array_equal(np.asarray(row["positive"]["image"]), np.asarray(again["positive"][0]["image"]))
     else:

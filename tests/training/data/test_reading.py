@@ -14,7 +14,7 @@ from PIL import Image
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import VideoFrames, typed_input
-from tte_retriever.training.data import content_id, decode_cell, read_pairs, split_by_source
+from tte_retriever.training.data import content_id, decode_item, read_pairs, split_by_source
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def write(tmp_path):
 
 
 def items(dataset, column):
-    return [decode_cell(cell) for cell in dataset[column]]
+    return [decode_item(item) for item in dataset[column]]
 
 
 def test_pairs_of_every_shape(write, root):
     chat = [{"role": "user", "content": [{"type": "image", "image": "b.png"}, {"type": "text", "text": "this?"}]}]
     path = write(
-        {"anchor": "q", "positive": {"text": "t", "image": "a.png"}, "negative_1": "n", "positive_cot": "think"},
+        {"anchor": "q", "positive": {"text": "t", "image": "a.png"}, "negative_1": "n", "positive_rationale": "think"},
         {"anchor": {"image": ["a.png", "sub/c.png"]}, "positive": chat, "negative_1": {"video": ["a.png", "b.png"]}},
         {"anchor": "q", "positive": "p", "negative_1": "n", "anchor_answer": "t"},
     )
@@ -54,7 +54,7 @@ def test_pairs_of_every_shape(write, root):
     assert items(dataset, "anchor") == ["q", {"image": [root / "a.png", root / "sub/c.png"]}, "q"]
     assert list(items(dataset, "positive")[0]) == ["text", "image"]  # the order in which it is read
     assert items(dataset, "positive")[1][0]["content"][0] == {"type": "image", "image": root / "b.png"}
-    assert dataset["positive_cot"][:] == ["think", "", ""]
+    assert dataset["positive_rationale"][:] == ["think", "", ""]
     assert dataset["anchor_answer"][:] == ["", "", "t"]
     assert dataset["origin"][:] == [f"{path}:1", f"{path}:2", f"{path}:3"]
     assert isinstance(typed_input(items(dataset, "negative_1")[1])["video"], VideoFrames)
@@ -86,8 +86,8 @@ BROKEN = [
     ({"anchor": "q", "positive": {"image": 5}}, "relative to the media root"),
     ({"anchor": "q", "positive": [{"role": "user", "content": [{"type": "image", "url": "http://x/y.png"}]}]}, "url"),
     ({"anchor": "q", "positive": "\ud800"}, "surrogate"),
-    ({"anchor": "q", "positive": "p", "anchor_cot": "x" * 101}, "101 characters"),
-    ({"anchor": "q", "positive": "p", "anchor_cot": ["x"]}, "anchor_cot"),
+    ({"anchor": "q", "positive": "p", "anchor_rationale": "x" * 101}, "101 characters"),
+    ({"anchor": "q", "positive": "p", "anchor_rationale": ["x"]}, "anchor_rationale"),
     ({"anchor": "q", "positive": "p", "anchor_COT": "x"}, "'anchor_COT' is not known"),
     ({"anchor": "q", "positive": "p", "negative_2": "x"}, "'negative_2' is not known"),
     ({"anchor": "q", "positive": "p", "positive_id": True}, "positive_id"),
@@ -220,9 +220,9 @@ def test_ume(write, root, tmp_path):
     assert first == [{"role": "user", "content": [image, {"type": "text", "text": "What color?"}]}]
     assert second == {"text": "find it"}
     assert [part["type"] for part in third[0]["content"]] == ["text", "image", "text", "image"]
-    assert dataset["anchor_cot"][:] == ["It is red.", "", ""]
+    assert dataset["anchor_rationale"][:] == ["It is red.", "", ""]
     assert dataset["anchor_answer"][:] == ["a red\nsquare", "", ""]
-    assert (dataset["positive_cot"][0], dataset["positive_answer"][0]) == ("Short.", "red")
+    assert (dataset["positive_rationale"][0], dataset["positive_answer"][0]) == ("Short.", "red")
     video = items(dataset, "positive")[1][0]["content"]
     assert video == [{"type": "video", "video": [root / "a.png", root / "b.png"]}]
     reasons = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]

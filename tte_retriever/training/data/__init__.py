@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from .cells import content_id, decode_cell, encode_cell
-from .formats import FORMATS, Pair
-from .quarantine import Broken, quarantine_rows
+from .formats import FORMATS, TrainingPair
+from .item_codec import content_id, decode_item, encode_item
+from .quarantine import RejectedRow, quarantine_rows
 from .reading import read_pairs, split_by_source
 
 __all__ = [
     "FORMATS",
-    "Broken",
-    "Pair",
+    "RejectedRow",
+    "TrainingPair",
     "content_id",
-    "decode_cell",
-    "encode_cell",
+    "decode_item",
+    "encode_item",
     "quarantine_rows",
     "read_pairs",
     "split_by_source",

@@ -14,15 +14,15 @@ from tte_retriever.errors import InputError
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One training pair. Items are as in :func:`~tte_retriever.training.data.encode_cell`: media are still paths.
+class TrainingPair:
+    """One training pair. Items are as in :func:`~tte_retriever.training.data.encode_item`: media are still paths.
 
     Attributes:
         anchor: The query.
         positive: The candidate that answers it.
         negatives: Candidates that do not.
-        anchor_cot: Rationale of the query; ``""`` for none.
-        positive_cot: Rationale of the positive; ``""`` for none.
+        anchor_rationale: Rationale of the query; ``""`` for none.
+        positive_rationale: Rationale of the positive; ``""`` for none.
         anchor_answer: What the rationale of the query comes to, in a few words; ``""`` for none.
         positive_answer: The same of the positive.
         ids: What identifies an item, by column (``anchor``, ``positive``, ``negative_1``…), where it is known.
@@ -33,8 +33,8 @@ class Pair:
     anchor: Any
     positive: Any
     negatives: tuple[Any, ...] = ()
-    anchor_cot: str = ""
-    positive_cot: str = ""
+    anchor_rationale: str = ""
+    positive_rationale: str = ""
     anchor_answer: str = ""
     positive_answer: str = ""
     ids: Mapping[str, str] = field(default_factory=dict)
@@ -47,10 +47,10 @@ Row: TypeAlias = Mapping[str, Any]
 _ROLES = re.compile(r"(anchor|positive|negative)(?![a-z])", re.IGNORECASE)
 
 
-def pairs(row: Row) -> Pair:
+def pairs(row: Row) -> TrainingPair:
     """Our own: ``anchor``, ``positive``, ``negative_1``…, ``answers``, ``source``, and what is said about an item.
 
-    That is ``anchor_cot``, ``positive_cot``, ``anchor_answer``, ``positive_answer``, ``<item>_id``.
+    That is ``anchor_rationale``, ``positive_rationale``, ``anchor_answer``, ``positive_answer``, ``<item>_id``.
 
     Other keys are left alone, unless they look like a misspelt one of these.
     """
@@ -60,8 +60,8 @@ def pairs(row: Row) -> Pair:
     items = ("anchor", "positive", *(f"negative_{i + 1}" for i in range(count)))
     known = {
         *items,
-        "anchor_cot",
-        "positive_cot",
+        "anchor_rationale",
+        "positive_rationale",
         "anchor_answer",
         "positive_answer",
         *(f"{item}_id" for item in items),
@@ -70,12 +70,12 @@ def pairs(row: Row) -> Pair:
     if unknown:
         raise InputError(f"the key {unknown[0]!r} is not known; negatives are negative_1, negative_2… without a gap")
     anchor, positive, *negatives = (_required(row, item) for item in items)
-    return Pair(
+    return TrainingPair(
         anchor,
         positive,
         tuple(negatives),
-        row.get("anchor_cot") or "",
-        row.get("positive_cot") or "",
+        row.get("anchor_rationale") or "",
+        row.get("positive_rationale") or "",
         row.get("anchor_answer") or "",
         row.get("positive_answer") or "",
         {item: _name(row, f"{item}_id") for item in items},
@@ -84,34 +84,36 @@ def pairs(row: Row) -> Pair:
     )
 
 
-def mmeb(row: Row) -> Pair:
+def mmeb(row: Row) -> TrainingPair:
     """MMEB-train: ``qry``, ``qry_image_path``, ``pos_text``, ``pos_image_path``, ``neg_text``, ``neg_image_path``.
 
     The mark ``<|image_1|>`` is dropped and the image put first; negatives are one or a list, empty ones are none.
     """
     texts, paths = _listed(row.get("neg_text")), _listed(row.get("neg_image_path"))
     negatives = [each for each in zip_longest(texts, paths, fillvalue="") if any(each)]
-    return Pair(
+    return TrainingPair(
         _mmeb_item("qry", _required(row, "qry"), row.get("qry_image_path")),
         _mmeb_item("pos", _required(row, "pos_text"), row.get("pos_image_path")),
         tuple(_mmeb_item("neg", *each) for each in negatives),
     )
 
 
-def ume(row: Row) -> Pair:
+def ume(row: Row) -> TrainingPair:
     """UME-sft-train: conversations with ``<image>`` and ``<video>`` tags, rationales in the answering turn.
 
     What follows ``<disc_emb>`` in the question tells another model how to answer and is cut off; the stand-in
     ``blank.jpg`` of sides without media goes, too.
     """
-    anchor, anchor_cot, anchor_answer = _ume_side("qry", _required(row, "qry"))
-    positive, positive_cot, positive_answer = _ume_side("pos", _required(row, "pos"))
+    anchor, anchor_rationale, anchor_answer = _ume_side("qry", _required(row, "qry"))
+    positive, positive_rationale, positive_answer = _ume_side("pos", _required(row, "pos"))
     names = ("dataset_name", "dataset", "subset", "source", "task_name")
     source = next((_name(row, name) for name in names if row.get(name)), "")
-    return Pair(anchor, positive, (), anchor_cot, positive_cot, anchor_answer, positive_answer, source=source)
+    return TrainingPair(
+        anchor, positive, (), anchor_rationale, positive_rationale, anchor_answer, positive_answer, source=source
+    )
 
 
-FORMATS: Mapping[str, Callable[[Row], Pair]] = MappingProxyType({"pairs": pairs, "mmeb": mmeb, "ume": ume})
+FORMATS: Mapping[str, Callable[[Row], TrainingPair]] = MappingProxyType({"pairs": pairs, "mmeb": mmeb, "ume": ume})
 """What ``read_pairs`` can read, by name."""
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Broken:
+class RejectedRow:
     """One unusable row.
 
     Attributes:
@@ -26,7 +26,7 @@ class Broken:
     reason: str
 
 
-def quarantine_rows(path: Path, rows: Iterable[Broken]) -> None:
+def quarantine_rows(path: Path, rows: Iterable[RejectedRow]) -> None:
     """Append rows to a JSONL file, those already in it left out: several readers, ranks and runs may share one."""
     known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
     lines = dict.fromkeys(json.dumps(asdict(row)) for row in rows)

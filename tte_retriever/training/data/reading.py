@@ -13,9 +13,9 @@ from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
 
 from tte_retriever.errors import InputError
 
-from .cells import encode_cell
-from .formats import FORMATS, Pair
-from .quarantine import Broken, quarantine_rows
+from .formats import FORMATS, TrainingPair
+from .item_codec import encode_item
+from .quarantine import RejectedRow, quarantine_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,8 +49,8 @@ def read_pairs(
 
     Returns:
         A dataset in memory, one row per sound row of the file and in its order, with the columns ``anchor``,
-        ``positive``, ``negative_1``… (cells, see :mod:`~tte_retriever.training.data.cells`), ``anchor_cot``,
-        ``positive_cot``, ``anchor_answer``, ``positive_answer`` and ``<item>_id`` (``""`` for none), ``answers`` (a list
+        ``positive``, ``negative_1``… (encoded items, see :mod:`~tte_retriever.training.data.item_codec`), ``anchor_rationale``,
+        ``positive_rationale``, ``anchor_answer``, ``positive_answer`` and ``<item>_id`` (``""`` for none), ``answers`` (a list
         of str), ``source`` and ``origin`` (``file:line``). Only the collator opens media.
 
     Raises:
@@ -63,14 +63,14 @@ def read_pairs(
         raise InputError(f"media_root {str(root)!r} is no folder; give the one that media paths are relative to")
     tables: list[pa.Table] = []
     rows: list[dict[str, Any]] = []
-    broken: list[Broken] = []
+    broken: list[RejectedRow] = []
     for line, raw in _raw_rows(path):
         try:
             pair = FORMATS[format](_parsed(raw))
             negatives = len(pair.negatives) if negatives is None else negatives
             rows.append(_row(pair, root, negatives, max_rationale_chars) | {"origin": f"{path}:{line}"})
         except InputError as error:
-            broken.append(Broken(str(path), line, str(error)))
+            broken.append(RejectedRow(str(path), line, str(error)))
             if max_failures is not None and len(broken) > max_failures:
                 break
         if len(rows) == _CHUNK:
@@ -121,15 +121,15 @@ def _parsed(raw: Any) -> dict[str, Any]:
     return raw
 
 
-def _row(pair: Pair, root: Path, negatives: int, max_rationale_chars: int) -> dict[str, Any]:
+def _row(pair: TrainingPair, root: Path, negatives: int, max_rationale_chars: int) -> dict[str, Any]:
     if len(pair.negatives) < negatives:
         raise InputError(f"{len(pair.negatives)} negatives instead of {negatives}; give every row of a file as many")
     items = {"anchor": pair.anchor, "positive": pair.positive}
     items |= {f"negative_{i + 1}": item for i, item in enumerate(pair.negatives[:negatives])}
     row: dict[str, Any] = {column: {"json": _named(column, item, root)} for column, item in items.items()}
     row |= {
-        "anchor_cot": _rationale("anchor_cot", pair.anchor_cot, max_rationale_chars),
-        "positive_cot": _rationale("positive_cot", pair.positive_cot, max_rationale_chars),
+        "anchor_rationale": _rationale("anchor_rationale", pair.anchor_rationale, max_rationale_chars),
+        "positive_rationale": _rationale("positive_rationale", pair.positive_rationale, max_rationale_chars),
         "anchor_answer": _rationale("anchor_answer", pair.anchor_answer, max_rationale_chars),
         "positive_answer": _rationale("positive_answer", pair.positive_answer, max_rationale_chars),
     }
@@ -142,7 +142,7 @@ def _row(pair: Pair, root: Path, negatives: int, max_rationale_chars: int) -> di
 
 def _named(column: str, item: Any, root: Path) -> str:
     try:
-        return encode_cell(item, root)
+        return encode_item(item, root)
     except (InputError, RecursionError) as error:
         raise InputError(f"{column}: {error}") from error
 
@@ -172,7 +172,7 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _report(
-    path: Path, broken: list[Broken], *, sound: int, quarantine: str | Path | None, max_failures: int | None
+    path: Path, broken: list[RejectedRow], *, sound: int, quarantine: str | Path | None, max_failures: int | None
 ) -> None:
     if quarantine is not None and broken:
         quarantine_rows(Path(quarantine), broken)

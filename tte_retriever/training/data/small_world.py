@@ -26,7 +26,7 @@ def small_world(family: str, rows: int, *, seed: int) -> Dataset:
         seed: Two seeds share nothing but chance.
 
     Returns:
-        Columns ``anchor``, ``positive``, ``anchor_cot``, ``positive_cot``.
+        Columns ``anchor``, ``positive``, ``anchor_rationale``, ``positive_rationale``.
 
     Raises:
         InputError: If there is no such family.
@@ -42,8 +42,8 @@ def _draw(batch: dict[str, list[Any]], *, family: Family, seed: int) -> dict[str
     return {
         "anchor": [_fed(pair.query) for pair in pairs],
         "positive": [_fed(pair.positive) for pair in pairs],
-        "anchor_cot": [pair.query_rationale for pair in pairs],
-        "positive_cot": [pair.positive_rationale for pair in pairs],
+        "anchor_rationale": [pair.query_rationale for pair in pairs],
+        "positive_rationale": [pair.positive_rationale for pair in pairs],
     }
 
 

@@ -35,7 +35,7 @@ class ExplicitCoTCollator(TTECollator):
             raise InputError("nested_budgets is about think tokens, and explicit-cot has none; leave it out")
         self.end_id = cast("ExplicitCoT", model.transformer).gen_id
 
-    def spoken(self, rationale: str) -> str:
+    def format_rationale(self, rationale: str) -> str:
         """In its tags, on a line of its own."""
         return f"<think>{rationale}</think>\n"
 

@@ -24,7 +24,7 @@ class ExplicitCoTLoss(TTELoss):
 
     The generation part is the NLL of the rationale and of the embed token that ends it; the contrastive part is on the
     state of that token, whatever the weights are; ``disc`` is the same on the ``disc`` embedding, in front of the
-    rationale. Features are those of :class:`TTELoss`, with ``cot_ids`` that end in the embed token unless they were cut. A
+    rationale. Features are those of :class:`TTELoss`, with ``rationale_ids`` that end in the embed token unless they were cut. A
     row without a rationale is embedded without one.
 
     Args:
@@ -63,7 +63,7 @@ class ExplicitCoTLoss(TTELoss):
             )
         self.rationale_weight = rationale_weight
         self.disc_weight = disc_weight
-        self.ROW_FACTS = 1 + cast("int", model.get_embedding_dimension())
+        self.ROW_EXTRAS = 1 + cast("int", model.get_embedding_dimension())
 
     @property
     def _thinking(self) -> TeacherForcing:  # type: ignore[override]  # both have the two methods that are used
@@ -81,13 +81,13 @@ class ExplicitCoTLoss(TTELoss):
         """The options, for the model card."""
         return super().get_config_dict() | {"disc_weight": self.disc_weight}
 
-    def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
+    def _row_extras(self, features: dict[str, Any]) -> list[Tensor]:
         """Besides the NLL, the ``disc`` embedding."""
         first, *head = self._plain_model
         read = {**features, "attention_mask": cast("ExplicitCoT", first).up_to_disc(features)}
         for module in head:
             read = module(read)
-        return [*super()._row_facts(features), *read["sentence_embedding"].float().unbind(1)]
+        return [*super()._row_extras(features), *read["sentence_embedding"].float().unbind(1)]
 
     def _check(self, columns: list[dict[str, Any]]) -> None:
         super()._check(columns)

@@ -49,10 +49,12 @@ class LameCollator(TTECollator):
 
     def _with_target(self, row: dict[str, Any], anchor: str, positive: str) -> dict[str, Any]:
         parts = list(parts_of(row[positive]))
-        caption = row.get(f"{positive}_cot") if self.rationale_as_caption and None in parts else ""
+        caption = row.get(f"{positive}_rationale") if self.rationale_as_caption and None in parts else ""
         target = caption or "\n".join(filter(None, parts))
-        said = ("_cot", "_answer")
-        return {name: value for name, value in row.items() if not name.endswith(said)} | {f"{anchor}_cot": target}
+        said = ("_rationale", "_answer")
+        return {name: value for name, value in row.items() if not name.endswith(said)} | {
+            f"{anchor}_rationale": target
+        }
 
 
 def parts_of(item: Any) -> Iterator[str | None]:

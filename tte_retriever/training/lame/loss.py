@@ -25,7 +25,7 @@ class LameLoss(TTELoss):
 
     The decoder cross-attends to the last hidden states of the reason tokens and to nothing else. It lives here: the
     trainer's checkpoints hold it, the model's folder never does. Features are those of :class:`TTELoss`; what a row's
-    ``cot_ids`` say, the retrieval target or a rationale, is the collator's choice. The regulariser is the mean square of
+    ``rationale_ids`` say, the retrieval target or a rationale, is the collator's choice. The regulariser is the mean square of
     the cosine between two reason states of an item, over all items with two or more.
 
     ``metrics`` holds, after each call, the mean cosine between two reason states of an item and between two different
@@ -45,7 +45,7 @@ class LameLoss(TTELoss):
 
     GENERATION = "reconstruction"
     PARTS = ("contrastive", GENERATION, "diversity")
-    ROW_FACTS = 4
+    ROW_EXTRAS = 4
     METRICS = ("reason_cosine", "embedding_cosine")
 
     def __init__(
@@ -85,11 +85,11 @@ class LameLoss(TTELoss):
         layers = self.light_decoder.layers.num_layers if self.light_decoder is not None else 0
         return super().get_config_dict() | {"decoder_layers": layers, "diversity_weight": self.diversity_weight}
 
-    def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
+    def _row_extras(self, features: dict[str, Any]) -> list[Tensor]:
         """Besides the NLL: cosine and its square between the row's reason states, and whether it has two."""
         present = features["thought_mask"]
         cosine, square = pairwise_cosines(features["thought_states"], present)
-        return [*super()._row_facts(features), cosine, square, (present.sum(1) > 1).float()]
+        return [*super()._row_extras(features), cosine, square, (present.sum(1) > 1).float()]
 
     def _parts(self, vectors: list[Tensor], facts: Tensor, batch: Batch) -> dict[str, Tensor]:
         parts = super()._parts(vectors, facts, batch)

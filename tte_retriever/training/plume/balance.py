@@ -14,7 +14,7 @@ Balance: TypeAlias = Literal["batch", "step"]
 
 
 @dataclass(frozen=True)
-class Routing:
+class RoutingSummary:
     """What is to be known about the routing of each row, means over its steps; zeros where there was none.
 
     Attributes:
@@ -30,7 +30,7 @@ class Routing:
     entropy: Tensor
 
     @classmethod
-    def of(cls, routing: Tensor, chosen: int) -> Routing:
+    def of(cls, routing: Tensor, chosen: int) -> RoutingSummary:
         """Summarise the router's probabilities (B, K, N), of which ``chosen`` are followed at each step."""
         steps, experts = max(1, routing.shape[1]), routing.shape[2]
         followed = torch.zeros_like(routing).scatter(-1, routing.topk(chosen).indices, 1 / chosen)  # (B, K, N)
@@ -42,7 +42,7 @@ class Routing:
         )
 
     @classmethod
-    def unpacked(cls, packed: Tensor) -> Routing:
+    def unpacked(cls, packed: Tensor) -> RoutingSummary:
         """Take back what :meth:`packed` gave."""
         experts = packed.shape[1] // 2 - 1
         probabilities, loads, deviation, entropy = packed.split([experts, experts, 1, 1], dim=1)

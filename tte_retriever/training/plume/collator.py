@@ -22,10 +22,10 @@ _SUFFIX = "<eot></think>\n<gen_emb>"
 
 
 class PlumeCollator(TTECollator):
-    """A :class:`TTECollator` whose ``c_cot_ids`` are (B, phases, S): what is written after the latent steps in each phase.
+    """A :class:`TTECollator` whose ``c_rationale_ids`` are (B, phases, S): what is written after the latent steps in each phase.
 
     Which phase it is, is for the loss to say: a loader that runs ahead, or in processes of its own, does not know. From
-    ``<eot>`` on the text holds what is left of ``<item>_cot``, the answer, ``<gen_emb>`` and the end of the turn. The
+    ``<eot>`` on the text holds what is left of ``<item>_rationale``, the answer, ``<gen_emb>`` and the end of the turn. The
     answer is ``<item>_answer``, else a positive that is text alone, for the anchor and the positive alike; columns after
     these two have none.
 
@@ -33,7 +33,7 @@ class PlumeCollator(TTECollator):
         model: As for :class:`TTECollator`, of the method ``plume``.
         curriculum: Phases.
         nested_budgets: Not possible: the curriculum says how many steps are latent.
-        **options: As for :class:`TTECollator`; ``max_rationale_tokens`` counts ``<item>_cot`` alone.
+        **options: As for :class:`TTECollator`; ``max_rationale_tokens`` counts ``<item>_rationale`` alone.
 
     Raises:
         InputError: As for :class:`TTECollator`, ``nested_budgets``, and a model that reads another suffix at inference.
@@ -59,13 +59,13 @@ class PlumeCollator(TTECollator):
         pair = item_columns(list(rows[0]))[:2]
         ids: list[list[int]] = []
         for row in rows:
-            rationale = self._cut(neutralise(row.get(f"{column}_cot") or "", self.model.tokenizer))
+            rationale = self._cut(neutralise(row.get(f"{column}_rationale") or "", self.model.tokenizer))
             usual = _text_alone(row[pair[1]]) if column in pair and len(pair) == 2 else ""
             answer = neutralise(row.get(f"{column}_answer") or usual, self.model.tokenizer)
             for phase in self.curriculum.phases:
                 text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
                 ids.append(self.model.tokenizer(text, add_special_tokens=False).input_ids)
-        return {"cot_ids": padded(ids, IGNORED).unflatten(0, (len(rows), -1))}  # (B, phases, S)
+        return {"rationale_ids": padded(ids, IGNORED).unflatten(0, (len(rows), -1))}  # (B, phases, S)
 
     def _cut(self, text: str) -> str:
         """The part of a text that is not too long."""

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from tte_retriever.errors import InputError
 from tte_retriever.explain.decoding import output_matrix
 from tte_retriever.methods.plume import PlumeTransformer
-from tte_retriever.training.plume.balance import Balance, Routing, batch_balance
+from tte_retriever.training.plume.balance import Balance, RoutingSummary, batch_balance
 from tte_retriever.training.plume.curriculum import Curriculum
 from tte_retriever.training.rationale import token_nll
 from tte_retriever.training.tte_flash.loss import TTELoss
@@ -35,13 +35,13 @@ _FOREIGN = {"rationale_from": "thought", "decoder": "soft-prompt", "stop_gradien
 class Writing:
     """How PLUME is taught to write on after its latent steps; in the place of :class:`Thinking`."""
 
-    def decodes(self, _input_ids: Tensor, cot_ids: Tensor) -> Tensor:
+    def decodes(self, _input_ids: Tensor, rationale_ids: Tensor) -> Tensor:
         """True for rows that write anything (B, S); (B,)."""
-        return (cot_ids >= 0).any(1)
+        return (rationale_ids >= 0).any(1)
 
     @contextmanager
-    def during(self, transformer: nn.Module, cot_ids: Tensor | None) -> Iterator[None]:
-        """Within, ``transformer`` reads ``cot_ids`` (B, S) after its latent steps and adds their ``rationale_nll`` (B,).
+    def during(self, transformer: nn.Module, rationale_ids: Tensor | None) -> Iterator[None]:
+        """Within, ``transformer`` reads ``rationale_ids`` (B, S) after its latent steps and adds their ``rationale_nll`` (B,).
 
         The first of them is predicted by the last latent state.
 
@@ -54,16 +54,16 @@ class Writing:
                 "PLUME thinks over keys and values that gradient checkpointing throws away; turn it off, and set "
                 "loss.mini_batch_size to what memory allows."
             )
-        if cot_ids is None:
+        if rationale_ids is None:
             yield
             return
 
         def give(_module: nn.Module, args: tuple[dict[str, Any]]) -> None:
-            args[0]["written_ids"] = cot_ids
+            args[0]["written_ids"] = rationale_ids
 
         def score(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
             states = features["suffix_states"][:, :-1]  # (B, S, D)
-            features["rationale_nll"] = token_nll(states, cot_ids, output_matrix(module.model))
+            features["rationale_nll"] = token_nll(states, rationale_ids, output_matrix(module.model))
 
         hooks = [module.register_forward_pre_hook(give), module.register_forward_hook(score)]
         try:
@@ -76,7 +76,7 @@ class Writing:
 class PlumeLoss(TTELoss):
     """InfoNCE after the thought and before it, the NLL of what is written after it, and load balance of the experts.
 
-    Features of a column are those of :class:`TTELoss`, but ``cot_ids`` are (B, phases, S) int64, padded on the right with
+    Features of a column are those of :class:`TTELoss`, but ``rationale_ids`` are (B, phases, S) int64, padded on the right with
     -100: what is written, ``<gen_emb>`` included, in each phase of the curriculum. The phase is that of ``progress``, which
     the trainer tells through ``callbacks``. Every row of a column that has them writes something, if only the end.
 
@@ -137,7 +137,7 @@ class PlumeLoss(TTELoss):
             raise InputError(
                 f"balance_weight is {balance_weight}, but this PLUME has no adapter, and so no experts to balance; give 0."
             )
-        self.ROW_FACTS = 1 + self.width + (Routing.packed_size(first.options.experts) if self.routes else 0)
+        self.ROW_EXTRAS = 1 + self.width + (RoutingSummary.packed_size(first.options.experts) if self.routes else 0)
         self.progress = 0.0
         self.callbacks = (_Follow(self),)
 
@@ -163,19 +163,19 @@ class PlumeLoss(TTELoss):
         columns = []
         for column in sentence_features:
             given = {**column, "think_budget": torch.full_like(column["input_ids"][:, 0], latents)}  # (B,)
-            if "cot_ids" in column:
-                ids = column["cot_ids"][:, index]  # (B, S)
-                given["cot_ids"] = ids[:, : int((ids >= 0).sum(1).max())]
+            if "rationale_ids" in column:
+                ids = column["rationale_ids"][:, index]  # (B, S)
+                given["rationale_ids"] = ids[:, : int((ids >= 0).sum(1).max())]
             columns.append(given)
         parts = super().forward(columns)
         self.metrics["latent_steps"] = torch.full_like(self.log_scale.detach(), latents)
         return parts
 
-    def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
+    def _row_extras(self, features: dict[str, Any]) -> list[Tensor]:
         """Besides the NLL, the state at ``<disc_emb>`` (mini-batch, D), and the routing, packed."""
-        facts = [*super()._row_facts(features), *features["anchor_state"].float().unbind(1)]
+        facts = [*super()._row_extras(features), *features["anchor_state"].float().unbind(1)]
         if self.routes:
-            facts += Routing.of(features["routing"].float(), self.chosen).packed.unbind(1)
+            facts += RoutingSummary.of(features["routing"].float(), self.chosen).packed.unbind(1)
         return facts
 
     def _parts(self, vectors: list[Tensor], facts: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -192,7 +192,7 @@ class PlumeLoss(TTELoss):
         mean = facts[:, 1 + self.width :].mean(0, keepdim=True)  # (1, packed)
         if gather:
             mean = all_gather_with_grad(mean).mean(0, keepdim=True)
-        routing = Routing.unpacked(mean)
+        routing = RoutingSummary.unpacked(mean)
         if self.balance_weight:
             uneven = {
                 "batch": batch_balance(routing.probabilities[0], routing.loads[0]),

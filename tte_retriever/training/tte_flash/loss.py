@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import TrainerCallback
 
-_OWN_FEATURES = ("cot_ids", "content_id", "answer_ids")
+_OWN_FEATURES = ("rationale_ids", "content_id", "answer_ids")
 _MAX_SCALE = 100.0  # as in CLIP: beyond it the temperature only sharpens noise
 
 
@@ -54,11 +54,11 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
 
     Features of a column may carry, beside what the model takes:
 
-    * ``cot_ids`` (B, R) int64: its rationales, each ended by the end-of-turn token, padded with -100; a row of only -100
+    * ``rationale_ids`` (B, R) int64: its rationales, each ended by the end-of-turn token, padded with -100; a row of only -100
       has none. NLL is the mean over a rationale's tokens, then over all rows of all columns that have one and, unless the
       query is decoded as well, at least one think token.
-    * ``content_id`` (B,) int64, in all columns or none: what is in the cell. Equal candidates count once, and a candidate
-      that is the positive of any row with the same anchor is no negative. Without it every cell is its own.
+    * ``content_id`` (B,) int64, in all columns or none: the identity of the item. Equal candidates count once, and a candidate
+      that is the positive of any row with the same anchor is no negative. Without it every item is its own.
     * ``answer_ids`` (B, M) int64, the anchor column only, padded with -1: everything that is known to answer the anchor,
       which is no negative either.
 
@@ -97,8 +97,8 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
     PARTS: tuple[str, ...] = ("contrastive", GENERATION)
     """What :meth:`forward` may return."""
 
-    ROW_FACTS = 1
-    """How many values beside its embedding a row is known by; :meth:`_row_facts` gives them."""
+    ROW_EXTRAS = 1
+    """How many values beside its embedding a row is known by; :meth:`_row_extras` gives them."""
 
     callbacks: Sequence[TrainerCallback] = ()
     """What the trainer has to call while it trains with this loss."""
@@ -266,21 +266,21 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         copy_random_state: bool,
         random_state: RandContext | None = None,
     ) -> tuple[Tensor, RandContext | None]:
-        """Embeddings and, as further columns, what :meth:`_row_facts` says; (mini-batch, E + ROW_FACTS)."""
+        """Embeddings and, as further columns, what :meth:`_row_extras` says; (mini-batch, E + ROW_EXTRAS)."""
         inputs = {key: value for key, value in sentence_feature.items() if key not in _OWN_FEATURES}
         features = _create_minibatch(inputs, begin, end)
-        cot_ids = None
-        if self._reads_rationales and "cot_ids" in sentence_feature:
-            cot_ids = sentence_feature["cot_ids"][begin:end]
+        rationale_ids = None
+        if self._reads_rationales and "rationale_ids" in sentence_feature:
+            rationale_ids = sentence_feature["rationale_ids"][begin:end]
         with random_state or nullcontext(), nullcontext() if with_grad else torch.no_grad():
             state = RandContext(*features.values()) if copy_random_state else None
             transformer = extract_model_from_parallel(self.model, keep_torch_compile=False)[0]
-            with self._thinking.during(transformer, cot_ids):
+            with self._thinking.during(transformer, rationale_ids):
                 out = self.model(features)
-            columns = [out["sentence_embedding"].float(), *(each[:, None] for each in self._row_facts(out))]
+            columns = [out["sentence_embedding"].float(), *(each[:, None] for each in self._row_extras(out))]
         return torch.cat(columns, dim=1), state
 
-    def _row_facts(self, features: dict[str, Any]) -> list[Tensor]:
+    def _row_extras(self, features: dict[str, Any]) -> list[Tensor]:
         """What the parts need of every row beside its embedding: the NLL of its rationale first; (mini-batch,) each."""
         return [features.get("rationale_nll", features["sentence_embedding"].new_zeros(len(features["input_ids"])))]
 
@@ -291,10 +291,10 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
             raise InputError(
                 f"The contrastive part takes an anchor and a positive column, but {len(columns)} was given."
             )
-        if self.rationale_weight and not any("cot_ids" in column for column in columns):
+        if self.rationale_weight and not any("rationale_ids" in column for column in columns):
             raise InputError(
-                "No column carries rationales (cot_ids), but rationale_weight is not 0; give the data a "
-                "'<column>_cot' column, or set rationale_weight=0."
+                "No column carries rationales (rationale_ids), but rationale_weight is not 0; give the data a "
+                "'<column>_rationale' column, or set rationale_weight=0."
             )
         identified = ["content_id" in column for column in columns]
         if any(identified) != all(identified) or ("answer_ids" in columns[0] and not all(identified)):
@@ -309,7 +309,9 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
         anchor = columns[0]
         rows, device = len(anchor["input_ids"]), anchor["input_ids"].device
         decoded = [
-            self._thinking.decodes(column["input_ids"], column["cot_ids"]) for column in columns if "cot_ids" in column
+            self._thinking.decodes(column["input_ids"], column["rationale_ids"])
+            for column in columns
+            if "rationale_ids" in column
         ]
         count = (
             torch.stack([each.sum() for each in decoded]).sum().float() if decoded else torch.zeros((), device=device)
@@ -331,7 +333,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
     def _split(self, reps: list[list[Tensor]], batch: Batch) -> dict[str, Tensor]:
         """The parts, of what :meth:`embed_minibatch` gave for every mini-batch of every column."""
         columns = [torch.cat(mini_batches) for mini_batches in reps]  # (B, E + columns) each
-        width = columns[0].shape[1] - self.ROW_FACTS
+        width = columns[0].shape[1] - self.ROW_EXTRAS
         vectors, facts = [each[:, :width] for each in columns], torch.cat(columns)[:, width:]
         if self.gather_across_devices:
             vectors = [all_gather_with_grad(each) for each in vectors]
@@ -342,7 +344,7 @@ class TTELoss(CachedMultipleNegativesRankingLoss):
 
         Args:
             vectors: Embeddings of each column, of all processes if they gather.  (B, E)
-            facts: Of the rows of all columns, of this process.  (rows, ROW_FACTS)
+            facts: Of the rows of all columns, of this process.  (rows, ROW_EXTRAS)
             batch: What else is known.
         """
         parts = {}

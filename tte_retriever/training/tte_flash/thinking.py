@@ -58,19 +58,19 @@ class Thinking:
         visible = attention_mask.bool()
         return visible if self.thought.embed_id is None else visible & (input_ids != self.thought.embed_id)
 
-    def decodes(self, input_ids: Tensor, cot_ids: Tensor) -> Tensor:
+    def decodes(self, input_ids: Tensor, rationale_ids: Tensor) -> Tensor:
         """True for rows with a rationale (B, R) and, of the tokens (B, L), something to decode it from; (B,)."""
-        has_rationale = (cot_ids >= 0).any(1)
+        has_rationale = (rationale_ids >= 0).any(1)
         return (
             has_rationale if self.rationale_from == "query+thought" else has_rationale & self.thinks(input_ids).any(1)
         )
 
     @contextmanager
-    def during(self, transformer: nn.Module, cot_ids: Tensor | None) -> Iterator[None]:
+    def during(self, transformer: nn.Module, rationale_ids: Tensor | None) -> Iterator[None]:
         """Within, features that leave ``transformer`` carry more.
 
         They are ``thought_states`` (B, K, D), the last hidden states of the think tokens, ``thought_mask`` (B, K), which
-        of them are there, and, if ``cot_ids`` (B, R) are given, ``rationale_nll`` (B,).
+        of them are there, and, if ``rationale_ids`` (B, R) are given, ``rationale_nll`` (B,).
 
         Raises:
             InputError: If keys and values are needed but not kept.
@@ -78,7 +78,7 @@ class Thinking:
         module = cast("Any", transformer)
         with ExitStack() as hooks:
             kept: list[Prefill] | None = None
-            if cot_ids is not None and self.decoder == "kv" and self.light_decoder is None:
+            if rationale_ids is not None and self.decoder == "kv" and self.light_decoder is None:
                 kept = hooks.enter_context(_kept_prefill(module.model))
 
             def think(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
@@ -87,8 +87,10 @@ class Thinking:
                 columns = visible_columns(thinks)
                 features["thought_states"] = states_at(features["token_embeddings"], columns)
                 features["thought_mask"] = thinks.gather(1, columns)
-                if cot_ids is not None:
-                    features["rationale_nll"] = self._nll(module.model, features, cot_ids, kept[0] if kept else None)
+                if rationale_ids is not None:
+                    features["rationale_nll"] = self._nll(
+                        module.model, features, rationale_ids, kept[0] if kept else None
+                    )
                 if self.stop_gradient:
                     with _read_only(module.model, thinks):
                         features["token_embeddings"] = module.forward(inputs)["token_embeddings"]
@@ -96,14 +98,16 @@ class Thinking:
             hooks.callback(module.register_forward_hook(think).remove)
             yield
 
-    def _nll(self, backbone: nn.Module, features: dict[str, Any], cot_ids: Tensor, prefill: Prefill | None) -> Tensor:
+    def _nll(
+        self, backbone: nn.Module, features: dict[str, Any], rationale_ids: Tensor, prefill: Prefill | None
+    ) -> Tensor:
         """NLL of each row's rationale, 0 for rows without one; (B,)."""
         states, input_ids = features["token_embeddings"], features["input_ids"]  # (B, L, D), (B, L)
         nll = states.new_zeros(len(states), dtype=torch.float32)
-        rows = self.decodes(input_ids, cot_ids).nonzero()[:, 0]
+        rows = self.decodes(input_ids, rationale_ids).nonzero()[:, 0]
         if not len(rows):
             return nll
-        ids = cot_ids[rows]
+        ids = rationale_ids[rows]
         ids = ids[:, : int((ids >= 0).sum(1).max())]
         if self.light_decoder is not None:
             thought, present = features["thought_states"][rows], features["thought_mask"][rows]

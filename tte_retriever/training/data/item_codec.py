@@ -1,7 +1,7 @@
-"""A cell: one item of a training pair as JSON, its media as paths that are opened when a batch is made.
+"""One item of a training pair as JSON, with its media as paths that are opened when a batch is made.
 
-In Arrow a cell is the struct ``{"json": …}`` and not a bare string, so that it cannot be mistaken for text, whatever a
-dataset is filtered, saved or concatenated into.
+In Arrow an encoded item is the struct ``{"json": …}`` and not a bare string. It therefore cannot be mistaken for text after
+a dataset was filtered, saved or concatenated.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tte_retriever.media import VideoFrames, typed_input
 _BLANK = np.zeros((1, 1, 3), np.uint8)
 
 
-def encode_cell(item: Any, media_root: Path) -> str:
-    """Check an item read from a file and write it as the JSON of a cell.
+def encode_item(item: Any, media_root: Path) -> str:
+    """Check an item that was read from a file and encode it as JSON.
 
     Args:
         item: A ``str`` (text), a dict of ``text``, ``image`` and ``video``, or a list of chat messages, as the encoder
@@ -38,11 +38,11 @@ def encode_cell(item: Any, media_root: Path) -> str:
     return json.dumps(_map_media(item, lambda _kind, value: _each(value, lambda path: _resolve(path, media_root))))
 
 
-def decode_cell(cell: Any) -> Any:
-    """The item of a cell, its media as ``pathlib.Path``; anything but a cell is an item already."""
-    if isinstance(cell, Mapping) and list(cell) == ["json"]:
-        return _map_media(json.loads(cell["json"]), lambda _kind, value: _each(value, Path))
-    return cell
+def decode_item(encoded: Any) -> Any:
+    """The item in ``{"json": …}``, its media as ``pathlib.Path``; any other value is an item already and is returned."""
+    if isinstance(encoded, Mapping) and list(encoded) == ["json"]:
+        return _map_media(json.loads(encoded["json"]), lambda _kind, value: _each(value, Path))
+    return encoded
 
 
 def content_id(item: Any) -> int:
