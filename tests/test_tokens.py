@@ -6,7 +6,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tte_retriever import model_path
-from tte_retriever.tokens import EMBED_TOKEN, add_thought, extend_template, think_token, thought_vocabulary
+from tte_retriever.tokens import EMBED_TOKEN, add_thinking_turn, add_thought, think_token, thought_vocabulary
 
 BASE = (
     "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{%- endfor -%}"
@@ -22,7 +22,7 @@ def tokenizer():
 
 
 def render(think_tokens, message=None, **variables):
-    template = ImmutableSandboxedEnvironment().from_string(extend_template(BASE, think_tokens))
+    template = ImmutableSandboxedEnvironment().from_string(add_thinking_turn(BASE, think_tokens))
     return template.render(messages=[{"role": "user", "content": "hello", **(message or {})}], **variables)
 
 

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 
 from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
-from tte_retriever.checkpoint import check_vacant, public_name, write_new
+from tte_retriever.checkpoint import check_output_dir, public_name, write_new
 from tte_retriever.errors import InputError
 from tte_retriever.methods import direct, explicit_cot, lame, plume, tte_flash
 
@@ -41,7 +41,7 @@ class _Method:
         thought: What the card says that a backbone gets.
         stock: Whether plain ``SentenceTransformer`` loads it.
         most: The largest K.
-        first: Class of its first module, if it needs more of a backbone than the stock one loads.
+        module_class: Class of its first module, if it needs more of a backbone than the stock one loads.
     """
 
     modules: Callable[..., list[nn.Module]]
@@ -49,7 +49,7 @@ class _Method:
     thought: str = _TOKENS
     stock: bool = True
     most: int = MAX_THINK_TOKENS
-    first: type[Transformer] = Transformer
+    module_class: type[Transformer] = Transformer
 
 
 METHODS = {
@@ -57,7 +57,9 @@ METHODS = {
     "tte-flash": _Method(tte_flash.build, 8),
     "lame": _Method(lame.build, 8),
     "plume": _Method(plume.build, 8, _STEPS, stock=False),
-    "explicit-cot": _Method(explicit_cot.build, 512, _WORDS, stock=False, most=8192, first=explicit_cot.ExplicitCoT),
+    "explicit-cot": _Method(
+        explicit_cot.build, 512, _WORDS, stock=False, most=8192, module_class=explicit_cot.ExplicitCoT
+    ),
 }
 """By name."""
 
@@ -107,8 +109,8 @@ def build(
         raise InputError(f"think_tokens is {think_tokens!r}; give an int from 0 to {chosen.most}.")
     if init not in INITS:
         raise InputError(f"init is {init!r}; it can be {' or '.join(INITS)}.")
-    check_vacant(out)
-    loaded = load_backbone(backbone, chosen.first)
+    check_output_dir(out)
+    loaded = load_backbone(backbone, chosen.module_class)
     model = SentenceTransformer(
         modules=chosen.modules(loaded, count, init=init, seed=seed, **options),
         prompts=loaded.prompts,

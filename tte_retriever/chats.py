@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tte_retriever.errors import InputError, MediaError
-from tte_retriever.tokens import neutralise
+from tte_retriever.tokens import escape_control_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +37,10 @@ def as_chat(item: TypedInput, tokenizer: Any) -> Chat:
         chat = [{"role": "user", "content": [{"type": kind, kind: value} for kind, value in values]}]
     for message in chat:
         if isinstance(message["content"], str):
-            message["content"] = neutralise(message["content"], tokenizer)
+            message["content"] = escape_control_tokens(message["content"], tokenizer)
     for part in parts([chat]):
         if part["type"] == "text":
-            part["text"] = neutralise(part["text"], tokenizer)
+            part["text"] = escape_control_tokens(part["text"], tokenizer)
         else:
             _check_shape(part)
     return chat

@@ -50,7 +50,7 @@ def resolve_model(name_or_path: str) -> str:
     return name_or_path
 
 
-def check_vacant(out: Path) -> None:
+def check_output_dir(out: Path) -> None:
     """Raise unless a new folder can be written: it must not exist, or be empty and not the current one."""
     if out.resolve() == Path.cwd():
         raise InputError(f"{str(out)!r} is the current folder, which cannot be replaced; name a new folder in it.")
@@ -62,7 +62,7 @@ def write_new(out: Path, model: SentenceTransformer, card: str) -> Path:
     """Save a model to a new folder, ``out``, which appears when it is complete.
 
     Args:
-        out: It must not exist, or be empty; see :func:`check_vacant`.
+        out: It must not exist, or be empty; see :func:`check_output_dir`.
         model: What is saved.
         card: Its ``README.md``.
     """

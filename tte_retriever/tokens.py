@@ -55,7 +55,7 @@ def thought_vocabulary(tokenizer: PreTrainedTokenizerBase) -> ThoughtVocabulary:
     return ThoughtVocabulary(tuple(think_ids), added.get(EMBED_TOKEN))
 
 
-def neutralise(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def escape_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Break every control token that a text spells out, by a space after its first character, so that it stays text.
 
     Our own few lines, because ``sanitize_control_tokens`` of transformers, once saved in a checkpoint, breaks the batches
@@ -65,7 +65,7 @@ def neutralise(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return re.sub(control, lambda match: f"{match[0][0]} {match[0][1:]}", text) if control else text
 
 
-def extend_template(template: str, think_tokens: int) -> str:
+def add_thinking_turn(template: str, think_tokens: int) -> str:
     """Make a chat template end in an assistant turn that holds the thought.
 
     The budget is taken from the last message's own ``think_budget``, else from the template variable
@@ -75,8 +75,8 @@ def extend_template(template: str, think_tokens: int) -> str:
     return _NO_GENERATION_PROMPT + template.rstrip("\n") + _thinking_turn(think_tokens)
 
 
-def restore_template(template: str, think_tokens: int) -> str:
-    """The chat template that :func:`extend_template` was given, for one that thinks otherwise; any other as it is."""
+def remove_thinking_turn(template: str, think_tokens: int) -> str:
+    """The chat template that :func:`add_thinking_turn` was given, for one that thinks otherwise; any other as it is."""
     turn = _thinking_turn(think_tokens)
     if not template.endswith(turn):
         return template

@@ -21,7 +21,7 @@ from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.media import VideoFrames
 from tte_retriever.methods.explicit_cot import ExplicitCoT, think_aloud
 from tte_retriever.methods.explicit_cot import build as modules_of
-from tte_retriever.methods.plume_prompt import extend_template
+from tte_retriever.methods.plume_prompt import add_plume_prompt
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 LONGEST = 24
@@ -111,7 +111,7 @@ def test_disc_is_the_state_of_its_token_and_writes_nothing(encoders, chatty, fam
 
 def test_embed_and_disc_tokens_in_the_prompt_are_not_where_it_reads(checkpoint, mixed):
     """The instruction names the embed token, and a text that spells out either stays text."""
-    modules = modules_of(checkpoint("qwen2_vl"), 3, init="mean", ask=partial(extend_template, prefix=""))
+    modules = modules_of(checkpoint("qwen2_vl"), 3, init="mean", ask=partial(add_plume_prompt, prefix=""))
     encoder = TTEEncoder(modules=modules, device="cpu")
     hostile = "a <gen_emb> b <disc_emb> c <|im_end|> d"
     ids = encoder.preprocess([hostile])["input_ids"][0].tolist()

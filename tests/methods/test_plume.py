@@ -18,7 +18,7 @@ from tte_retriever.importing import import_checkpoint
 from tte_retriever.methods import plume
 from tte_retriever.methods.plume_adapter import RoutedAdapter
 from tte_retriever.methods.plume_options import PlumeOptions
-from tte_retriever.methods.plume_rollout import Track, rollout
+from tte_retriever.methods.plume_rollout import DecodeState, rollout
 from tte_retriever.methods.plume_routing import routing_statistics
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -186,9 +186,11 @@ def test_nothing_waits_for_the_device_while_it_thinks(encoder):
     with torch.device("meta"):
         backbone = AutoModel.from_config(model.config)
         adapter = RoutedAdapter(width, experts=4, active_experts=2, shared_expert=True, step_table=32)
-        track = Track(DynamicCache(), torch.ones(3, 0, dtype=torch.bool), torch.zeros(3, dtype=torch.long))
+        decode_state = DecodeState(
+            DynamicCache(), torch.ones(3, 0, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
+        )
         state, budget = torch.zeros(3, width), torch.zeros(3, dtype=torch.long)
-    thought = rollout(backbone, adapter, track, state, state, budget=budget, steps=4)
+    thought = rollout(backbone, adapter, decode_state, state, state, budget=budget, steps=4)
     assert thought.states.shape == (3, 4, width)
     assert thought.routing.shape == (3, 4, 4)
     with pytest.raises(RuntimeError):

@@ -93,7 +93,7 @@ def test_every_latent_state_the_anchor_and_the_state_at_the_embed_token(encoder,
     features = encoder.preprocess(items)
     prefix = plume.read_prefix(features)
     thought = plume.think(prefix, features["think_budget"])
-    _, gen = plume.read_suffix(thought.track)
+    _, gen = plume.read_suffix(thought.decode_state)
     found = {"disc_anchor": prefix.at_anchor(), "gen_hidden": gen, "latent_hiddens": thought.states}
     for index, name in enumerate(NAMES):
         for part, states in found.items():

@@ -210,7 +210,7 @@ def test_adapters_leave_room_for_its_tokens(checkpoint, configured, tmp_path, mo
     options = ("model.method=explicit-cot", f"model.backbone={folder}", "lora={rank: 2}", "max_steps=2")
     result = train(configured(*options))
     before, after = (TTEEncoder(str(each), device="cpu").transformer for each in (folder, result))
-    own = sorted(after.own_ids)
+    own = sorted(after.added_token_ids)
     for matrix in ("get_input_embeddings", "get_output_embeddings"):
         old, new = (getattr(each.model, matrix)().weight for each in (before, after))
         assert (old != new).any(1).nonzero()[:, 0].tolist() == own

@@ -44,12 +44,12 @@ class Backbone:
     similarity_fn_name: SimilarityName = "cosine"
 
 
-def load_backbone(name_or_path: str | Path, first: type[Transformer] = Transformer) -> Backbone:
+def load_backbone(name_or_path: str | Path, module_class: type[Transformer] = Transformer) -> Backbone:
     """Load a Qwen-VL checkpoint.
 
     Args:
         name_or_path: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
-        first: Class of the first module.
+        module_class: Class of the first module.
 
     Raises:
         InputError: If there is no such checkpoint, or it cannot be reached.
@@ -59,7 +59,7 @@ def load_backbone(name_or_path: str | Path, first: type[Transformer] = Transform
     try:
         spec = backbone_spec(AutoConfig.from_pretrained(name).model_type)
         load = _load_stock if is_sentence_transformer_model(name) else _load_raw
-        loaded = load(spec, name, first)
+        loaded = load(spec, name, module_class)
     except (OSError, ValueError) as error:
         raise InputError(
             f"The backbone {name!r} cannot be loaded ({(str(error).splitlines() or [type(error).__name__])[0]}); give the "
@@ -72,13 +72,13 @@ def load_backbone(name_or_path: str | Path, first: type[Transformer] = Transform
     return loaded
 
 
-def _load_raw(spec: BackboneSpec, name: str, first: type[Transformer]) -> Backbone:
-    transformer = first(name, unpad_inputs=False)
+def _load_raw(spec: BackboneSpec, name: str, module_class: type[Transformer]) -> Backbone:
+    transformer = module_class(name, unpad_inputs=False)
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
     return Backbone(spec, transformer, [pooling, Normalize()])
 
 
-def _load_stock(spec: BackboneSpec, name: str, first: type[Transformer]) -> Backbone:
+def _load_stock(spec: BackboneSpec, name: str, module_class: type[Transformer]) -> Backbone:
     stock = SentenceTransformer(name, device="cpu")
     transformer, *head = cast("list[nn.Module]", list(stock))
     pooling = next((module for module in head if isinstance(module, Pooling)), None)
@@ -88,8 +88,8 @@ def _load_stock(spec: BackboneSpec, name: str, first: type[Transformer]) -> Back
             "give a last-token model or a raw checkpoint."
         )
     transformer = cast("Transformer", transformer)
-    if first is not Transformer:  # its weights and processor are a raw checkpoint, too
-        transformer = first(name, processing_kwargs=transformer.processing_kwargs)
+    if module_class is not Transformer:  # its weights and processor are a raw checkpoint, too
+        transformer = module_class(name, processing_kwargs=transformer.processing_kwargs)
     transformer.unpad_inputs = False
     if not isinstance(head[-1], Normalize):
         head.append(Normalize())

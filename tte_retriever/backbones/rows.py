@@ -19,7 +19,7 @@ INITS: tuple[str, ...] = get_args(Init)
 _MULTIPLE = 64  # matrix sizes that kernels like
 
 
-def add_rows(model: nn.Module, new_ids: Sequence[int], *, init: Init, seed: int) -> None:
+def add_token_rows(model: nn.Module, new_ids: Sequence[int], *, init: Init, seed: int) -> None:
     """Give new token ids their rows, in place.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from tte_retriever.checkpoint import check_vacant, public_name, write_new
+from tte_retriever.checkpoint import check_output_dir, public_name, write_new
 from tte_retriever.errors import InputError
 from tte_retriever.importing import plume, ume_r1
 
@@ -67,7 +67,7 @@ def import_checkpoint(src: str | Path, out: str | Path, *, origin: str, **settin
     known = [field.name for field in fields(ORIGINS[origin].settings)]
     if unknown := [name for name in settings if name not in known]:
         raise InputError(f"{origin} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
-    check_vacant(out)
+    check_output_dir(out)
     model = ORIGINS[origin].load(_folder(str(src)), ORIGINS[origin].settings(**settings))
     return write_new(out, model, ORIGINS[origin].card.format(name=public_name(src)))
 

@@ -16,7 +16,7 @@ from tte_retriever.errors import CheckpointError
 from tte_retriever.importing.layout import check_names, load_backbone_weights, read_weights
 from tte_retriever.methods.plume import modules
 from tte_retriever.methods.plume_options import Context, PlumeOptions, Positions, Readout
-from tte_retriever.methods.plume_prompt import check_marks
+from tte_retriever.methods.plume_prompt import check_plume_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,7 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
     """
     PlumeOptions(context=settings.context, positions=settings.positions, readout=settings.readout)  # before gigabytes
     processor = _processor(folder)
-    check_marks(processor.tokenizer)
+    check_plume_tokens(processor.tokenizer)
     weights = read_weights(folder)
     adapter = {_ADAPTER.split(name)[-1]: weights.pop(name) for name in list(weights) if _ADAPTER.search(name)}
     options = _options(settings, adapter, folder)

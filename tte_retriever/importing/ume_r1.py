@@ -14,7 +14,7 @@ from tte_retriever.backbones import load_backbone
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.importing.layout import check_names, read_weights, renamed
 from tte_retriever.methods.explicit_cot import DISC_TOKEN, GEN_TOKEN, ExplicitCoT, Mode, build
-from tte_retriever.methods.plume_prompt import extend_template
+from tte_retriever.methods.plume_prompt import add_plume_prompt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,7 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
             f"The tokenizer in {str(folder)!r} has {len(tokenizer)} tokens, but the embedding matrix only {rows} rows; give "
             "the folder in which the two were saved together."
         )
-    modules = build(loaded, settings.most_tokens, ask=partial(extend_template, prefix=""))
+    modules = build(loaded, settings.most_tokens, ask=partial(add_plume_prompt, prefix=""))
     return SentenceTransformer(modules=modules, similarity_fn_name="cosine", device="cpu")
 
 

@@ -12,7 +12,7 @@ import torch
 from sentence_transformers.base.modules import Transformer
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from tte_retriever.backbones import Backbone, Init, add_rows, load_backbone
+from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.tokens import thought_vocabulary
 
@@ -101,7 +101,7 @@ class ExplicitCoT(Transformer):
         return cast("int", cast("Any", self.tokenizer).convert_tokens_to_ids(DISC_TOKEN))
 
     @property
-    def own_ids(self) -> list[int]:
+    def added_token_ids(self) -> list[int]:
         """Both: what the method adds to a backbone's vocabulary."""
         return [self.gen_id, self.disc_id]
 
@@ -227,7 +227,7 @@ class ExplicitCoT(Transformer):
         return [added[token] for token in ("<|im_end|>", "<|endoftext|>") if token in added]
 
 
-def think_in_words(template: str) -> str:
+def add_rationale_prompt(template: str) -> str:
     """Make the last message of a chat template end in ``<disc_emb>``, and leave the model's turn open.
 
     The template's own generation prompt is switched off: that of a Thinking model opens ``<think>``, which is for the model
@@ -251,7 +251,7 @@ def build(
     *,
     init: Init = "keep",
     seed: int = 0,
-    ask: Callable[[str], str] = think_in_words,
+    ask: Callable[[str], str] = add_rationale_prompt,
 ) -> list[nn.Module]:
     """Turn a Qwen-VL checkpoint into the modules of an encoder that thinks in words.
 
@@ -277,7 +277,7 @@ def build(
         )
     new = [token for token in (GEN_TOKEN, DISC_TOKEN) if token not in tokenizer.get_added_vocab()]
     tokenizer.add_tokens(new, special_tokens=True)
-    add_rows(transformer.model, tokenizer.convert_tokens_to_ids(new), init=init, seed=seed)
+    add_token_rows(transformer.model, tokenizer.convert_tokens_to_ids(new), init=init, seed=seed)
     processor.chat_template = tokenizer.chat_template = ask(processor.chat_template)
     cast("Any", transformer.model).generation_config = GenerationConfig()  # that of a chat model samples
     transformer.max_budget = think_tokens

@@ -13,13 +13,19 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from tte_retriever.backbones import Backbone, Init, add_rows, load_backbone
+from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone
 from tte_retriever.errors import CheckpointError, InputError
-from tte_retriever.methods.plume_adapter import FedBack, RoutedAdapter
+from tte_retriever.methods.plume_adapter import IdentityAdapter, RoutedAdapter
 from tte_retriever.methods.plume_options import PlumeOptions
-from tte_retriever.methods.plume_prompt import INSTRUCTION, MARKS, check_marks, extend_template, prepare_chat
-from tte_retriever.methods.plume_rollout import Rollout, Track, read, rollout
-from tte_retriever.tokens import restore_template, thought_vocabulary
+from tte_retriever.methods.plume_prompt import (
+    INSTRUCTION,
+    PLUME_TOKENS,
+    add_plume_prompt,
+    check_plume_tokens,
+    prepare_chat,
+)
+from tte_retriever.methods.plume_rollout import DecodeState, Rollout, read, rollout
+from tte_retriever.tokens import remove_thinking_turn, thought_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,14 +46,14 @@ class Prefix:
 
     Attributes:
         states: (B, L, D), after the last norm.
-        track: Where the rows stand.
+        decode_state: Where the rows stand.
         text_position: (B,) int64, where a text would go on.
         last: (B, D), the state at the end of each.
         anchor: (B,) int64, where the last ``<disc_emb>`` of each stands.
     """
 
     states: torch.Tensor
-    track: Track
+    decode_state: DecodeState
     text_position: torch.Tensor
     last: torch.Tensor
     anchor: torch.Tensor
@@ -75,7 +81,7 @@ class PlumeTransformer(Transformer):
         **kwargs: As for ``Transformer``.
 
     Raises:
-        CheckpointError: If the tokenizer lacks a token of :data:`~tte_retriever.methods.plume_prompt.MARKS`.
+        CheckpointError: If the tokenizer lacks a token of :data:`~tte_retriever.methods.plume_prompt.PLUME_TOKENS`.
         InputError: Unusable options.
     """
 
@@ -86,7 +92,7 @@ class PlumeTransformer(Transformer):
         super().__init__(*args, **kwargs)
         options = self.options = PlumeOptions(**(plume or {}))
         tokenizer = cast("PreTrainedTokenizerBase", self.tokenizer)
-        check_marks(tokenizer)
+        check_plume_tokens(tokenizer)
         tokenizer.padding_side = "left"
         suffix = tokenizer(options.suffix, add_special_tokens=False).input_ids
         embed_id = tokenizer.convert_tokens_to_ids("<gen_emb>")
@@ -100,9 +106,9 @@ class PlumeTransformer(Transformer):
         return self.options.steps
 
     @property
-    def own_ids(self) -> list[int]:
+    def added_token_ids(self) -> list[int]:
         """Ids of what the method adds to a backbone's vocabulary."""
-        return [cast("Any", self.tokenizer).convert_tokens_to_ids(mark) for mark in MARKS]
+        return [cast("Any", self.tokenizer).convert_tokens_to_ids(mark) for mark in PLUME_TOKENS]
 
     @property
     def plume(self) -> dict[str, Any]:
@@ -171,10 +177,10 @@ class PlumeTransformer(Transformer):
             thought = self.think(prefix, budget)
             before = torch.cat([prefix.last[:, None], thought.states], 1)  # (B, K + 1, D)
             before = before[torch.arange(len(budget), device=budget.device), budget]  # (B, D)
-            track = thought.track
+            decode_state = thought.decode_state
             if self.options.positions == "kv-then-mrope":
-                track = replace(track, position=prefix.text_position + budget)
-            states, vector = self.read_suffix(track, features.get("written_ids"))  # (B, S, D), (B, D)
+                decode_state = replace(decode_state, position=prefix.text_position + budget)
+            states, vector = self.read_suffix(decode_state, features.get("written_ids"))  # (B, S, D), (B, D)
             features["anchor_state"], features["routing"] = prefix.at_anchor(), thought.routing
             features["suffix_states"] = torch.cat([before[:, None], states], 1)  # (B, S + 1, D)
         features["sentence_embedding"] = vector.float()
@@ -197,20 +203,22 @@ class PlumeTransformer(Transformer):
         states = output.last_hidden_state
         anchors = ids == self.tokenizer.convert_tokens_to_ids("<disc_emb>")  # type: ignore[union-attr]
         rows = torch.arange(len(ids), device=ids.device)
-        track = Track(output.past_key_values, mask.bool(), position)
-        return Prefix(states, track, text_position, states[rows, _last(mask)], _last(anchors))
+        decode_state = DecodeState(output.past_key_values, mask.bool(), position)
+        return Prefix(states, decode_state, text_position, states[rows, _last(mask)], _last(anchors))
 
     def think(self, prefix: Prefix, budget: torch.Tensor) -> Rollout:
         """Take ``budget`` latent steps, (B,) int64, behind a prefix, whose cache they extend."""
         context = _CONTEXTS[self.options.context](prefix)  # (B, D)
         steps = int(budget.max())  # the one time that the host waits, before the loop
-        return rollout(self.model, self.adapter, prefix.track, prefix.last, context, budget=budget, steps=steps)
+        return rollout(self.model, self.adapter, prefix.decode_state, prefix.last, context, budget=budget, steps=steps)
 
-    def read_suffix(self, track: Track, ids: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read the suffix behind a track up to its ``<gen_emb>``.
+    def read_suffix(
+        self, decode_state: DecodeState, ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read the suffix behind a decode_state up to its ``<gen_emb>``.
 
         Args:
-            track: Where the rows stand.
+            decode_state: Where the rows stand.
             ids: What is read instead, (B, S) int64 padded on the right with -100, with a ``<gen_emb>`` in every row.
 
         Returns:
@@ -218,11 +226,11 @@ class PlumeTransformer(Transformer):
         """
         backbone = cast("Any", self.model)
         if ids is None:
-            ids = cast("torch.Tensor", self.suffix_ids).expand(len(track.position), -1)  # (B, S)
-            end = torch.full_like(track.position, ids.shape[1] - 1)  # (B,)
+            ids = cast("torch.Tensor", self.suffix_ids).expand(len(decode_state.position), -1)  # (B, S)
+            end = torch.full_like(decode_state.position, ids.shape[1] - 1)  # (B,)
         else:
             end = _last(ids == cast("Any", self.tokenizer).convert_tokens_to_ids("<gen_emb>"))
-        states, _ = read(backbone, backbone.get_input_embeddings()(ids.clamp(min=0)), track, ids >= 0)
+        states, _ = read(backbone, backbone.get_input_embeddings()(ids.clamp(min=0)), decode_state, ids >= 0)
         return states, states[torch.arange(len(ids), device=ids.device), end]
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
@@ -296,12 +304,12 @@ def build(
     processor = loaded.transformer.processor
     if "<disc_emb>" in processor.chat_template:
         raise CheckpointError("The backbone is a PLUME already; load it as it is, or build from where it came from.")
-    processor.chat_template = restore_template(processor.chat_template, thought_vocabulary(tokenizer).max_budget)
+    processor.chat_template = remove_thinking_turn(processor.chat_template, thought_vocabulary(tokenizer).max_budget)
     present = len(tokenizer)
-    tokenizer.add_tokens(list(MARKS))
+    tokenizer.add_tokens(list(PLUME_TOKENS))
     added = tokenizer.get_added_vocab()
-    new_ids = [added[mark] for mark in MARKS if added[mark] >= present]
-    add_rows(loaded.transformer.model, new_ids, init=init, seed=seed)
+    new_ids = [added[mark] for mark in PLUME_TOKENS if added[mark] >= present]
+    add_token_rows(loaded.transformer.model, new_ids, init=init, seed=seed)
     return modules(loaded, options, seed=seed, instruction=instruction)
 
 
@@ -311,7 +319,7 @@ def modules(
     """Put PLUME's prompt and an adapter, whose weights ``seed`` decides, around a backbone that has its tokens."""
     transformer, processor = loaded.transformer, loaded.transformer.processor
     given = transformer.processing_kwargs
-    template = extend_template(processor.chat_template, options.prefix, instruction)
+    template = add_plume_prompt(processor.chat_template, options.prefix, instruction)
     processor.chat_template = processor.tokenizer.chat_template = template
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         transformer.save(folder)
@@ -320,9 +328,9 @@ def modules(
     return [thinker, *(module for module in loaded.head if not isinstance(module, Pooling))]
 
 
-def _adapter(options: PlumeOptions, width: int) -> RoutedAdapter | FedBack:
+def _adapter(options: PlumeOptions, width: int) -> RoutedAdapter | IdentityAdapter:
     if not options.experts:
-        return FedBack()
+        return IdentityAdapter()
     return RoutedAdapter(
         width,
         experts=options.experts,

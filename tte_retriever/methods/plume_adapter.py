@@ -12,7 +12,7 @@ _WIDENING = 2
 """An expert's hidden layer over its input."""
 
 
-class FedBack(nn.Module):
+class IdentityAdapter(nn.Module):
     """No adapter: the state of a step is the input of the next as it is, as in Coconut (arXiv 2412.06769)."""
 
     experts = 0

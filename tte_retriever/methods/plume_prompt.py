@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-MARKS = ("<gen_emb>", "<disc_emb>", "<bot>", "<eot>", "<ct>")
+PLUME_TOKENS = ("<gen_emb>", "<disc_emb>", "<bot>", "<eot>", "<ct>")
 """Its tokens: embedding, anchor, begin and end of the latent thought, and a step's place in the texts of training."""
 
 INSTRUCTION = (
@@ -39,17 +39,17 @@ _LAST_MESSAGE = """\
 """Media come first, wherever they stood; an item of nothing is two spaces."""
 
 
-def check_marks(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise if a tokenizer lacks one of :data:`MARKS`."""
+def check_plume_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise if a tokenizer lacks one of :data:`PLUME_TOKENS`."""
     added = tokenizer.get_added_vocab()
-    if lacking := [mark for mark in MARKS if mark not in added]:
+    if lacking := [mark for mark in PLUME_TOKENS if mark not in added]:
         raise CheckpointError(
-            f"The tokenizer lacks {', '.join(lacking)}; PLUME needs {', '.join(MARKS)}. Give the folder in which its "
+            f"The tokenizer lacks {', '.join(lacking)}; PLUME needs {', '.join(PLUME_TOKENS)}. Give the folder in which its "
             "tokenizer was saved with its weights."
         )
 
 
-def extend_template(template: str, prefix: str, instruction: str = INSTRUCTION) -> str:
+def add_plume_prompt(template: str, prefix: str, instruction: str = INSTRUCTION) -> str:
     """Make a chat template ask PLUME's question after the last message, and open the thought.
 
     Args:

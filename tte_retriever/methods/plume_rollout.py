@@ -10,11 +10,11 @@ import torch
 if TYPE_CHECKING:
     from transformers import Cache
 
-    from tte_retriever.methods.plume_adapter import FedBack, RoutedAdapter
+    from tte_retriever.methods.plume_adapter import IdentityAdapter, RoutedAdapter
 
 
 @dataclass(frozen=True)
-class Track:
+class DecodeState:
     """What a backbone has read so far.
 
     Attributes:
@@ -35,43 +35,45 @@ class Rollout:
     Attributes:
         states: (B, K, D), the state after each step; what stands beyond a row's budget means nothing.
         routing: (B, K, N) float32, the router's probabilities at each step.
-        track: Where the rows stand after their last step.
+        decode_state: Where the rows stand after their last step.
     """
 
     states: torch.Tensor
     routing: torch.Tensor
-    track: Track
+    decode_state: DecodeState
 
 
-def read(backbone: Any, embeddings: torch.Tensor, track: Track, real: torch.Tensor) -> tuple[torch.Tensor, Track]:
-    """Let a Qwen-VL model read on behind a track; nothing waits for the device.
+def read(
+    backbone: Any, embeddings: torch.Tensor, decode_state: DecodeState, real: torch.Tensor
+) -> tuple[torch.Tensor, DecodeState]:
+    """Let a Qwen-VL model read on behind a decode_state; nothing waits for the device.
 
     Args:
         backbone: The model without output head.
         embeddings: What it reads, (B, S, D).
-        track: What it has read.
+        decode_state: What it has read.
         real: (B, S) bool, which of it counts; the rest is padding on the right, and stays invisible.
 
     Returns:
-        States after the last norm, (B, S, D), and the longer track.
+        States after the last norm, (B, S, D), and the longer decode_state.
     """
-    visible = torch.cat([track.visible, real], dim=1)  # (B, S before + S)
+    visible = torch.cat([decode_state.visible, real], dim=1)  # (B, S before + S)
     steps = torch.arange(embeddings.shape[1], device=embeddings.device)  # (S,)
-    positions = track.position[:, None] + steps  # (B, S)
+    positions = decode_state.position[:, None] + steps  # (B, S)
     states = backbone.language_model(
         inputs_embeds=embeddings,
         position_ids=positions.expand(3, -1, -1),  # (3, B, S)
         attention_mask=_attention_mask(visible, embeddings, backbone.config._attn_implementation),
-        past_key_values=track.cache,
+        past_key_values=decode_state.cache,
         use_cache=True,
     ).last_hidden_state
-    return states, Track(track.cache, visible, track.position + real.sum(1))
+    return states, DecodeState(decode_state.cache, visible, decode_state.position + real.sum(1))
 
 
 def rollout(
     backbone: Any,
-    adapter: RoutedAdapter | FedBack,
-    track: Track,
+    adapter: RoutedAdapter | IdentityAdapter,
+    decode_state: DecodeState,
     state: torch.Tensor,
     context: torch.Tensor,
     *,
@@ -85,7 +87,7 @@ def rollout(
     Args:
         backbone: The model without output head.
         adapter: From a state to the next input.
-        track: What the backbone has read; its cache is extended in place.
+        decode_state: What the backbone has read; its cache is extended in place.
         state: The last state of the prefix, (B, D).
         context: What the router looks at, (B, D).
         budget: (B,) int64, how many steps each row takes.
@@ -95,11 +97,13 @@ def rollout(
     routing = [state.new_empty(len(state), 0, adapter.experts, dtype=torch.float32)]
     for step in range(steps):
         inputs, probabilities = adapter(state, step, context)  # (B, D), (B, N)
-        read_states, track = read(backbone, inputs.unsqueeze(1), track, (step < budget).unsqueeze(1))  # (B, 1, D)
+        read_states, decode_state = read(
+            backbone, inputs.unsqueeze(1), decode_state, (step < budget).unsqueeze(1)
+        )  # (B, 1, D)
         state = read_states.squeeze(1)  # (B, D)
         states.append(read_states)
         routing.append(probabilities.unsqueeze(1))
-    return Rollout(torch.cat(states, 1), torch.cat(routing, 1), track)  # (B, K, D), (B, K, N)
+    return Rollout(torch.cat(states, 1), torch.cat(routing, 1), decode_state)  # (B, K, D), (B, K, N)
 
 
 def _attention_mask(visible: torch.Tensor, embeddings: torch.Tensor, implementation: str) -> torch.Tensor:

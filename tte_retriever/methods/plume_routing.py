@@ -12,7 +12,7 @@ from sentence_transformers.util import batch_to_device
 from tte_retriever.errors import CheckpointError
 from tte_retriever.media import typed_input
 from tte_retriever.methods.plume import PlumeTransformer
-from tte_retriever.methods.plume_adapter import FedBack
+from tte_retriever.methods.plume_adapter import IdentityAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def routing_statistics(encoder: Any, items: Sequence[Any], *, batch_size: int = 
     thinker = encoder[0]
     if not isinstance(thinker, PlumeTransformer):
         raise CheckpointError("Only a PLUME has experts to count, and this encoder is of another method.")
-    if isinstance(thinker.adapter, FedBack):
+    if isinstance(thinker.adapter, IdentityAdapter):
         raise CheckpointError("This PLUME has no adapter, and so no experts to count.")
     encoder.eval()
     typed = [typed_input(item, encoder.media_limits, video=encoder.video_sampling) for item in items]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from tte_retriever.backbones import Backbone, Init, add_rows, load_backbone
+from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone
 from tte_retriever.errors import CheckpointError
-from tte_retriever.tokens import add_thought, extend_template, thought_vocabulary
+from tte_retriever.tokens import add_thinking_turn, add_thought, thought_vocabulary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def build(
         )
     thought = add_thought(tokenizer, think_tokens)
     new_ids = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
-    add_rows(transformer.model, new_ids, init=init, seed=seed)
-    template = extend_template(processor.chat_template, think_tokens)
+    add_token_rows(transformer.model, new_ids, init=init, seed=seed)
+    template = add_thinking_turn(processor.chat_template, think_tokens)
     processor.chat_template = processor.tokenizer.chat_template = template
     return [transformer, *loaded.head]

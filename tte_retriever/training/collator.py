@@ -11,7 +11,7 @@ import torch
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from tte_retriever.errors import InputError
-from tte_retriever.tokens import neutralise
+from tte_retriever.tokens import escape_control_tokens
 
 from .data import RejectedRow, content_id, decode_item, quarantine_rows
 
@@ -165,7 +165,7 @@ class TTECollator(SentenceTransformerDataCollator):
         tokenizer = self.model.tokenizer
         ids: list[list[int]] = []
         for text in rationales:
-            said = self.format_rationale(neutralise(text, tokenizer))
+            said = self.format_rationale(escape_control_tokens(text, tokenizer))
             row = tokenizer(said, add_special_tokens=False).input_ids if text else []
             ids.append([*row, self.end_id][: self.max_rationale_tokens] if row else [])
         return padded(ids, IGNORED)

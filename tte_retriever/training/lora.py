@@ -67,7 +67,7 @@ def _thought_rows(model: TTEEncoder) -> dict[str, list[int]]:
     matrices = ["embed_tokens"]
     if backbone.get_output_embeddings() is not None and not backbone.config.tie_word_embeddings:
         matrices.append("lm_head")  # what is written after a rationale has to be learnt there, too
-    rows = getattr(model.transformer, "own_ids", usual)
+    rows = getattr(model.transformer, "added_token_ids", usual)
     return dict.fromkeys(matrices, rows) if rows else {}
 
 

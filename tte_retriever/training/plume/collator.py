@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from tte_retriever.errors import InputError
-from tte_retriever.tokens import neutralise
+from tte_retriever.tokens import escape_control_tokens
 from tte_retriever.training.collator import IGNORED, TTECollator, item_columns, padded
 from tte_retriever.training.lame.collator import parts_of
 from tte_retriever.training.plume.curriculum import written
@@ -59,9 +59,9 @@ class PlumeCollator(TTECollator):
         pair = item_columns(list(rows[0]))[:2]
         ids: list[list[int]] = []
         for row in rows:
-            rationale = self._cut(neutralise(row.get(f"{column}_rationale") or "", self.model.tokenizer))
+            rationale = self._cut(escape_control_tokens(row.get(f"{column}_rationale") or "", self.model.tokenizer))
             usual = _text_alone(row[pair[1]]) if column in pair and len(pair) == 2 else ""
-            answer = neutralise(row.get(f"{column}_answer") or usual, self.model.tokenizer)
+            answer = escape_control_tokens(row.get(f"{column}_answer") or usual, self.model.tokenizer)
             for phase in self.curriculum.phases:
                 text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
                 ids.append(self.model.tokenizer(text, add_special_tokens=False).input_ids)
