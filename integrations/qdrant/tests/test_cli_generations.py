@@ -131,9 +131,9 @@ def shards(uri):
     """The engine's files, and when they changed."""
 
     def call():
-        home = Path(uri.removeprefix("edge://"))
+        folder = Path(uri.removeprefix("edge://"))
         found = {
-            path: path.stat() for path in [home, *home.glob("generations/**/*")] if not path.name.endswith("-shm")
+            path: path.stat() for path in [folder, *folder.glob("generations/**/*")] if not path.name.endswith("-shm")
         }
         return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items() if "shard-" in str(path)}
 

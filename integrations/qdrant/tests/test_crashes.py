@@ -50,7 +50,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(real_files, tmp_
         assert contents(store) == expected
         assert 0 < len(encoder.encoded) < total  # what was done was not done again
         assert report.unchanged > 0
-        ledger = sqlite3.connect(store.home / "ledger.sqlite")
+        ledger = sqlite3.connect(store.state_dir / "ledger.sqlite")
         states = Counter(state for (state,) in ledger.execute("SELECT state FROM files"))
         ledger.close()
     assert states["NEW"] == 0

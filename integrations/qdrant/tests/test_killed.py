@@ -52,7 +52,7 @@ def hundreds(tmp_path_factory, real_files, clip_bytes, pdf_bytes):
 
 
 def states(store):
-    ledger = sqlite3.connect(store.home / "ledger.sqlite")
+    ledger = sqlite3.connect(store.state_dir / "ledger.sqlite")
     rows = ledger.execute("SELECT uri, state FROM files").fetchall()
     ledger.close()
     return dict(rows)

@@ -29,10 +29,10 @@ def test_a_folder_that_was_moved(small_folder, store, hit, tmp_path):
 
 
 def test_a_store_that_was_filled_elsewhere(small_folder, store, hit):
-    (store.home / LEDGER).unlink()
+    (store.state_dir / LEDGER).unlink()
     with pytest.raises(InputError, match="on this machine"):
         locate(store, hit)
-    assert not (store.home / LEDGER).exists()
+    assert not (store.state_dir / LEDGER).exists()
     assert locate(store, hit, small_folder) == small_folder / "notes.md"
 
 

@@ -21,11 +21,11 @@ def killed(small_folder, store, encoder, monkeypatch):
     def kill(uri):
         ingest(small_folder, store, encoder)
         encoder.encoded = []
-        with Ledger(store.home / LEDGER) as ledger:
+        with Ledger(store.state_dir / LEDGER) as ledger:
             written = {row.uri: row for row in ledger.rows()}
             planned = [replace(row, state="NEW") for row in written.values()]
             ledger.record(planned)
-        Manifest(store.home, planned).add(written[uri])
+        Manifest(store.state_dir, planned).add(written[uri])
 
     return kill
 
@@ -37,12 +37,12 @@ def test_what_is_noted_is_not_done_again(small_folder, store, encoder, killed, c
     assert (report.unchanged, report.indexed) == (1, 4)
     assert not [item for item in encoder.encoded if "video" in item]
     assert contents(store) == before
-    assert not (store.home / MANIFEST).exists()
+    assert not (store.state_dir / MANIFEST).exists()
 
 
 def test_a_file_that_has_changed_since_is_done_again(small_folder, store, encoder, killed):
     killed("notes.md")
-    with Ledger(store.home / LEDGER) as ledger:
+    with Ledger(store.state_dir / LEDGER) as ledger:
         ledger.record(replace(row, asset_id="another") for row in ledger.rows() if row.uri == "notes.md")
     report = ingest(small_folder, store, encoder)
     assert (report.unchanged, report.indexed) == (0, 5)
@@ -50,6 +50,6 @@ def test_a_file_that_has_changed_since_is_done_again(small_folder, store, encode
 
 def test_a_manifest_that_is_broken(small_folder, store, encoder, killed):
     killed("notes.md")
-    (store.home / MANIFEST / "part-000000.parquet").write_bytes(b"PAR1")
+    (store.state_dir / MANIFEST / "part-000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(StoreError, match="remove the folder"):
         ingest(small_folder, store, encoder)

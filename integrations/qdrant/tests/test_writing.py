@@ -154,7 +154,7 @@ def test_similarities_that_make_no_sense(small_folder, store, encoder, threshold
 
 
 def quarantine(store):
-    lines = (store.home / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (store.state_dir / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
     return {(entry["uri"], entry["reason"]) for entry in map(json.loads, lines)}
 
 

@@ -69,7 +69,7 @@ def file_under(folder: Path, uri: str) -> Path:
 
 
 def _folders(store: VectorStore, hit: SearchHit) -> list[Path]:
-    path = store.home / LEDGER
+    path = store.state_dir / LEDGER
     if not path.is_file():
         return []
     with Ledger(path) as ledger:

@@ -52,12 +52,12 @@ class GenerationInfo:
     Attributes:
         role: What it is for.
         spec: What it holds.
-        home: The directory for what belongs beside its vectors, such as the ledger; it need not exist.
+        state_dir: The directory for what belongs beside its vectors, such as the ledger; it need not exist.
     """
 
     role: Role
     spec: CollectionSpec
-    home: Path
+    state_dir: Path
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,7 @@ def expected(many, tmp_path, encoder, contents):
 
 
 def quarantine(store):
-    lines = (store.home / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (store.state_dir / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
     return sorted(map(json.loads, lines), key=lambda entry: (entry["uri"], entry["message"]))
 
 
@@ -106,7 +106,7 @@ def test_the_same_as_on_one_machine(many, expected, tmp_path, contents):
         assert_same(contents(store), points)
         assert quarantine(store) == bad
         assert (events[0].kind, events[-1].done) == ("planned", found.files)
-        assert not (store.home / MANIFEST).exists()
+        assert not (store.state_dir / MANIFEST).exists()
 
         again = ingest_on_ray(many, store, load_standin())
         assert (again.indexed, again.unchanged) == (0, report.indexed)
@@ -320,12 +320,12 @@ def test_a_run_that_is_killed_is_resumed(many, expected, tmp_path, contents, clu
     with open_store(uri) as store:
         partial = contents(store)
         assert 0 < len(partial) < len(expected[1])
-        assert list((store.home / MANIFEST).glob("*.parquet"))
+        assert list((store.state_dir / MANIFEST).glob("*.parquet"))
         found = ingest_on_ray(many, store, load_standin())
         assert found.unchanged > 0
         assert found.indexed + found.unchanged == expected[0].indexed
         assert_same(contents(store), expected[1])
-        assert not (store.home / MANIFEST).exists()
+        assert not (store.state_dir / MANIFEST).exists()
 
 
 def test_the_recipe(small_folder, tmp_path, cluster):

@@ -282,7 +282,7 @@ UPDATER = """
     from tte_retriever_qdrant.stores import updating
     with updating(sys.argv[1], CollectionSpec(4, "aaaa")) as store:
         store.upsert([Point(str(uuid.UUID(int=i)), np.ones(4), {}) for i in range(8)])
-        (store.home / "ledger").write_text("half")
+        (store.state_dir / "ledger").write_text("half")
         print("written", flush=True)
         sys.stdin.readline()
 """
@@ -311,7 +311,7 @@ def test_readers_have_the_last_complete_state_while_another_process_writes(tmp_p
         assert reader.count() == 5
         with open_store(uri, create=False) as late:
             assert late.count() == 13
-            assert (late.home / "ledger").read_text() == "half"
+            assert (late.state_dir / "ledger").read_text() == "half"
     with open_generations(uri) as generations:
         assert [each.role for each in generations.listed()] == ["current"]
 
@@ -427,11 +427,11 @@ def test_an_update_that_touches_no_point_copies_nothing(tmp_path, planned):
     _, store = planned
     before = sorted(tmp_path.glob("generations/*/*"))
     store.ensure(SPEC)
-    (store.home / "ledger").write_text("whole")
+    (store.state_dir / "ledger").write_text("whole")
     assert store.spec == SPEC
-    assert sorted(tmp_path.glob("generations/*/*")) == sorted([*before, store.home / "ledger"])
+    assert sorted(tmp_path.glob("generations/*/*")) == sorted([*before, store.state_dir / "ledger"])
     store.begin_update()
-    assert (store.home / "ledger").read_text() == "whole"
+    assert (store.state_dir / "ledger").read_text() == "whole"
     assert len(list(tmp_path.glob("generations/*/shard-*"))) == 2
 
 
@@ -589,7 +589,7 @@ def test_the_index_is_built_once(tmp_path):
 def test_what_a_killed_index_build_left_is_removed(tmp_path):
     with open_store(f"edge://{tmp_path}") as store:
         store.ensure(SPEC)
-        left = store.home / "shard-half"
+        left = store.state_dir / "shard-half"
         left.mkdir()
     with open_store(f"edge://{tmp_path}") as store:
         assert not left.exists()

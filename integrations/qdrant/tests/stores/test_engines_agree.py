@@ -64,7 +64,7 @@ def test_a_quantized_index_finds_what_exact_search_finds(store):
         while store._connection.client.get_collection(store._collection).status != "green":
             time.sleep(0.2)
     else:
-        assert list(store.home.rglob("quantized*"))
+        assert list(store.state_dir.rglob("quantized*"))
     truth = nearest(vectors, queries)
     np.testing.assert_array_equal(pages(store.query_batch(queries, 10, exact=True)), truth)
     found = pages(store.query_batch(queries, 10))
@@ -133,9 +133,9 @@ def test_an_index_of_prefixes(store):
         np.testing.assert_allclose(
             [h.score for h in hits], [vectors[h.payload["page"]] @ query for h in hits], atol=1e-5
         )
-    before = sorted(store.home.glob("shard-*"))
+    before = sorted(store.state_dir.glob("shard-*"))
     store.finalize()
-    assert sorted(store.home.glob("shard-*")) == before
+    assert sorted(store.state_dir.glob("shard-*")) == before
 
 
 def test_prefixes_that_are_none(store):

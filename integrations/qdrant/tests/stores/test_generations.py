@@ -53,7 +53,7 @@ def test_the_next_generation_is_filled_unseen_and_swapped_in(filled, reopen):
         assert (new.spec, new.count()) == (NEW, 0)
         new.upsert(points(NEW, 7))
         assert (filled.spec, filled.count()) == (OLD, 3)
-        assert new.home != filled.home
+        assert new.state_dir != filled.state_dir
         new.commit()
         assert (new.spec, new.count()) == (NEW, 7)
         # Who has the store open stays with the model that it was opened for.
@@ -88,30 +88,30 @@ def test_a_rollback_keeps_what_is_being_filled(filled):
 def test_an_interrupted_one_is_resumed(filled):
     with filled.begin_generation(NEW) as new:
         new.upsert(points(NEW, 2))
-        (new.home / "ledger").write_text("half")
+        (new.state_dir / "ledger").write_text("half")
     with filled.begin_generation(NEW) as new:
         assert new.count() == 2
-        assert (new.home / "ledger").read_text() == "half"
+        assert (new.state_dir / "ledger").read_text() == "half"
 
 
 def test_one_for_another_model_is_dropped(filled):
     with filled.begin_generation(NEW) as new:
         new.upsert(points(NEW, 2))
-        (new.home / "ledger").write_text("half")
-        home = new.home
+        (new.state_dir / "ledger").write_text("half")
+        folder = new.state_dir
     third = CollectionSpec(3, "cccc")
     with filled.begin_generation(third) as new:
         assert (new.spec, new.count()) == (third, 0)
-    assert not (home / "ledger").exists()
+    assert not (folder / "ledger").exists()
     assert filled.count() == 3
 
 
 def test_only_the_generation_before_is_kept(filled, reopen):
-    homes = [filled.home]
+    folders = [filled.state_dir]
     for n in (1, 2):
         with filled.begin_generation(NEW) as new:
             new.upsert(points(NEW, n))
-            homes.append(new.home)
+            folders.append(new.state_dir)
             new.commit()
     store = reopen()
     assert store.count() == 2
@@ -121,7 +121,7 @@ def test_only_the_generation_before_is_kept(filled, reopen):
     assert store.count() == 1
     with store.begin_generation(OLD) as new:
         new.commit()
-    assert [home.exists() for home in homes] == [False, True, False]
+    assert [folder.exists() for folder in folders] == [False, True, False]
 
 
 def test_what_cannot_be_committed_or_rolled_back(filled):
@@ -192,10 +192,10 @@ def roles(generations):
 
 def test_generations_are_told_whoever_has_one_open(filled, outside):
     assert roles(outside()) == [("current", OLD)]
-    assert outside()[0].home == filled.home
+    assert outside()[0].state_dir == filled.state_dir
     with filled.begin_generation(NEW) as new:
         assert roles(outside()) == [("current", OLD), ("next", NEW)]
-        assert outside()[1].home == new.home
+        assert outside()[1].state_dir == new.state_dir
         new.commit()
         assert roles(outside()) == [("current", NEW), ("previous", OLD)]
     outside("rollback")
@@ -219,11 +219,11 @@ def test_dropped_from_outside(filled, outside):
             outside("drop", role)
     with filled.begin_generation(NEW) as new:
         new.upsert(points(NEW, 2))
-        (new.home / "ledger").write_text("half")
-        home = new.home
+        (new.state_dir / "ledger").write_text("half")
+        folder = new.state_dir
     outside("drop", "next")
     assert roles(outside()) == [("current", OLD)]
-    assert not home.exists()
+    assert not folder.exists()
     with filled.begin_generation(NEW) as new:
         assert new.count() == 0
         new.commit()

@@ -195,7 +195,7 @@ def test_many_points_go_in_several_requests(server, films):
 def test_it_is_there_for_the_next_one(server, films):
     with open_store(f"{server.url}/films", create=False) as again:
         assert (again.spec, again.count()) == (SPEC, 1)
-        assert again.home == films.home
+        assert again.state_dir == films.state_dir
     with open_store(f"{server.url}/others") as others:
         assert others.spec is None
 

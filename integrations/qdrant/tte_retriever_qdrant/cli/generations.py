@@ -81,8 +81,8 @@ def _described(generation: GenerationInfo) -> dict[str, Any]:
     from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 
     files = 0
-    if (generation.home / LEDGER).is_file():
-        with Ledger(generation.home / LEDGER) as ledger:
+    if (generation.state_dir / LEDGER).is_file():
+        with Ledger(generation.state_dir / LEDGER) as ledger:
             files = sum(row.state == "WRITTEN" for row in ledger.rows())
     spec = generation.spec
     return {
@@ -92,5 +92,5 @@ def _described(generation: GenerationInfo) -> dict[str, Any]:
         "dim": spec.dim,
         "prefix": spec.prefix,
         "files": files,
-        "home": str(generation.home),
+        "home": str(generation.state_dir),  # this key is part of the command line
     }

@@ -112,7 +112,7 @@ def index(
 
                 report = run(on_event=show)
             _print_report(report, store)
-        quarantine = opened.home / QUARANTINE
+        quarantine = opened.state_dir / QUARANTINE
         too_many = max_failures is not None and len(report.failed) > max_failures
         if reembed and not too_many:
             _swap_in(opened, held, store)
@@ -140,7 +140,7 @@ def _swap_in(opened: VectorStore, held: GenerationInfo | None, store: str) -> No
     """Make a re-embedding the current generation, if it has all that this has."""
     from tte_retriever_qdrant.ingestion.completeness import left_behind
 
-    left = left_behind(held.home, opened.home) if held is not None else []
+    left = left_behind(held.state_dir, opened.state_dir) if held is not None else []
     if left:
         typer.echo(
             f"not searched yet: {len(left)} files of other sources, such as {str(left[0])!r}, are in the current "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import ray  # type: ignore[import-not-found, unused-ignore]
+import ray
 
 
 class Attempts:

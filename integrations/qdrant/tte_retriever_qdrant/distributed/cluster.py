@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ray  # type: ignore[import-not-found, unused-ignore]
-from ray.exceptions import RayError  # type: ignore[import-not-found, unused-ignore]
+import ray
+from ray.exceptions import RayError
 
 from tte_retriever.errors import InputError, TTEError
 

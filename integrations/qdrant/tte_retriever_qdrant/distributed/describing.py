@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import ray  # type: ignore[import-not-found, unused-ignore]
+import ray
 
 from tte_retriever_qdrant.distributed.cluster import connected, own_errors, share_out
 from tte_retriever_qdrant.ingestion.updating import spec_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import ray  # type: ignore[import-not-found, unused-ignore]
+import ray
 
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow as pa
 
     from tte_retriever.sources.chunking import Unit
     from tte_retriever_qdrant.encoder import Encoder
@@ -126,7 +126,7 @@ def ingest_on_ray(
             # Before anything is written: the points of a file are written here and there, in no order.
             if recut := sorted({task.row.asset_id for task in tasks if task.is_recut}):
                 store.delete(filter={"asset_id": recut})
-            with Manifest(store.home, [task.row for task in tasks]) as manifest, own_errors():
+            with Manifest(store.state_dir, [task.row for task in tasks]) as manifest, own_errors():
                 tally.record = manifest.add
                 embedded = _embedded(tasks, decode, (load_encoder, spec, batch_size, Attempts()), shares)
                 results: Iterator[pa.Table]

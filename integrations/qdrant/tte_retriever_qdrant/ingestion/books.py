@@ -29,7 +29,7 @@ class Books:
     def __init__(self, store: VectorStore) -> None:
         self._store = store
         self._is_begun = False
-        self.ledger = Ledger(store.home / LEDGER)
+        self.ledger = Ledger(store.state_dir / LEDGER)
 
     def begin(self) -> None:
         """Go over to the copy of the store, if it is one that is copied; to be called before its points are touched."""
@@ -40,7 +40,7 @@ class Books:
             self._store.begin_update()
             self._is_begun = True
         finally:
-            self.ledger = Ledger(self._store.home / LEDGER)
+            self.ledger = Ledger(self._store.state_dir / LEDGER)
         self.ledger.expect_index()
 
     def finish(self) -> None:

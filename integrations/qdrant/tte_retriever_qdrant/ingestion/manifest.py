@@ -62,8 +62,8 @@ class Manifest:
 
     def _flush(self) -> None:
         # Imported here, as below: whoever stays on one machine needs no pyarrow.
-        import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
-        from pyarrow import parquet  # type: ignore[import-untyped, unused-ignore]
+        import pyarrow as pa
+        from pyarrow import parquet
 
         self._written = time.monotonic()
         if not self._rows:
@@ -98,7 +98,7 @@ def _content(row: Row) -> tuple[str, str, int, int, str]:
 def _read(folder: Path) -> Iterator[Row]:
     parts: Sequence[Path] = sorted(folder.glob("part-*.parquet"))
     try:
-        from pyarrow import parquet  # type: ignore[import-untyped, unused-ignore]
+        from pyarrow import parquet
 
         for part in parts:
             yield from (Row(**values) for values in parquet.read_table(part).to_pylist())

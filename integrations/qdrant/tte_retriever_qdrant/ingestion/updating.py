@@ -75,7 +75,7 @@ def update(
         )
     store.ensure(spec)
     with Books(store) as books:
-        take_in(store.home, books.ledger)
+        take_in(store.state_dir, books.ledger)
         unknown = [uri_of(Path(error.filename), root) for error in unreached]
         plan = make_plan(root, paths, books.ledger, limits, cut=cut, complete=source.is_dir(), unknown=unknown)
         tally = Tally(len(plan.tasks), cut, on_event, record=books.record, begin=books.begin)
@@ -88,8 +88,8 @@ def update(
         try:
             near_duplicates = work(plan.tasks, tally)
         finally:
-            take_in(store.home, books.ledger)
-            write_quarantine(store.home, str(root), books.ledger.rows(), tally.failed)
+            take_in(store.state_dir, books.ledger)
+            write_quarantine(store.state_dir, str(root), books.ledger.rows(), tally.failed)
         if obsolete := books.ledger.obsolete():
             books.begin()
             store.delete(filter={"asset_id": obsolete})

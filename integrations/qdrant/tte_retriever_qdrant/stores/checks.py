@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.records import CollectionSpec, Point, Role
 
 
-def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, where: str) -> None:
+def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, label: str) -> None:
     """Refuse to mix the vectors of two models.
 
     Raises:
@@ -25,13 +25,13 @@ def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, where: st
     if is_same_model(existing, wanted):
         return
     raise ModelMismatch(
-        f"{where} holds vectors of the model {existing.model or 'of unknown name'} (fingerprint {existing.fingerprint}, "
+        f"{label} holds vectors of the model {existing.model or 'of unknown name'} (fingerprint {existing.fingerprint}, "
         f"{existing.dim} dimensions), and {wanted.model or 'the model given'} has the fingerprint {wanted.fingerprint} "
         f"({wanted.dim} dimensions); use the store's own model, index into a new store, or into a new generation of this one: tte-retriever index … --reembed"
     )
 
 
-def check_same_prefix(existing: CollectionSpec, wanted: CollectionSpec, where: str) -> None:
+def check_same_prefix(existing: CollectionSpec, wanted: CollectionSpec, label: str) -> None:
     """Refuse to change by how many leading dimensions candidates are found.
 
     Raises:
@@ -39,7 +39,7 @@ def check_same_prefix(existing: CollectionSpec, wanted: CollectionSpec, where: s
     """
     if existing.prefix != wanted.prefix:
         raise InputError(
-            f"{where} was made with a prefix of {existing.prefix} dimensions, and {wanted.prefix} were asked for (0: none); "
+            f"{label} was made with a prefix of {existing.prefix} dimensions, and {wanted.prefix} were asked for (0: none); "
             "go on with its own, or fill a new generation with tte-retriever index … --reembed (one that was begun goes "
             "with tte-retriever generations drop next)"
         )
@@ -50,29 +50,29 @@ def is_same_model(one: CollectionSpec, other: CollectionSpec) -> bool:
     return (one.fingerprint, one.dim) == (other.fingerprint, other.dim)
 
 
-def not_begun(where: str) -> InputError:
+def not_begun(label: str) -> InputError:
     """The error of committing what is no next generation."""
     return InputError(
-        f"{where}: what was to be committed is not the next generation, or is so no more; commit what "
+        f"{label}: what was to be committed is not the next generation, or is so no more; commit what "
         "begin_generation has returned, before another one is begun"
     )
 
 
-def nothing_before(where: str) -> InputError:
+def nothing_before(label: str) -> InputError:
     """The error of rolling back a store that never had another generation."""
-    return InputError(f"{where} has no generation to go back to; only a commit can be rolled back")
+    return InputError(f"{label} has no generation to go back to; only a commit can be rolled back")
 
 
-def nothing_begun(where: str) -> InputError:
+def nothing_begun(label: str) -> InputError:
     """The error of committing from outside where nothing was begun."""
-    return InputError(f"{where} has no next generation to commit; begin one with tte-retriever index … --reembed")
+    return InputError(f"{label} has no next generation to commit; begin one with tte-retriever index … --reembed")
 
 
-def not_dropped(where: str, role: Role, held: Iterable[Role]) -> InputError:
+def not_dropped(label: str, role: Role, held: Iterable[Role]) -> InputError:
     """The error of dropping the generation that is searched, or one that is not there."""
     others = ", ".join(each for each in held if each != "current") or "no other"
     return InputError(
-        f"{where} cannot drop its {role} generation; beside the current one, which stays, it has {others}"
+        f"{label} cannot drop its {role} generation; beside the current one, which stays, it has {others}"
     )
 
 

@@ -63,7 +63,7 @@ class ClientStore:
         return self._spec
 
     @property
-    def home(self) -> Path:
+    def state_dir(self) -> Path:
         """A directory on this machine."""
         _, collection, _ = self._require()
         folder = self._connection.data / collection
@@ -83,8 +83,8 @@ class ClientStore:
             connection.point({}, {self._alias: connection.make(spec)})
             self._attach()
         if self._spec is not None:
-            checks.check_same_model(self._spec, spec, connection.where)
-            checks.check_same_prefix(self._spec, spec, connection.where)
+            checks.check_same_model(self._spec, spec, connection.label)
+            checks.check_same_prefix(self._spec, spec, connection.label)
 
     def begin_update(self) -> None:
         """Nothing: points are written in place."""
@@ -194,7 +194,7 @@ class ClientStore:
         begun = aliases.get(connection.next)
         held = connection.read_spec(begun) if begun else None
         if held is not None and checks.is_same_model(held, spec):
-            checks.check_same_prefix(held, spec, f"the next generation of {connection.where}")
+            checks.check_same_prefix(held, spec, f"the next generation of {connection.label}")
         else:
             made = connection.make(spec)
             connection.point({connection.next: begun} if begun else {}, {connection.next: made})
@@ -206,7 +206,7 @@ class ClientStore:
         """Make this generation the current one."""
         connection = self._require_open()
         if self._alias != connection.next or connection.aliases().get(connection.next) != self._collection:
-            raise checks.not_begun(connection.where)
+            raise checks.not_begun(connection.label)
         connection.commit()
         self._alias = connection.name
 
@@ -240,17 +240,17 @@ class ClientStore:
             return
         with connection.errors():
             if connection.client.collection_exists(self._alias):
-                raise StoreError(f"{connection.where} was not made by this program; choose another name")
+                raise StoreError(f"{connection.label} was not made by this program; choose another name")
 
     def _require_open(self) -> Connection:
         if not self._open:
-            raise StoreError(f"{self._connection.where} is closed; open it again")
+            raise StoreError(f"{self._connection.label} is closed; open it again")
         return self._connection
 
     def _require(self) -> tuple[QdrantClient, str, CollectionSpec]:
         connection = self._require_open()
         if self._collection is None or self._spec is None:
-            raise StoreNotFound(f"{connection.where} holds nothing yet; index something first")
+            raise StoreNotFound(f"{connection.label} holds nothing yet; index something first")
         return connection.client, self._collection, self._spec
 
 

@@ -44,7 +44,7 @@ class Connection:
     Attributes:
         client: The client, which is closed with the last generation.
         name: The store's name, an alias.
-        where: The store in words.
+        label: The store in words.
         data: Directory for the homes of its generations.
         indexed: Whether there are indexes; without, the client warns of everything that speaks of them.
         explain: Turns what the client raises into an error of ours.
@@ -54,7 +54,7 @@ class Connection:
 
     client: QdrantClient
     name: str
-    where: str
+    label: str
     data: Path
     indexed: bool
     explain: Callable[[Exception, str], TTEError]
@@ -79,7 +79,7 @@ class Connection:
         except TTEError:
             raise
         except Exception as error:
-            raise self.explain(error, self.where) from error
+            raise self.explain(error, self.label) from error
 
     def aliases(self) -> dict[str, str]:
         """The collections of the store's generations by alias."""
@@ -133,7 +133,7 @@ class Connection:
         """Make the next generation the current one."""
         aliases = self.aliases()
         if self.next not in aliases:
-            raise checks.nothing_begun(self.where)
+            raise checks.nothing_begun(self.label)
         after = {self.name: aliases[self.next]}
         if self.name in aliases:
             after[self.previous] = aliases[self.name]
@@ -145,7 +145,7 @@ class Connection:
         """Make the generation before the last commit the current one."""
         aliases = self.aliases()
         if self.previous not in aliases:
-            raise checks.nothing_before(self.where)
+            raise checks.nothing_before(self.label)
         current, previous = aliases[self.name], aliases[self.previous]
         aliases.pop(self.next, None)
         self.point(aliases, {self.name: previous, self.previous: current})
@@ -155,7 +155,7 @@ class Connection:
         aliases, roles = self.aliases(), self._roles()
         held = {roles[alias]: alias for alias in roles if alias in aliases}
         if role == "current" or role not in held:
-            raise checks.not_dropped(self.where, role, held)
+            raise checks.not_dropped(self.label, role, held)
         alias = held[role]
         self.point({alias: aliases[alias]}, {})
         self.delete(aliases[alias])
@@ -174,7 +174,7 @@ class Connection:
             return CollectionSpec(**metadata[_METADATA])
         except (KeyError, TypeError) as error:
             raise StoreError(
-                f"{self.where} does not say of which model it is: the collection {collection!r} has no such metadata; "
+                f"{self.label} does not say of which model it is: the collection {collection!r} has no such metadata; "
                 "use a server of version 1.16 or newer, and a collection that was made by this program"
             ) from error
 

@@ -38,37 +38,37 @@ _PATIENCE_S = 30  # another process needs the manifest for as long as it takes t
 class Directory:
     """The generations in a store's directory, open or not."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.where = f"the store in {str(home)!r}"
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self.label = f"the store in {str(folder)!r}"
 
     def of(self, name: str) -> Path:
         """The directory of a generation."""
-        return self.home / _GENERATIONS / name
+        return self.path / _GENERATIONS / name
 
     def prepare(self, *, create: bool) -> None:
         """Make the directory, or make sure that it is a store's."""
-        if not create and not (self.home / STORE_MANIFEST).exists():
-            raise missing(self.home)
+        if not create and not (self.path / STORE_MANIFEST).exists():
+            raise missing(self.path)
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
-            if read_manifest(self.home) is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if read_manifest(self.path) is None:
                 self._refuse_foreign_files()
-            (self.home / _GENERATIONS).mkdir(exist_ok=True)
+            (self.path / _GENERATIONS).mkdir(exist_ok=True)
         except OSError as error:
-            message = f"the store directory {str(self.home)!r} cannot be used: {error.strerror or error}"
+            message = f"the store directory {str(self.path)!r} cannot be used: {error.strerror or error}"
             raise StoreError(message) from error
 
     @contextmanager
     def changing(self) -> Iterator[Manifest]:
         """The manifest, while no other process changes it."""
         try:
-            with filelock.FileLock(self.home / _LOCK, thread_local=False).acquire(timeout=_PATIENCE_S):
-                yield read_manifest(self.home) or Manifest()
+            with filelock.FileLock(self.path / _LOCK, thread_local=False).acquire(timeout=_PATIENCE_S):
+                yield read_manifest(self.path) or Manifest()
         except filelock.Timeout as error:
             raise self._locked() from error
         except OSError as error:
-            raise StoreError(f"{self.where} cannot be changed: {error.strerror or error}") from error
+            raise StoreError(f"{self.label} cannot be changed: {error.strerror or error}") from error
 
     def make(self, spec: CollectionSpec) -> Generation:
         """Make an empty generation, which no manifest speaks of yet."""
@@ -86,7 +86,7 @@ class Directory:
         except BaseException as error:
             shutil.rmtree(self.of(copied.name), ignore_errors=True)
             if isinstance(error, OSError):
-                raise StoreError(f"{self.where} cannot be copied: {error.strerror or error}; make room") from error
+                raise StoreError(f"{self.label} cannot be copied: {error.strerror or error}; make room") from error
             raise
         finally:
             lock.release()
@@ -104,13 +104,13 @@ class Directory:
 
     def lock(self, name: str, *, patience_s: float = 0) -> filelock.FileLock:
         """Lock a generation, by default at once or not at all."""
-        lock = filelock.FileLock(self.home / _GENERATIONS / f"{name}.lock", thread_local=False)
+        lock = filelock.FileLock(self.path / _GENERATIONS / f"{name}.lock", thread_local=False)
         try:
             lock.acquire(timeout=patience_s)
         except filelock.Timeout as error:
             raise self._locked() from error
         except OSError as error:
-            message = f"the store directory {str(self.home)!r} cannot be used: {error.strerror or error}"
+            message = f"the store directory {str(self.path)!r} cannot be used: {error.strerror or error}"
             raise StoreError(message) from error
         return lock
 
@@ -121,7 +121,7 @@ class Directory:
     def lock_generation(self, role: Role) -> tuple[Generation, filelock.FileLock] | None:
         """Lock the generation that has a role; ``None`` if there is none."""
         while True:
-            generation: Generation | None = getattr(read_manifest(self.home) or Manifest(), role)
+            generation: Generation | None = getattr(read_manifest(self.path) or Manifest(), role)
             if generation is None:
                 return None
             try:
@@ -131,7 +131,7 @@ class Directory:
                     pass
                 lock = self.lock(generation.name)
             try:  # it may have been replaced, or even removed, before the lock was ours
-                if getattr(read_manifest(self.home), role) == generation:
+                if getattr(read_manifest(self.path), role) == generation:
                     return generation, lock
             except BaseException:
                 lock.release()
@@ -140,7 +140,7 @@ class Directory:
 
     def listed(self) -> list[GenerationInfo]:
         """The generations, the current one first."""
-        manifest = read_manifest(self.home) or Manifest()
+        manifest = read_manifest(self.path) or Manifest()
         return [
             GenerationInfo(role, held.spec, self.of(held.name))
             for role in ROLES
@@ -151,7 +151,7 @@ class Directory:
         """Make the next generation, which nobody is filling any more, the current one."""
         with self.changing() as manifest:
             if manifest.next is None:
-                raise checks.nothing_begun(self.where)
+                raise checks.nothing_begun(self.label)
             self.require_unused(manifest.next)
             self.swap_in("next", manifest)
 
@@ -161,17 +161,17 @@ class Directory:
             changed = replace(manifest, current=manifest.update, update=None)
         else:
             changed = Manifest(current=manifest.next, previous=manifest.current)
-        write_manifest(self.home, changed)
+        write_manifest(self.path, changed)
         self.sweep()
 
     def rollback(self) -> None:
         """Make the generation before the last commit the current one."""
         with self.changing() as manifest:
             if manifest.previous is None:
-                raise checks.nothing_before(self.where)
+                raise checks.nothing_before(self.label)
             self.require_no_update(manifest)
             swapped = replace(manifest, current=manifest.previous, previous=manifest.current, update=None)
-            write_manifest(self.home, swapped)
+            write_manifest(self.path, swapped)
             self.sweep()
 
     def drop(self, role: Role) -> None:
@@ -179,16 +179,16 @@ class Directory:
         with self.changing() as manifest:
             generation: Generation | None = getattr(manifest, role)
             if role == "current" or generation is None:
-                raise checks.not_dropped(self.where, role, [each.role for each in self.listed()])
+                raise checks.not_dropped(self.label, role, [each.role for each in self.listed()])
             self.require_unused(generation)
-            write_manifest(self.home, replace(manifest, **{role: None}))
+            write_manifest(self.path, replace(manifest, **{role: None}))
             self.sweep()
 
     def sweep(self) -> None:
         """Remove the generations that the manifest speaks of no more, but for those in use; call while changing."""
-        manifest = read_manifest(self.home) or Manifest()
+        manifest = read_manifest(self.path) or Manifest()
         kept = {generation.name for generation in vars(manifest).values() if generation is not None}
-        for folder in (self.home / _GENERATIONS).iterdir():
+        for folder in (self.path / _GENERATIONS).iterdir():
             if folder.is_dir() and folder.name not in kept:
                 try:
                     lock = self.lock(folder.name)
@@ -208,20 +208,20 @@ class Directory:
         except Exception as error:  # the engine raises bare Exceptions
             if "WouldBlock" in str(error):
                 raise self._locked() from error
-            raise StoreError(f"{self.where} failed: {error}") from error
+            raise StoreError(f"{self.label} failed: {error}") from error
 
     def _locked(self) -> StoreLocked:
-        return StoreLocked(f"{self.where} is in use by another process; wait for it to end or stop it, then try again")
+        return StoreLocked(f"{self.label} is in use by another process; wait for it to end or stop it, then try again")
 
     def _refuse_foreign_files(self) -> None:
-        foreign = {path.name for path in self.home.iterdir()} - {_LOCK, _GENERATIONS, f"{STORE_MANIFEST}.new"}
+        foreign = {path.name for path in self.path.iterdir()} - {_LOCK, _GENERATIONS, f"{STORE_MANIFEST}.new"}
         if foreign:
             raise StoreError(
-                f"the directory {str(self.home)!r} is no store (it has no {STORE_MANIFEST}) and holds other files, such as "
+                f"the directory {str(self.path)!r} is no store (it has no {STORE_MANIFEST}) and holds other files, such as "
                 f"{min(foreign)!r}; give an empty or a new directory"
             )
 
 
-def missing(home: Path) -> StoreNotFound:
+def missing(folder: Path) -> StoreNotFound:
     """The error of reading a store that is not there."""
-    return StoreNotFound(f"there is no store in {str(home)!r}; make one with tte-retriever index, or check the path")
+    return StoreNotFound(f"there is no store in {str(folder)!r}; make one with tte-retriever index, or check the path")

@@ -42,8 +42,8 @@ _INDEXED = edge.SearchParams(
 class EdgeStore:
     """A :class:`~tte_retriever_qdrant.stores.VectorStore` in a directory; see :func:`open_store` for what it raises."""
 
-    def __init__(self, home: Path, *, create: bool = True, role: Role = "current") -> None:
-        self._directory = Directory(home)
+    def __init__(self, folder: Path, *, create: bool = True, role: Role = "current") -> None:
+        self._directory = Directory(folder)
         self._role: Role = role
         self._generation: Generation | None = None
         self._shard: edge.EdgeShard | None = None
@@ -55,7 +55,7 @@ class EdgeStore:
         try:
             self._attach()
             if self._generation is None and not create:
-                raise missing(home)
+                raise missing(folder)
         except BaseException:
             self.close()
             raise
@@ -71,7 +71,7 @@ class EdgeStore:
         return self._role == "update" and self._shard is not None
 
     @property
-    def home(self) -> Path:
+    def state_dir(self) -> Path:
         """The generation's directory."""
         return self._directory.of(self._held().name)
 
@@ -83,11 +83,11 @@ class EdgeStore:
             with self._directory.changing() as manifest:
                 if getattr(manifest, self._role) is None:  # another process may have made it since
                     made = replace(manifest, **{self._role: self._directory.make(spec)})
-                    write_manifest(self._directory.home, made)
+                    write_manifest(self._directory.path, made)
             self._attach()
         held = self._held()
-        checks.check_same_model(held.spec, spec, self._directory.where)
-        checks.check_same_prefix(held.spec, spec, self._directory.where)
+        checks.check_same_model(held.spec, spec, self._directory.label)
+        checks.check_same_prefix(held.spec, spec, self._directory.label)
 
     def begin_update(self) -> None:
         """Copy the current generation and go over to the copy; its own readers come and go until then, and after."""
@@ -100,10 +100,10 @@ class EdgeStore:
                 with self._directory.changing() as manifest:
                     if manifest.update is not None or manifest.current is None or manifest.current.name != held.name:
                         raise StoreError(
-                            f"{self._directory.where} was changed by another process meanwhile; run again"
+                            f"{self._directory.label} was changed by another process meanwhile; run again"
                         )
                     copied = self._directory.copy(manifest.current)
-                    write_manifest(self._directory.home, replace(manifest, update=copied))
+                    write_manifest(self._directory.path, replace(manifest, update=copied))
                 self._attach()
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -190,22 +190,22 @@ class EdgeStore:
             if not is_worth_indexing(shard, generation.spec):
                 return
             shard.flush()
-            indexed = replace(generation, shard=indexed_copy(self.home, generation.shard))
-            fresh = edge.EdgeShard.load(str(self.home / indexed.shard))
+            indexed = replace(generation, shard=indexed_copy(self.state_dir, generation.shard))
+            fresh = edge.EdgeShard.load(str(self.state_dir / indexed.shard))
             with self._directory.changing() as manifest:
                 roles = vars(manifest).items()
                 write_manifest(
-                    self._directory.home,
+                    self._directory.path,
                     Manifest(**{role: indexed if held == generation else held for role, held in roles}),
                 )
             # The old shard is not closed: a search that has it in hand keeps it open, and the last one lets go of it.
             self._generation, self._shard = indexed, fresh
-            remove_other_shards(self.home, indexed.shard)
+            remove_other_shards(self.state_dir, indexed.shard)
 
     def begin_generation(self, spec: CollectionSpec) -> EdgeStore:
         """Open the next generation."""
         self._require_open()
-        return begin_generation(self._directory.home, spec)
+        return begin_generation(self._directory.path, spec)
 
     def commit(self) -> None:
         """Make this generation the current one."""
@@ -213,7 +213,7 @@ class EdgeStore:
         with self._directory.changing() as manifest:
             held = getattr(manifest, self._role)
             if self._role == "current" or self._generation is None or held != self._generation:
-                raise checks.not_begun(self._directory.where)
+                raise checks.not_begun(self._directory.label)
             self._directory.swap_in(self._role, manifest)
             self._role = "current"
 
@@ -249,7 +249,7 @@ class EdgeStore:
         if found is None:
             self._lock = self._directory.lock_none_yet()
             if self._role == "update":  # until it begins, it knows what it is to be a copy of
-                self._generation = (read_manifest(self._directory.home) or Manifest()).current
+                self._generation = (read_manifest(self._directory.path) or Manifest()).current
             return
         if self._lock is not None:  # of none yet
             self._lock.release()
@@ -274,7 +274,7 @@ class EdgeStore:
             with self._directory.changing() as manifest:
                 self._directory.require_no_update(manifest)
                 if manifest.update is not None:
-                    write_manifest(self._directory.home, replace(manifest, update=None))
+                    write_manifest(self._directory.path, replace(manifest, update=None))
                     self._directory.sweep()
         self._is_sole_writer = True  # none is begun while this generation is open
 
@@ -288,7 +288,7 @@ class EdgeStore:
     def _held(self) -> Generation:
         self._require_open()
         if self._generation is None:
-            raise StoreNotFound(f"{self._directory.where} holds nothing yet; index something first")
+            raise StoreNotFound(f"{self._directory.label} holds nothing yet; index something first")
         return self._generation
 
     def _require_open(self) -> None:
@@ -296,39 +296,39 @@ class EdgeStore:
             raise self._closed()
 
     def _closed(self) -> StoreError:
-        return StoreError(f"{self._directory.where} is closed; open it again")
+        return StoreError(f"{self._directory.label} is closed; open it again")
 
 
-def begin_generation(home: Path, spec: CollectionSpec) -> EdgeStore:
-    """Open the next generation of the store in ``home``; the current one may be in use."""
+def begin_generation(folder: Path, spec: CollectionSpec) -> EdgeStore:
+    """Open the next generation of the store in ``folder``; the current one may be in use."""
     checks.check_prefix(spec)
-    directory = Directory(home)
+    directory = Directory(folder)
     directory.prepare(create=True)
     with directory.changing() as manifest:
         if manifest.next is None or not checks.is_same_model(manifest.next.spec, spec):
             directory.require_unused(manifest.next)  # refuse to take it away from a process that is filling it
-            write_manifest(home, replace(manifest, next=directory.make(spec)))
+            write_manifest(folder, replace(manifest, next=directory.make(spec)))
             directory.sweep()
         else:
-            checks.check_same_prefix(manifest.next.spec, spec, f"the next generation of {directory.where}")
-    return EdgeStore(home, role="next")
+            checks.check_same_prefix(manifest.next.spec, spec, f"the next generation of {directory.label}")
+    return EdgeStore(folder, role="next")
 
 
-def open_update(home: Path, spec: CollectionSpec) -> EdgeStore:
-    """Open the store in ``home`` so that its first use copies the current generation; if it has none yet, in place.
+def open_update(folder: Path, spec: CollectionSpec) -> EdgeStore:
+    """Open the store in ``folder`` so that its first use copies the current generation; if it has none yet, in place.
 
     A copy that was begun and not committed is resumed.
     """
     checks.check_prefix(spec)
-    directory = Directory(home)
+    directory = Directory(folder)
     directory.prepare(create=True)
     with directory.changing() as manifest:
         if manifest.current is not None:
-            checks.check_same_model(manifest.current.spec, spec, directory.where)
-            checks.check_same_prefix(manifest.current.spec, spec, directory.where)
+            checks.check_same_model(manifest.current.spec, spec, directory.label)
+            checks.check_same_prefix(manifest.current.spec, spec, directory.label)
             if manifest.update is None:
                 directory.require_unused(manifest.current)  # at once, not when it is to be copied
-    return EdgeStore(home, role="current" if manifest.current is None else "update")
+    return EdgeStore(folder, role="current" if manifest.current is None else "update")
 
 
 def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:

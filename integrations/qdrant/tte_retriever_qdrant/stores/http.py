@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlsplit
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import httpx
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
@@ -100,7 +100,7 @@ def http_store(uri: str, *, create: bool = True) -> ClientStore:
 
 def missing(connection: Connection) -> StoreNotFound:
     """The error of reading a store that is not there."""
-    return StoreNotFound(f"{connection.where} does not exist; make it with tte-retriever index, or check the URI")
+    return StoreNotFound(f"{connection.label} does not exist; make it with tte-retriever index, or check the URI")
 
 
 def connect(uri: str) -> Connection:
@@ -110,7 +110,7 @@ def connect(uri: str) -> Connection:
         InputError: The URI is of another form.
     """
     address = parse_address(uri)
-    where = f"the collection {address.collection!r} on {address.url}"
+    label = f"the collection {address.collection!r} on {address.url}"
     key = os.environ.get(_KEY, "").strip()
     if key and address.url.startswith("http://") and not _is_loopback(urlsplit(address.url).hostname or ""):
         _logger.warning("the key in %s goes unencrypted to %s; use https://", _KEY, address.url)
@@ -124,7 +124,7 @@ def connect(uri: str) -> Connection:
             check_compatibility=False,  # a request that fails without an error
         ),
         name=address.collection,
-        where=where,
+        label=label,
         data=_data_folder() / quote(address.url, safe=""),
         indexed=True,
         explain=_explain,
@@ -132,17 +132,17 @@ def connect(uri: str) -> Connection:
     )
 
 
-def _explain(error: Exception, where: str) -> StoreError:
+def _explain(error: Exception, label: str) -> StoreError:
     status, said = _status(error)
     if status in (401, 403):
         return StoreUnauthorized(
-            f"{where} refuses access ({said}); put a key that may do this in the environment as {_KEY}"
+            f"{label} refuses access ({said}); put a key that may do this in the environment as {_KEY}"
         )
     if status == 404:
-        return StoreNotFound(f"{where} is gone or was replaced ({said}); open the store again")
+        return StoreNotFound(f"{label} is gone or was replaced ({said}); open the store again")
     if status in _MEANS_UNAVAILABLE:
-        return StoreUnavailable(f"{where} is not available ({said}); check that the server runs, and try again")
-    return StoreError(f"{where} failed: {said}")
+        return StoreUnavailable(f"{label} is not available ({said}); check that the server runs, and try again")
+    return StoreError(f"{label} failed: {said}")
 
 
 def _status(error: Exception) -> tuple[int | None, str]:

@@ -49,13 +49,13 @@ class Manifest:
     update: Generation | None = None
 
 
-def read_manifest(home: Path) -> Manifest | None:
-    """Read the manifest of the store in ``home``; ``None`` if there is none.
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read the manifest of the store in ``folder``; ``None`` if there is none.
 
     Raises:
         StoreError: It cannot be read, is broken, or was written by another version.
     """
-    path = home / STORE_MANIFEST
+    path = folder / STORE_MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
@@ -71,19 +71,19 @@ def read_manifest(home: Path) -> Manifest | None:
         raise StoreError(f"{path} is broken ({error}); restore it, or index into a new directory") from error
 
 
-def write_manifest(home: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest so that a reader sees the old one or the new one, whatever happens in between."""
-    draft = home / f"{STORE_MANIFEST}.new"
+    draft = folder / f"{STORE_MANIFEST}.new"
     with draft.open("w", encoding="utf-8") as file:
         json.dump({"format": _FORMAT, **asdict(manifest)}, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(home / STORE_MANIFEST)
-    folder = os.open(home, os.O_RDONLY)
+    draft.replace(folder / STORE_MANIFEST)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # of the machine's death, too, one of the two survives: the one that was reported
+        os.fsync(descriptor)  # of the machine's death, too, one of the two survives: the one that was reported
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _generation(content: dict[str, Any] | None) -> Generation | None:

@@ -20,10 +20,10 @@ def memory_store() -> ClientStore:
     connection = Connection(
         QdrantClient(":memory:"),
         name=_NAME,
-        where="the store in memory",
+        label="the store in memory",
         data=Path(folder.name),
         indexed=False,
-        explain=lambda error, where: StoreError(f"{where} failed: {error}"),
+        explain=lambda error, label: StoreError(f"{label} failed: {error}"),
         release=folder.cleanup,
     )
     return ClientStore(connection, _NAME)

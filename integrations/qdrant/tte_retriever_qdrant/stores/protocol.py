@@ -85,7 +85,7 @@ class VectorStore(Protocol):
         ...
 
     @property
-    def home(self) -> Path:
+    def state_dir(self) -> Path:
         """A directory for what belongs beside the vectors, such as the ledger; every generation has its own."""
         ...
 
@@ -99,9 +99,9 @@ class VectorStore(Protocol):
         ...
 
     def begin_update(self) -> None:
-        """Get ready for writes: of a store opened by :func:`updating`, make the copy, whose :attr:`home` is another one.
+        """Get ready for writes: of a store opened by :func:`updating`, make the copy, whose :attr:`state_dir` is another one.
 
-        Whatever reads or writes points does so by itself. Doing it before is for those who keep something at home.
+        Reading or writing points does it too; call it first if you keep files in :attr:`state_dir`.
 
         Raises:
             StoreLocked: A process that has the generation open does not let go of it.
