@@ -76,7 +76,10 @@ class TTEMediaReader(BasePydanticReader):
 
     Example:
         >>> from llama_index.embeddings.tte import TTEMediaReader
-        >>> nodes = TTEMediaReader().load_data("my-folder")
+        >>> from pathlib import Path
+        >>> _ = Path("note.md").write_text("A red circle is hidden in the drawer.")
+        >>> [(node.metadata["uri"], node.metadata["modality"]) for node in TTEMediaReader().load_data(".")]
+        [('note.md', 'text')]
     """
 
     window_s: float = Field(

@@ -1,0 +1,156 @@
+"""Whatever a package exports has an example in its docstring, and the examples run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import typing
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOTS = {  # import name of a distribution: the folder that it is imported from
+    "tte_retriever": ROOT,
+    "tte_retriever_qdrant": ROOT / "integrations/qdrant",
+    "llama_index": ROOT / "integrations/llama-index",
+}
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+NEEDS = {"tte_retriever_qdrant.distributed": "ray", "tte_retriever.training": "datasets"}  # extras, by prefix
+
+# Exports that have no example yet. It only shrinks: a name that has an example may not stand here.
+WITHOUT_EXAMPLE: set[str] = {
+    "llama_index.embeddings.tte.BadMediaEvent",
+    "llama_index.embeddings.tte.MediaQuery",
+    "llama_index.embeddings.tte.TTERetriever",
+    "llama_index.embeddings.tte.VideoClip",
+    "tte_retriever.MediaError",
+    "tte_retriever.MediaLimits",
+    "tte_retriever.TTEEncoder",
+    "tte_retriever.TTEError",
+    "tte_retriever.backbones.Backbone",
+    "tte_retriever.backbones.BackboneSpec",
+    "tte_retriever.backbones.add_rows",
+    "tte_retriever.backbones.backbone_spec",
+    "tte_retriever.backbones.load_backbone",
+    "tte_retriever.bench.Measurement",
+    "tte_retriever.bench.run",
+    "tte_retriever.build",
+    "tte_retriever.evaluation.mini_mmeb.Report",
+    "tte_retriever.evaluation.mini_mmeb.Score",
+    "tte_retriever.evaluation.mini_mmeb.Task",
+    "tte_retriever.evaluation.mini_mmeb.evaluate",
+    "tte_retriever.importing.import_checkpoint",
+    "tte_retriever.inference.collate",
+    "tte_retriever.inference.pack",
+    "tte_retriever.inference.split",
+    "tte_retriever.inference.stream",
+    "tte_retriever.media.MediaLimits",
+    "tte_retriever.media.TypedInput",
+    "tte_retriever.media.VideoFrames",
+    "tte_retriever.media.VideoInfo",
+    "tte_retriever.media.VideoSampling",
+    "tte_retriever.media.iterate_video",
+    "tte_retriever.media.load_image",
+    "tte_retriever.media.load_video",
+    "tte_retriever.media.media_kind",
+    "tte_retriever.media.probe_video",
+    "tte_retriever.media.typed_input",
+    "tte_retriever.model_path",
+    "tte_retriever.small_world.Clip",
+    "tte_retriever.small_world.Item",
+    "tte_retriever.small_world.Page",
+    "tte_retriever.small_world.Pair",
+    "tte_retriever.small_world.Scene",
+    "tte_retriever.small_world.draw_clip",
+    "tte_retriever.small_world.draw_page",
+    "tte_retriever.small_world.draw_pairs",
+    "tte_retriever.small_world.draw_scene",
+    "tte_retriever.small_world.split_of",
+    "tte_retriever.sources.Unit",
+    "tte_retriever.sources.discover",
+    "tte_retriever.sources.units",
+    "tte_retriever.training.data.Broken",
+    "tte_retriever.training.data.Pair",
+    "tte_retriever.training.data.content_id",
+    "tte_retriever.training.data.decode_cell",
+    "tte_retriever.training.data.encode_cell",
+    "tte_retriever.training.data.quarantine_rows",
+    "tte_retriever.training.data.read_pairs",
+    "tte_retriever.training.data.split_by_source",
+    "tte_retriever_qdrant.distributed.Description",
+    "tte_retriever_qdrant.distributed.connected",
+    "tte_retriever_qdrant.distributed.describe_on_ray",
+    "tte_retriever_qdrant.distributed.ingest_on_ray",
+    "tte_retriever_qdrant.ingest",
+    "tte_retriever_qdrant.ingestion.Event",
+    "tte_retriever_qdrant.ingestion.Failure",
+    "tte_retriever_qdrant.ingestion.NearDuplicate",
+    "tte_retriever_qdrant.ingestion.Report",
+    "tte_retriever_qdrant.ingestion.ingest",
+    "tte_retriever_qdrant.open_store",
+    "tte_retriever_qdrant.search",
+    "tte_retriever_qdrant.stores.Generations",
+    "tte_retriever_qdrant.stores.VectorStore",
+    "tte_retriever_qdrant.stores.open_generation",
+    "tte_retriever_qdrant.stores.open_generations",
+    "tte_retriever_qdrant.stores.open_store",
+    "tte_retriever_qdrant.stores.updating",
+}
+
+
+def module_name(path: Path) -> str:
+    root = ROOTS[next(name for name, folder in ROOTS.items() if path.is_relative_to(folder / name))]
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def modules_with(text: str, pattern: str) -> list[str]:
+    """Product modules whose source contains ``text``."""
+    files = (path for name, root in ROOTS.items() for path in sorted((root / name).rglob(pattern)))
+    return [module_name(path) for path in files if text in path.read_text(encoding="utf-8")]
+
+
+PACKAGES = modules_with("__all__ = ", "__init__.py")
+
+
+def imported(name: str):
+    for prefix, extra in NEEDS.items():
+        if name == prefix or name.startswith(f"{prefix}."):
+            pytest.importorskip(extra)
+    return importlib.import_module(name)
+
+
+def exports(package: str) -> dict[str, object]:
+    """The classes and functions of an ``__all__``; constants and type aliases need no example."""
+    module = imported(package)
+    found = {f"{package}.{name}": getattr(module, name) for name in module.__all__}
+    return {
+        name: value
+        for name, value in found.items()
+        if typing.get_origin(value) is None and (inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value)))
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_export_has_an_example(package):
+    without = {name for name, value in exports(package).items() if ">>>" not in (value.__doc__ or "")}
+    expected = {name for name in WITHOUT_EXAMPLE if name.rpartition(".")[0] == package}
+    assert sorted(without - expected) == [], "add an example to the docstring"
+    assert sorted(expected - without) == [], (
+        "these have an example, or are no exports: remove them from WITHOUT_EXAMPLE"
+    )
+
+
+def test_only_exports_of_a_package_are_excused():
+    assert {name.rpartition(".")[0] for name in WITHOUT_EXAMPLE} <= set(PACKAGES)
+
+
+@pytest.mark.parametrize("name", modules_with(">>> ", "*.py"))
+def test_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runner, report = doctest.DocTestRunner(optionflags=FLAGS), []
+    for test in doctest.DocTestFinder().find(imported(name)):
+        runner.run(test, out=report.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+    assert runner.tries, "an example stands where doctest does not find it: on a nested function or an assignment"
