@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tte_retriever.sources.chunking import Item, Modality, Unit, units
+from tte_retriever.sources.chunking import Chunk, Item, Modality, chunks_of
 from tte_retriever.sources.discovery import discover
 
-__all__ = ["Item", "Modality", "Unit", "discover", "units"]
+__all__ = ["Chunk", "Item", "Modality", "chunks_of", "discover"]

@@ -1,4 +1,4 @@
-"""What a file becomes: an image, one unit per page, one per window of a video or a text."""
+"""What a file becomes: an image, one chunk per page, one per window of a video or a text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHORTEST_WINDOW_S = 1.0
 """No window is shorter, unless the whole video is."""
 
 WINDOW_CHARACTERS = 2_000
-"""Most characters of a text in one unit; a longer text is cut into windows, between words where that can be done."""
+"""Most characters of a text in one chunk; a longer text is cut into windows, between words where that can be done."""
 
 OVERLAP_CHARACTERS = 200
 """About how many characters of a text a window shares with the one before it."""
@@ -46,7 +46,7 @@ _NAMESPACE = uuid.UUID("6c1f4a52-3a0c-5f0e-9d1b-0f6f2f6c7a11")  # part of every 
 
 
 @dataclass(frozen=True)
-class Cut:
+class ChunkingConfig:
     """Into which windows videos are cut.
 
     Attributes:
@@ -67,11 +67,11 @@ class Cut:
         return f"{self.window_s:g}/{self.overlap_s:g}"
 
 
-DEFAULT_CUT = Cut()
+DEFAULT_CHUNKING = ChunkingConfig()
 
 
 @dataclass(frozen=True)
-class Unit:
+class Chunk:
     """The part of a file that gets one vector.
 
     Attributes:
@@ -109,43 +109,43 @@ class Unit:
         return {key: value for key, value in fields.items() if value is not None}
 
 
-def units(path: Path, cut: Cut = DEFAULT_CUT, limits: MediaLimits = DEFAULT_LIMITS) -> list[Unit]:
+def chunks_of(path: Path, cut: ChunkingConfig = DEFAULT_CHUNKING, limits: MediaLimits = DEFAULT_LIMITS) -> list[Chunk]:
     """Tell what a file becomes, by its content; nothing is decoded yet.
 
     Returns:
-        Its units in order; none if it is of a kind that is not indexed.
+        Its chunks in order; none if it is of a kind that is not indexed.
 
     Raises:
         MediaError: It is broken or too large.
     """
     kind = media_kind(path, limits)
     if kind == "image":
-        return [Unit("image")]
+        return [Chunk("image")]
     if kind == "pdf":
-        return [Unit("page", page=page) for page in range(1, page_count(path, limits) + 1)]
+        return [Chunk("page", page=page) for page in range(1, page_count(path, limits) + 1)]
     if kind in ("video", "animation"):
         return [
-            Unit("video", start_s=start, end_s=end)
+            Chunk("video", start_s=start, end_s=end)
             for start, end in windows(probe_video(path, limits).duration_s, cut)
         ]
-    return _text_units(path, limits) if kind == "text" and path.suffix.lower() in TEXT_SUFFIXES else []
+    return _text_chunks(path, limits) if kind == "text" and path.suffix.lower() in TEXT_SUFFIXES else []
 
 
-def load_unit(path: Path, unit: Unit, sampling: VideoSampling, limits: MediaLimits = DEFAULT_LIMITS) -> Item:
-    """Decode a unit to an item that an encoder takes.
+def load_chunk(path: Path, chunk: Chunk, sampling: VideoSampling, limits: MediaLimits = DEFAULT_LIMITS) -> Item:
+    """Decode a chunk to an item that an encoder takes.
 
     Raises:
         MediaError: This part of the file is broken.
     """
-    if unit.modality == "image":
+    if chunk.modality == "image":
         return {"image": load_image(path, limits)}
-    if unit.modality == "page":
-        assert unit.page is not None
-        return {"image": load_page(path, unit.page, limits)}
-    if unit.modality == "video":
-        assert unit.start_s is not None
-        return {"video": load_video(path, limits, sampling=sampling, start_s=unit.start_s, end_s=unit.end_s)}
-    return {"text": _read_text(path, limits)[unit.start_char : unit.end_char].strip()}
+    if chunk.modality == "page":
+        assert chunk.page is not None
+        return {"image": load_page(path, chunk.page, limits)}
+    if chunk.modality == "video":
+        assert chunk.start_s is not None
+        return {"video": load_video(path, limits, sampling=sampling, start_s=chunk.start_s, end_s=chunk.end_s)}
+    return {"text": _read_text(path, limits)[chunk.start_char : chunk.end_char].strip()}
 
 
 def pixels(item: Item) -> int:
@@ -154,7 +154,7 @@ def pixels(item: Item) -> int:
     return sum(image.width * image.height for image in images)
 
 
-def windows(duration_s: float, cut: Cut) -> list[tuple[float, float]]:
+def windows(duration_s: float, cut: ChunkingConfig) -> list[tuple[float, float]]:
     """Cut a duration into windows, in seconds, rounded to milliseconds.
 
     What is left at the end becomes a window of its own if it is at least a second long, else part of the last one, so
@@ -169,12 +169,12 @@ def windows(duration_s: float, cut: Cut) -> list[tuple[float, float]]:
     return [(round(start, 3), round(end, 3)) for start, end in zip(starts, ends, strict=True)]
 
 
-def _text_units(path: Path, limits: MediaLimits) -> list[Unit]:
+def _text_chunks(path: Path, limits: MediaLimits) -> list[Chunk]:
     text = _read_text(path, limits)
     if len(text) <= WINDOW_CHARACTERS:
-        return [Unit("text")]
+        return [Chunk("text")]
     spans = _text_windows(text)
-    return [Unit("text", start_char=start, end_char=end) for start, end in spans if text[start:end].strip()]
+    return [Chunk("text", start_char=start, end_char=end) for start, end in spans if text[start:end].strip()]
 
 
 def _text_windows(text: str) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tte_retriever.errors import MediaError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling
-from tte_retriever.sources.chunking import Cut, Unit
+from tte_retriever.sources.chunking import Chunk, ChunkingConfig
 from tte_retriever.sources.identity import stamp
 from tte_retriever_qdrant.ingestion import decoding
 from tte_retriever_qdrant.ingestion.decoding import DEFAULT_MEMORY_LIMIT, LEAST_MEMORY, DecoderPool
@@ -26,7 +26,7 @@ CONFTEST = Path(__file__).with_name("conftest.py")
 
 
 def settings(memory_limit=DEFAULT_MEMORY_LIMIT):
-    return Settings(VideoSampling(fps=1.0, max_frames=4), Cut(), DEFAULT_LIMITS, memory_limit)
+    return Settings(VideoSampling(fps=1.0, max_frames=4), ChunkingConfig(), DEFAULT_LIMITS, memory_limit)
 
 
 def children(pid):
@@ -57,8 +57,8 @@ def wait_until(condition):
         time.sleep(0.02)
 
 
-def ask(pool, path, unit=None):
-    pool.submit(path.name, Request(path, stamp(path), unit))
+def ask(pool, path, chunk=None):
+    pool.submit(path.name, Request(path, stamp(path), chunk))
 
 
 def endless_gif(frames=60_000, side=1_000):
@@ -90,12 +90,12 @@ def test_what_comes_back(small_folder):
     with DecoderPool(settings(), workers=2, time_limit_s=60) as pool:
         for path in (small_folder / "yellow.png", small_folder / "notes.md", small_folder / "doc.pdf"):
             ask(pool, path)
-        ask(pool, small_folder / "clip.mp4", Unit("video", start_s=6.0, end_s=12.0))
+        ask(pool, small_folder / "clip.mp4", Chunk("video", start_s=6.0, end_s=12.0))
         answers = dict(pool.take() for _ in range(4))
         assert pool.pending == 0
     assert answers["yellow.png"].item["image"].getpixel((0, 0)) == (250, 240, 10)
     assert answers["notes.md"].item["text"].startswith("# Zebra")
-    assert [unit.page for unit in answers["doc.pdf"].units] == [1, 2, 3]
+    assert [chunk.page for chunk in answers["doc.pdf"].chunks] == [1, 2, 3]
     assert answers["doc.pdf"].item is None
     assert answers["clip.mp4"].item["video"].timestamps_s == pytest.approx((6.6, 8.2, 9.6, 11.2), abs=0.2)
 

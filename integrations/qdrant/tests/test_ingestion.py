@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tte_retriever.errors import InputError
-from tte_retriever.sources import discover, units
-from tte_retriever.sources.chunking import WINDOW_CHARACTERS, Cut, windows
+from tte_retriever.sources import chunks_of, discover
+from tte_retriever.sources.chunking import WINDOW_CHARACTERS, ChunkingConfig, windows
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import ModelMismatch
 
@@ -22,7 +22,7 @@ CONFTEST = Path(__file__).with_name("conftest.py")
 
 
 def test_units_of_every_kind(small_folder):
-    kinds = {path.name: [(u.modality, u.name) for u in units(path)] for path in discover(small_folder)}
+    kinds = {path.name: [(u.modality, u.name) for u in chunks_of(path)] for path in discover(small_folder)}
     assert kinds == {
         "clip.mp4": [("video", "t=0,6"), ("video", "t=6,12"), ("video", "t=12,14")],
         "doc.pdf": [("page", "page=1"), ("page", "page=2"), ("page", "page=3")],
@@ -44,7 +44,7 @@ def test_units_of_every_kind(small_folder):
     ],
 )
 def test_windows_cover_everything_once(duration, expected):
-    assert windows(duration, Cut(6.0)) == expected
+    assert windows(duration, ChunkingConfig(6.0)) == expected
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_windows_cover_everything_once(duration, expected):
     ],
 )
 def test_windows_that_overlap(duration, expected):
-    assert windows(duration, Cut(6.0, 2.0)) == expected
+    assert windows(duration, ChunkingConfig(6.0, 2.0)) == expected
 
 
 def test_discovery_stays_inside_and_out_of_stores(small_folder, tmp_path, encoder, uris):

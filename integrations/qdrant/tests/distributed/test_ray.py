@@ -22,7 +22,7 @@ from tte_retriever.cli.main import main
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever_qdrant import ingest, open_store
 from tte_retriever_qdrant.errors import ModelMismatch
-from tte_retriever_qdrant.ingestion.manifest import MANIFEST
+from tte_retriever_qdrant.ingestion.journal import MANIFEST
 from tte_retriever_qdrant.stores import open_generations
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tte-retriever-qdrant[ray]'")

@@ -71,7 +71,7 @@ def index(
 ) -> None:
     """Index images, PDF pages, video moments and texts; run it again to resume or to bring the store up to date."""
     from tte_retriever.sources.discovery import check_source
-    from tte_retriever_qdrant.ingestion.quarantine import QUARANTINE
+    from tte_retriever_qdrant.ingestion.failure_list import QUARANTINE
     from tte_retriever_qdrant.stores import open_generation, updating
 
     check_source(source)  # before a model is loaded, and before a store is made for nothing
@@ -138,9 +138,9 @@ def _current(store: str) -> GenerationInfo | None:
 
 def _swap_in(opened: VectorStore, held: GenerationInfo | None, store: str) -> None:
     """Make a re-embedding the current generation, if it has all that this has."""
-    from tte_retriever_qdrant.ingestion.completeness import left_behind
+    from tte_retriever_qdrant.ingestion.completeness import missing_sources
 
-    left = left_behind(held.state_dir, opened.state_dir) if held is not None else []
+    left = missing_sources(held.state_dir, opened.state_dir) if held is not None else []
     if left:
         typer.echo(
             f"not searched yet: {len(left)} files of other sources, such as {str(left[0])!r}, are in the current "

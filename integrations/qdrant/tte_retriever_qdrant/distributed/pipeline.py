@@ -11,7 +11,7 @@ import ray
 
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
-from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, Cut
+from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, ChunkingConfig
 from tte_retriever.sources.discovery import check_source, root_of
 from tte_retriever_qdrant.distributed.attempts import Attempts
 from tte_retriever_qdrant.distributed.blocks import pack, unpack
@@ -20,7 +20,7 @@ from tte_retriever_qdrant.distributed.describing import Description, describe_on
 from tte_retriever_qdrant.distributed.stages import Decode, Embed, Sink
 from tte_retriever_qdrant.ingestion.decoding import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT_S, check_decoding
 from tte_retriever_qdrant.ingestion.events import NearDuplicate
-from tte_retriever_qdrant.ingestion.manifest import Manifest
+from tte_retriever_qdrant.ingestion.journal import RunJournal
 from tte_retriever_qdrant.ingestion.reading import Key, Outcome
 from tte_retriever_qdrant.ingestion.updating import update
 from tte_retriever_qdrant.ingestion.worker import Settings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from tte_retriever.sources.chunking import Unit
+    from tte_retriever.sources.chunking import Chunk
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.events import Event, Report
     from tte_retriever_qdrant.ingestion.planning import Task
@@ -101,7 +101,7 @@ def ingest_on_ray(
         StoreError: The store failed. What was written until then stays.
         TTEError: The cluster failed. What was written until then stays.
     """
-    cut = Cut(window_s, overlap_s)
+    cut = ChunkingConfig(window_s, overlap_s)
     check_writing(batch_size, near_duplicate)
     check_decoding(time_limit_s, memory_limit)
     source = check_source(source)
@@ -126,7 +126,7 @@ def ingest_on_ray(
             # Before anything is written: the points of a file are written here and there, in no order.
             if recut := sorted({task.row.asset_id for task in tasks if task.is_recut}):
                 store.delete(filter={"asset_id": recut})
-            with Manifest(store.state_dir, [task.row for task in tasks]) as manifest, own_errors():
+            with RunJournal(store.state_dir, [task.row for task in tasks]) as manifest, own_errors():
                 tally.record = manifest.add
                 embedded = _embedded(tasks, decode, (load_encoder, spec, batch_size, Attempts()), shares)
                 results: Iterator[pa.Table]
@@ -147,17 +147,17 @@ class _File:
 
     outcome: Outcome
     parts: int | None = None  # as many as could be decoded, once that is known
-    seen: set[Unit] = field(default_factory=set)
+    seen: set[Chunk] = field(default_factory=set)
 
-    def add(self, found: Outcome, unit: Unit | None) -> None:
+    def add(self, found: Outcome, chunk: Chunk | None) -> None:
         """Take in the outcome of decoding the file, or of a part of it; of a part that comes again, nothing."""
-        if unit is None:
+        if chunk is None:
             self.parts = found.pending
             self.outcome.reason, self.outcome.is_video = found.reason, found.is_video
-        elif unit in self.seen:
+        elif chunk in self.seen:
             return
         else:
-            self.seen.add(unit)
+            self.seen.add(chunk)
         self.outcome.points += found.points
         self.outcome.failures += found.failures
 
@@ -177,9 +177,9 @@ def _settle_all(tasks: Sequence[Task], results: Iterable[pa.Table], tally: Tally
             if isinstance(record, NearDuplicate):
                 near_duplicates.append(record)
                 continue
-            found, unit = record
+            found, chunk = record
             if (file := files.get(found.uri)) is not None:
-                file.add(found, unit)
+                file.add(found, chunk)
                 if file.is_final:
                     tally.settle(files.pop(found.uri).outcome)
     if files:

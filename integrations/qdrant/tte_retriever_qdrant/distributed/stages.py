@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from tte_retriever.sources.chunking import Unit
+    from tte_retriever.sources.chunking import Chunk
     from tte_retriever_qdrant.distributed.attempts import Attempts
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.worker import Settings
@@ -128,7 +128,7 @@ class Embed:
                     f"the model's process died each of the {_DEATHS} times that it was given {name!r} alone; see "
                     "whether it has enough memory, make the file smaller, or leave it out: the next run tries it again"
                 )
-                yield Embedded(part.outcome, part.unit, "", error)
+                yield Embedded(part.outcome, part.chunk, "", error)
             else:
                 yield from self._embed(encoder, iter([part]))
                 self._attempts.end(name)
@@ -168,7 +168,7 @@ class Sink:
 
     def __call__(self, records: pa.Table) -> pa.Table:
         """Write points; all are durable on return."""
-        written: dict[Outcome, Unit] = {}
+        written: dict[Outcome, Chunk] = {}
         done: list[object] = []
         with Writer(
             self._store,
@@ -179,7 +179,7 @@ class Sink:
             on_final=lambda outcome: done.append((outcome, written.pop(outcome))),
         ) as writer:
             for embedded in _embedded(records, done):
-                written[embedded.outcome] = embedded.unit
+                written[embedded.outcome] = embedded.chunk
                 writer.add(embedded)
             writer.finish()
         return pack([*done, *writer.near_duplicates])
@@ -192,14 +192,14 @@ class Sink:
 
 
 def _name(part: Part) -> str:
-    return f"{part.outcome.uri}#{part.unit.name}" if part.unit.name else part.outcome.uri
+    return f"{part.outcome.uri}#{part.chunk.name}" if part.chunk.name else part.outcome.uri
 
 
 def _begun() -> None:
     """The run has begun to write before it has tables for this stage."""
 
 
-def _none_of_them(_outcome: Outcome, _units: Sequence[Unit]) -> set[Unit]:
+def _none_of_them(_outcome: Outcome, _units: Sequence[Chunk]) -> set[Chunk]:
     return set()  # an unfinished file is done again as a whole, for not every worker can ask the store
 
 

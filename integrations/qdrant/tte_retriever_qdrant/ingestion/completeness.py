@@ -7,7 +7,7 @@ from pathlib import Path
 from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 
 
-def left_behind(old: Path, new: Path) -> list[Path]:
+def missing_sources(old: Path, new: Path) -> list[Path]:
     """The files that one generation has and another was never given, as far as this machine's ledgers know.
 
     Args:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tte_retriever.sources import Item
-    from tte_retriever.sources.chunking import Unit
+    from tte_retriever.sources.chunking import Chunk
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.reading import Outcome, Part
 
@@ -30,7 +30,7 @@ class Embedded(NamedTuple):
     """What the model made of a part: a vector (D,), float32, or the error for which it has none."""
 
     outcome: Outcome
-    unit: Unit
+    chunk: Chunk
     text: str
     vector: np.ndarray | InputError
 
@@ -39,7 +39,7 @@ class _Taken(NamedTuple):
     """What is remembered of a part while the model has its item."""
 
     outcome: Outcome
-    unit: Unit
+    chunk: Chunk
     text: str
     pixels: int
 
@@ -61,7 +61,7 @@ def embed(encoder: Encoder, parts: Iterator[Part], *, batch_size: int, dim: int)
     def until_full() -> Iterator[Item]:
         nonlocal ended
         for part in parts:
-            taken.append(_Taken(part.outcome, part.unit, part.item.get("text", ""), pixels(part.item)))
+            taken.append(_Taken(part.outcome, part.chunk, part.item.get("text", ""), pixels(part.item)))
             yield part.item
             if sum(each.pixels for each in taken) >= _MAX_PIXELS:
                 return
@@ -73,8 +73,8 @@ def embed(encoder: Encoder, parts: Iterator[Part], *, batch_size: int, dim: int)
         else:
             results = _batched(encoder, until_full(), batch_size)
         for result in results:
-            outcome, unit, text, _ = taken.popleft()
-            yield Embedded(outcome, unit, text, result if isinstance(result, InputError) else _checked(result, dim))
+            outcome, chunk, text, _ = taken.popleft()
+            yield Embedded(outcome, chunk, text, result if isinstance(result, InputError) else _checked(result, dim))
 
 
 def _streamed(encoder: StreamingEncoder, items: Iterable[Item], batch_size: int) -> Iterator[np.ndarray | InputError]:

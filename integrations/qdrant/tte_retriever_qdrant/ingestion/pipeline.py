@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
-from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, Cut
+from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, ChunkingConfig
 from tte_retriever_qdrant.ingestion.decoding import (
     DEFAULT_MEMORY_LIMIT,
     DEFAULT_TIME_LIMIT_S,
@@ -79,7 +79,7 @@ def ingest(
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
     """
-    cut = Cut(window_s, overlap_s)
+    cut = ChunkingConfig(window_s, overlap_s)
     workers = default_workers() if workers is None else workers
     check_writing(batch_size, near_duplicate)
     if workers < 1:

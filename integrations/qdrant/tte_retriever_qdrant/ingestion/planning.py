@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tte_retriever.media import MediaLimits
-    from tte_retriever.sources.chunking import Cut
+    from tte_retriever.sources.chunking import ChunkingConfig
     from tte_retriever_qdrant.ingestion.ledger import Ledger
 
 _UNKNOWN_CONTENT = ("missing", "not-a-file", "unreadable")  # such a file may still be what it was
@@ -76,11 +76,11 @@ class _Seen:
     def is_written(self) -> bool:
         return self.before is not None and self.before.state == "WRITTEN"
 
-    def stands(self, cut: Cut) -> bool:
+    def stands(self, cut: ChunkingConfig) -> bool:
         """Whether it is in the store as this run would cut it, but perhaps for parts that could not be indexed."""
         return self.before is not None and self.is_written and self.before.cut in ("", str(cut))
 
-    def is_done(self, cut: Cut) -> bool:
+    def is_done(self, cut: ChunkingConfig) -> bool:
         """Whether an earlier run has dealt with it for good; whether a duplicate still is one is judged each time."""
         if self.before is None or not (self.stands(cut) or self.before.state == "SKIPPED"):
             return False
@@ -93,7 +93,7 @@ def make_plan(
     ledger: Ledger,
     limits: MediaLimits,
     *,
-    cut: Cut,
+    cut: ChunkingConfig,
     complete: bool,
     unknown: Collection[str],
 ) -> Plan:
@@ -175,7 +175,7 @@ def _take_over(moved: list[Row], seen: list[_Seen], ledger: Ledger) -> list[_See
 
 
 def _judge(
-    seen: list[_Seen], owned: set[str], cuts: Mapping[str, set[str]], cut: Cut
+    seen: list[_Seen], owned: set[str], cuts: Mapping[str, set[str]], cut: ChunkingConfig
 ) -> tuple[list[Task], list[Row], Counter[str]]:
     """Sort files into tasks and what needs none.
 

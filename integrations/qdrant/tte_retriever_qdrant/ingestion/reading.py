@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media.sources import describe
-from tte_retriever.sources.chunking import TEXT_SUFFIXES, Unit
+from tte_retriever.sources.chunking import TEXT_SUFFIXES, Chunk
 from tte_retriever_qdrant.ingestion.events import Failure
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE
 from tte_retriever_qdrant.ingestion.worker import Request
@@ -74,9 +74,9 @@ class Outcome:
         """Whether nothing more will become of it."""
         return not (self.undecoded or self.pending)
 
-    def fail(self, error: InputError, unit: Unit | None = None) -> None:
+    def fail(self, error: InputError, chunk: Chunk | None = None) -> None:
         """Note that the file, or a part of it, cannot be indexed."""
-        uri = f"{self.uri}#{unit.name}" if unit is not None and unit.name else self.uri
+        uri = f"{self.uri}#{chunk.name}" if chunk is not None and chunk.name else self.uri
         # The model refuses an item without a word for it: what it got is not something that it can use.
         reason = error.reason if isinstance(error, MediaError) else "unsupported"
         self.failures.append(Failure(uri, reason, str(error)))
@@ -84,15 +84,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Part:
-    """A decoded unit of a file."""
+    """A decoded chunk of a file."""
 
     outcome: Outcome
-    unit: Unit
+    chunk: Chunk
     item: Item
 
 
-Key = tuple[Outcome, Unit | None]
-"""What is decoded: a file, or one of its units."""
+Key = tuple[Outcome, Chunk | None]
+"""What is decoded: a file, or one of its chunks."""
 
 
 def read(
@@ -100,7 +100,7 @@ def read(
     pool: DecoderPool[Key],
     *,
     look_ahead: int,
-    stored: Callable[[Outcome, Sequence[Unit]], set[Unit]],
+    stored: Callable[[Outcome, Sequence[Chunk]], set[Chunk]],
     on_final: Callable[[Outcome], None],
 ) -> Iterator[Part]:
     """Decode files, and yield their parts as they are done.
@@ -109,36 +109,36 @@ def read(
         tasks: The files. Of those with the same content, the first that can be decoded stands for all.
         pool: Where they are decoded.
         look_ahead: Most parts to ask for in advance.
-        stored: Which units of a file the store has; asked of files of several units that an earlier run did not finish.
+        stored: Which chunks of a file the store has; asked of files of several chunks that an earlier run did not finish.
         on_final: Is told of files of which nothing is left to be written.
     """
     jobs: deque[Key] = deque((outcome, None) for outcome in _by_content(tasks))
     while jobs or pool.pending:
         while jobs and pool.pending < look_ahead:
-            outcome, unit = key = jobs.popleft()
+            outcome, chunk = key = jobs.popleft()
             row = outcome.task.row
-            pool.submit(key, Request(outcome.task.path, (row.size, row.mtime_ns), unit))
-        (outcome, unit), answer = pool.take()
+            pool.submit(key, Request(outcome.task.path, (row.size, row.mtime_ns), chunk))
+        (outcome, chunk), answer = pool.take()
         part = None
         if isinstance(answer, MediaError):
             outcome.undecoded -= 1
-            outcome.fail(answer, unit)
+            outcome.fail(answer, chunk)
         elif answer.item is None:
-            done = stored(outcome, answer.units) if outcome.task.is_resumed else set()
+            done = stored(outcome, answer.chunks) if outcome.task.is_resumed else set()
             if outcome.task.missing:
-                done = {each for each in answer.units if each.name not in outcome.task.missing}
-            left = [each for each in answer.units if each not in done]
+                done = {each for each in answer.chunks if each.name not in outcome.task.missing}
+            left = [each for each in answer.chunks if each not in done]
             outcome.points, outcome.undecoded, outcome.any_decoded = len(done), len(left), bool(done)
-            outcome.is_video = any(each.modality == "video" for each in answer.units)
+            outcome.is_video = any(each.modality == "video" for each in answer.chunks)
             jobs.extendleft((outcome, each) for each in reversed(left))
-            if not answer.units:
-                _explain_no_units(outcome)
+            if not answer.chunks:
+                _explain_no_chunks(outcome)
         else:
-            part = Part(outcome, answer.units[0], answer.item)
+            part = Part(outcome, answer.chunks[0], answer.item)
             outcome.undecoded -= 1
             outcome.pending += 1
             outcome.any_decoded = True
-            outcome.is_video = part.unit.modality == "video"
+            outcome.is_video = part.chunk.modality == "video"
         if outcome.is_final:
             on_final(outcome)
         while outcome.same and not outcome.undecoded:
@@ -162,7 +162,7 @@ def _by_content(tasks: Iterable[Task]) -> Iterable[Outcome]:
     return firsts.values()
 
 
-def _explain_no_units(outcome: Outcome) -> None:
+def _explain_no_chunks(outcome: Outcome) -> None:
     """A file whose name promises media is a failure; any other is of a kind that nobody asked to index."""
     path = outcome.task.path
     promised = _MEDIA_TYPES.guess_type(path.name)[0] or ""

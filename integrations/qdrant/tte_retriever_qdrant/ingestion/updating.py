@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tte_retriever.errors import InputError
 from tte_retriever.sources.discovery import check_source, discover, root_of, uri_of
-from tte_retriever_qdrant.ingestion.books import Books
 from tte_retriever_qdrant.ingestion.events import Event, EventKind, Failure, NearDuplicate, Report
+from tte_retriever_qdrant.ingestion.failure_list import write_quarantine
+from tte_retriever_qdrant.ingestion.journal import merge_journal
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE
-from tte_retriever_qdrant.ingestion.manifest import take_in
+from tte_retriever_qdrant.ingestion.ledger_session import LedgerSession
 from tte_retriever_qdrant.ingestion.planning import Task, make_plan
-from tte_retriever_qdrant.ingestion.quarantine import write_quarantine
 from tte_retriever_qdrant.records import CollectionSpec
 
 if TYPE_CHECKING:
     from tte_retriever.media import MediaLimits
-    from tte_retriever.sources.chunking import Cut
+    from tte_retriever.sources.chunking import ChunkingConfig
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.ledger import Row, State
     from tte_retriever_qdrant.ingestion.reading import Outcome
@@ -44,7 +44,7 @@ def update(
     spec: CollectionSpec,
     work: Work,
     *,
-    cut: Cut,
+    cut: ChunkingConfig,
     limits: MediaLimits,
     on_event: Callable[[Event], None] | None,
 ) -> Report:
@@ -74,8 +74,8 @@ def update(
             f"(hidden files and symbolic links do not count; {len(unreached)} paths could not be reached)"
         )
     store.ensure(spec)
-    with Books(store) as books:
-        take_in(store.state_dir, books.ledger)
+    with LedgerSession(store) as books:
+        merge_journal(store.state_dir, books.ledger)
         unknown = [uri_of(Path(error.filename), root) for error in unreached]
         plan = make_plan(root, paths, books.ledger, limits, cut=cut, complete=source.is_dir(), unknown=unknown)
         tally = Tally(len(plan.tasks), cut, on_event, record=books.record, begin=books.begin)
@@ -88,7 +88,7 @@ def update(
         try:
             near_duplicates = work(plan.tasks, tally)
         finally:
-            take_in(store.state_dir, books.ledger)
+            merge_journal(store.state_dir, books.ledger)
             write_quarantine(store.state_dir, str(root), books.ledger.rows(), tally.failed)
         if obsolete := books.ledger.obsolete():
             books.begin()
@@ -135,7 +135,7 @@ class Tally:
     """
 
     total: int
-    cut: Cut
+    cut: ChunkingConfig
     listener: Callable[[Event], None] | None
     record: Callable[[Row], None]
     begin: Callable[[], None]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from tte_retriever.errors import MediaError
 from tte_retriever.media.sources import describe
-from tte_retriever.sources.chunking import load_unit, units
+from tte_retriever.sources.chunking import chunks_of, load_chunk
 from tte_retriever.sources.identity import stamp
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tte_retriever.media import MediaLimits, VideoSampling
     from tte_retriever.sources import Item
-    from tte_retriever.sources.chunking import Cut, Unit
+    from tte_retriever.sources.chunking import Chunk, ChunkingConfig
 
 _PR_SET_PDEATHSIG = 1
 
@@ -43,25 +43,25 @@ class Settings:
     """
 
     sampling: VideoSampling
-    cut: Cut
+    cut: ChunkingConfig
     limits: MediaLimits
     memory_limit: int
 
 
 @dataclass(frozen=True)
 class Request:
-    """A file to look into, or with ``unit`` a part of it to decode; ``stamp`` is its size and time of change."""
+    """A file to look into, or with ``chunk`` a part of it to decode; ``stamp`` is its size and time of change."""
 
     path: Path
     stamp: tuple[int, int]
-    unit: Unit | None = None
+    chunk: Chunk | None = None
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The units that were found, and the item of one: of a file with a single unit, or of the unit that was asked for."""
+    """The chunks that were found, and the item of one: of a file with a single chunk, or of the chunk that was asked for."""
 
-    units: tuple[Unit, ...]
+    chunks: tuple[Chunk, ...]
     item: Item | None = None
 
 
@@ -115,8 +115,8 @@ def _answer(request: Request, settings: Settings) -> bytes:
 
 def _decode(request: Request, settings: Settings) -> Decoded:
     path = request.path
-    found = tuple(units(path, settings.cut, settings.limits)) if request.unit is None else (request.unit,)
-    item = load_unit(path, found[0], settings.sampling, settings.limits) if len(found) == 1 else None
+    found = tuple(chunks_of(path, settings.cut, settings.limits)) if request.chunk is None else (request.chunk,)
+    item = load_chunk(path, found[0], settings.sampling, settings.limits) if len(found) == 1 else None
     if stamp(path) != request.stamp:
         raise MediaError(f"{describe(path)} changed while it was being read; run again", "unreadable")
     return Decoded(found, item)

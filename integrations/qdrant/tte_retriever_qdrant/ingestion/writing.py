@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from tte_retriever.sources.chunking import Unit
+    from tte_retriever.sources.chunking import Chunk
     from tte_retriever_qdrant.ingestion.embedding import Embedded
     from tte_retriever_qdrant.ingestion.reading import Outcome
     from tte_retriever_qdrant.stores import VectorStore
@@ -86,15 +86,15 @@ class Writer:
         Raises:
             StoreError: The store failed, in this write or an earlier one.
         """
-        outcome, unit, text, vector = embedded
+        outcome, chunk, text, vector = embedded
         if isinstance(vector, InputError):
-            outcome.fail(vector, unit)
+            outcome.fail(vector, chunk)
         else:
             asset_id = outcome.task.row.asset_id
-            payload = {"uri": outcome.uri, "asset_id": asset_id, **unit.payload()}
+            payload = {"uri": outcome.uri, "asset_id": asset_id, **chunk.payload()}
             if text:
                 payload["text"] = text
-            self._points.append(Point(unit.point_id(asset_id, self._fingerprint), vector, payload))
+            self._points.append(Point(chunk.point_id(asset_id, self._fingerprint), vector, payload))
             self._bytes += _BYTES_PER_NUMBER * len(vector) + 4 * len(text)
             outcome.points += 1
         self._outcomes.append(outcome)
@@ -103,11 +103,11 @@ class Writer:
         while self._waiting and (self._waiting[0][1].done() or len(self._waiting) > _MAX_WAITING):
             self._collect()
 
-    def stored(self, outcome: Outcome, units: Sequence[Unit]) -> set[Unit]:
-        """Those units of a file that are in the store under its name."""
+    def stored(self, outcome: Outcome, chunks: Sequence[Chunk]) -> set[Chunk]:
+        """Those chunks of a file that are in the store under its name."""
         self._begin()
         # In the thread of the writes, for not every engine can do two things at once.
-        return self._thread.submit(self._stored, outcome, units).result()
+        return self._thread.submit(self._stored, outcome, chunks).result()
 
     def finish(self) -> None:
         """Write what is left, and wait until all is durable; raises as :meth:`add` does."""
@@ -159,12 +159,12 @@ class Writer:
                     break
         return found
 
-    def _stored(self, outcome: Outcome, units: Sequence[Unit]) -> set[Unit]:
+    def _stored(self, outcome: Outcome, chunks: Sequence[Chunk]) -> set[Chunk]:
         asset_id = outcome.task.row.asset_id
         asset = {"asset_id": asset_id}
         if self._store.count(asset) != self._store.count({**asset, "uri": outcome.uri}):
             return set()  # some are under the name of another file with that content, so all are to be written again
-        ids = {unit.point_id(asset_id, self._fingerprint): unit for unit in units}
+        ids = {chunk.point_id(asset_id, self._fingerprint): chunk for chunk in chunks}
         return {ids[each] for each in self._store.exists(list(ids))}
 
     def _insist(self, call: Callable[[], None]) -> None:

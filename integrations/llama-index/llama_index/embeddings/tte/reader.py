@@ -23,8 +23,8 @@ from llama_index.embeddings.tte.views import view_of, views_folder
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling
 from tte_retriever.media.sources import describe
-from tte_retriever.sources import Unit, discover, units
-from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S, Cut, load_unit
+from tte_retriever.sources import Chunk, chunks_of, discover
+from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S, ChunkingConfig, load_chunk
 from tte_retriever.sources.discovery import check_source, root_of, uri_of
 from tte_retriever.sources.identity import asset_id_of
 
@@ -120,28 +120,28 @@ class TTEMediaReader(BasePydanticReader):
         return nodes
 
     def _nodes_of(self, path: Path, file_metadata: dict[str, str]) -> Iterator[BaseNode]:
-        for unit in units(path, Cut(self.window_s)):
+        for chunk in chunks_of(path, ChunkingConfig(self.window_s)):
             try:
-                yield self._node(path, unit, {**file_metadata, **unit.payload()})
+                yield self._node(path, chunk, {**file_metadata, **chunk.payload()})
             except InputError as error:
-                report_bad(f"{file_metadata['uri']}#{unit.name}", error)
+                report_bad(f"{file_metadata['uri']}#{chunk.name}", error)
 
-    def _node(self, path: Path, unit: Unit, metadata: dict[str, Any]) -> BaseNode:
-        name = f"{metadata['asset_id']}|{unit.modality}:{unit.name}"
+    def _node(self, path: Path, chunk: Chunk, metadata: dict[str, Any]) -> BaseNode:
+        name = f"{metadata['asset_id']}|{chunk.modality}:{chunk.name}"
         fields: dict[str, Any] = {
             "id_": str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
             "metadata": metadata,
             "excluded_llm_metadata_keys": NOT_FOR_LLMS,
         }
-        if unit.modality == "text":
-            text = load_unit(path, unit, VideoSampling())["text"]
+        if chunk.modality == "text":
+            text = load_chunk(path, chunk, VideoSampling())["text"]
             return TextNode(**fields, text=text, excluded_embed_metadata_keys=list(metadata))
-        if unit.modality == "video":
+        if chunk.modality == "video":
             # Without any text LlamaIndex leaves out the metadata, too, from what its caches go by.
             text_resource = MediaResource(text="")
             return _MomentNode(**fields, video_resource=MediaResource(path=path), text_resource=text_resource)
-        if unit.modality == "page":
-            path = view_of(path, unit, metadata["asset_id"], views_folder(self.views_dir))
+        if chunk.modality == "page":
+            path = view_of(path, chunk, metadata["asset_id"], views_folder(self.views_dir))
         return _PictureNode(**fields, image_path=str(path))
 
 

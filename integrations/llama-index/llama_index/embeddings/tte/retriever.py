@@ -27,7 +27,7 @@ from llama_index.embeddings.tte.views import check_unchanged, view_of, views_fol
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import load_image
-from tte_retriever.sources import Unit
+from tte_retriever.sources import Chunk
 from tte_retriever_qdrant import open_store
 from tte_retriever_qdrant.errors import StoreNotFound
 from tte_retriever_qdrant.locating import file_under
@@ -191,8 +191,8 @@ class TTERetriever(BaseRetriever):
         if metadata["modality"] == "image":
             check_unchanged(path, metadata["asset_id"])
         else:
-            unit = Unit(metadata["modality"], metadata.get("page"), metadata.get("start_s"), metadata.get("end_s"))
-            path = view_of(path, unit, metadata["asset_id"], self._views)
+            chunk = Chunk(metadata["modality"], metadata.get("page"), metadata.get("start_s"), metadata.get("end_s"))
+            path = view_of(path, chunk, metadata["asset_id"], self._views)
         return ImageNode(**fields, image_path=str(path))
 
 

@@ -18,7 +18,7 @@ from tte_retriever.sources.identity import asset_id_of, stamp
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tte_retriever.sources import Unit
+    from tte_retriever.sources import Chunk
 
 _ONE_FRAME = VideoSampling(min_frames=1, max_frames=1)  # the one in the middle
 
@@ -49,12 +49,12 @@ def _asset_id(path: Path, stamped: tuple[int, int]) -> str:
     return asset_id_of(path, DEFAULT_LIMITS)
 
 
-def view_of(path: Path, unit: Unit, asset_id: str, folder: Path) -> Path:
+def view_of(path: Path, chunk: Chunk, asset_id: str, folder: Path) -> Path:
     """The picture of a page or of the middle of a video window; drawn when it is first asked for.
 
     Args:
         path: The file.
-        unit: The page or the window.
+        chunk: The page or the window.
         asset_id: As for :func:`check_unchanged`.
         folder: Where pictures are kept, under names that tell their content.
 
@@ -62,9 +62,9 @@ def view_of(path: Path, unit: Unit, asset_id: str, folder: Path) -> Path:
         MediaError: The file is broken, or as :func:`check_unchanged`.
     """
     check_unchanged(path, asset_id)
-    view = folder / f"{asset_id}-{unit.name.replace('=', '-').replace(',', '-')}.png"
+    view = folder / f"{asset_id}-{chunk.name.replace('=', '-').replace(',', '-')}.png"
     if not view.exists():
-        picture = _draw(path, unit)
+        picture = _draw(path, chunk)
         folder.mkdir(parents=True, exist_ok=True)
         draft = view.with_suffix(f".{uuid4().hex}.tmp")  # of this call: others may draw the same picture meanwhile
         try:
@@ -75,7 +75,7 @@ def view_of(path: Path, unit: Unit, asset_id: str, folder: Path) -> Path:
     return view
 
 
-def _draw(path: Path, unit: Unit) -> Image.Image:
-    if unit.page is not None:
-        return load_page(path, unit.page)
-    return load_video(path, sampling=_ONE_FRAME, start_s=unit.start_s or 0.0, end_s=unit.end_s).frames[0]
+def _draw(path: Path, chunk: Chunk) -> Image.Image:
+    if chunk.page is not None:
+        return load_page(path, chunk.page)
+    return load_video(path, sampling=_ONE_FRAME, start_s=chunk.start_s or 0.0, end_s=chunk.end_s).frames[0]

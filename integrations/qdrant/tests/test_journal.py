@@ -8,15 +8,15 @@ import pytest
 
 from tte_retriever_qdrant import ingest
 from tte_retriever_qdrant.errors import StoreError
-from tte_retriever_qdrant.ingestion import manifest
+from tte_retriever_qdrant.ingestion import journal
+from tte_retriever_qdrant.ingestion.journal import MANIFEST, RunJournal
 from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
-from tte_retriever_qdrant.ingestion.manifest import MANIFEST, Manifest
 
 
 @pytest.fixture
 def killed(small_folder, store, encoder, monkeypatch):
     """``killed(uri)`` leaves what a run does that has written everything and noted that of one file only."""
-    monkeypatch.setattr(manifest, "_PART_S", 0.0)
+    monkeypatch.setattr(journal, "_PART_S", 0.0)
 
     def kill(uri):
         ingest(small_folder, store, encoder)
@@ -25,7 +25,7 @@ def killed(small_folder, store, encoder, monkeypatch):
             written = {row.uri: row for row in ledger.rows()}
             planned = [replace(row, state="NEW") for row in written.values()]
             ledger.record(planned)
-        Manifest(store.state_dir, planned).add(written[uri])
+        RunJournal(store.state_dir, planned).add(written[uri])
 
     return kill
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.stores import VectorStore
 
 
-class Books:
+class LedgerSession:
     """Keeps the ledger in a store's home, wherever that is.
 
     As long as no point is to change, the ledger of the generation that is searched is kept up to date; so a run that

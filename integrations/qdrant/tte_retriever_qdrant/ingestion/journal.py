@@ -31,7 +31,7 @@ _PART_ROWS = 1_000
 _PART_S = 2.0  # a part is written after so many seconds, too, so that no more work than that is lost with the machine
 
 
-class Manifest:
+class RunJournal:
     """Writes the parts of one run.
 
     Args:
@@ -77,7 +77,7 @@ class Manifest:
         self._parts += 1
 
 
-def take_in(home: Path, ledger: Ledger) -> None:
+def merge_journal(home: Path, ledger: Ledger) -> None:
     """Have the ledger take over what a manifest says, if there is one, and remove it.
 
     Raises:
