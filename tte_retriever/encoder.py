@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device, import_from_string, truncate_embeddings
-from tqdm.autonotebook import tqdm  # type: ignore[import-untyped]
+from tqdm.autonotebook import tqdm
 
 from tte_retriever.chats import as_chat, own_budget, parts, refuse_ignored, take_metadata
 from tte_retriever.checkpoint import fingerprint, resolve_model, settings
 from tte_retriever.errors import CheckpointError, InputError, TTEError
 from tte_retriever.inference import collate, split, stream
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, typed_input
+from tte_retriever.methods.thinking_module import ThinkingModule
 from tte_retriever.tokens import ThoughtVocabulary, thought_vocabulary
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class TTEEncoder(SentenceTransformer):
     @property
     def max_budget(self) -> int:
         """The largest ``think_budget``: what the first module says, where it thinks by code of its own, else K."""
-        return getattr(self.transformer, "max_budget", self.thought.max_budget)
+        first = self.transformer
+        return first.max_budget if isinstance(first, ThinkingModule) else self.thought.max_budget
 
     def preprocess(
         self,
@@ -165,7 +167,7 @@ class TTEEncoder(SentenceTransformer):
                 )
         except ValueError as error:  # truncation inside an image, say: the processor's own words are the reason
             raise InputError(f"The batch does not fit the model: {error}") from error
-        if hasattr(self.transformer, "max_budget"):
+        if isinstance(self.transformer, ThinkingModule):
             features["think_budget"] = torch.tensor(budgets)  # (B,)
         else:
             self._check_thoughts(features["input_ids"], budgets)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
+from datasets import Dataset, DatasetDict
 from PIL import Image
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import Tensor, nn

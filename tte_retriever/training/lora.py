@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.errors import InputError
+from tte_retriever.methods.thinking_module import ThinkingModule
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,14 +62,14 @@ def add_rows(model: TTEEncoder) -> PeftModel:
 def _thought_rows(model: TTEEncoder) -> dict[str, list[int]]:
     """Ids of what the method added to the vocabulary, by the matrices in which they have rows; nothing if it added none.
 
-    They are what the first module says, where it is of a kind of its own, else think and embed tokens.
+    They are the ``added_token_ids`` of a :class:`ThinkingModule`, else think and embed tokens.
     """
-    thought, backbone = model.thought, cast("Any", model.transformer.model)
+    thought, backbone, first = model.thought, qwen_vl_model(model.transformer), model.transformer
     usual = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
     matrices = ["embed_tokens"]
     if backbone.get_output_embeddings() is not None and not backbone.config.tie_word_embeddings:
         matrices.append("lm_head")  # what is written after a rationale has to be learnt there, too
-    rows = getattr(model.transformer, "added_token_ids", usual)
+    rows = first.added_token_ids if isinstance(first, ThinkingModule) else usual
     return dict.fromkeys(matrices, rows) if rows else {}
 
 

@@ -22,7 +22,7 @@ from tte_retriever.training.trainer import StageTrainer, load_into, newest_check
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from datasets import DatasetDict  # type: ignore[import-untyped]
+    from datasets import DatasetDict
     from transformers import TrainerCallback
 
     from tte_retriever.encoder import TTEEncoder

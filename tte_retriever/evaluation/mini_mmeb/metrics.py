@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import ndcg_score  # type: ignore[import-untyped]
+from sklearn.metrics import ndcg_score
 
 METRICS: dict[str, int] = {"hit@1": 1, "ndcg@5": 5}
 """Metric → cut-off. Hit@1 is nDCG@1 of gains that are 0 or 1."""

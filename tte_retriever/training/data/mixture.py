@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
+from datasets import Dataset, DatasetDict
 
 from .reading import read_pairs, split_by_source
 from .small_world import small_world

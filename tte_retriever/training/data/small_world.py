@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset  # type: ignore[import-untyped]
+from datasets import Dataset
 from PIL import Image
 
 from tte_retriever.errors import InputError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
+from accelerate.utils import extract_model_from_parallel
 from sentence_transformers.util import all_gather_with_grad
 
 from tte_retriever.errors import InputError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
+from accelerate.utils import extract_model_from_parallel
 from sentence_transformers.base.losses.gradcache import RandContext, _create_minibatch
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.util import all_gather, all_gather_with_grad

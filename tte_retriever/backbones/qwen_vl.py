@@ -1,0 +1,64 @@
+"""The part of a Qwen-VL model of transformers that this project relies on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+
+class QwenVLModel(Protocol):
+    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL model, with an output head or without one."""
+
+    config: Any
+    generation_config: GenerationConfig
+    """How a model with an output head chooses tokens."""
+    language_model: Any
+    """The decoder, in a model without output head: ``inputs_embeds`` (B, L, D) and ``position_ids`` (3, B, L) to
+    ``last_hidden_state`` (B, L, D). Its ``layers`` are the blocks."""
+    visual: Any
+    """The vision tower, in a model without output head."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def base_model(self) -> QwenVLModel:
+        """The model without its output head; a model that has none is its own."""
+
+    def __call__(self, **inputs: Any) -> Any:
+        """A forward pass."""
+
+    def generate(self, **inputs: Any) -> Any:
+        """Write on, in a model with an output head."""
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The input embedding, (V, D)."""
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The output head, (V, D), or ``None``."""
+
+    def get_rope_index(self, input_ids: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """Positions of a batch, (3, B, L), and how far each row's next text token is from its length."""
+
+    def resize_token_embeddings(self, new_num_tokens: int, pad_to_multiple_of: int | None = None) -> nn.Embedding:
+        """Grow or shrink the vocabulary, in place."""
+
+
+def qwen_vl_model(transformer: nn.Module) -> QwenVLModel:
+    """The Qwen-VL model inside a ``Transformer`` module of sentence-transformers."""
+    return cast("QwenVLModel", transformer.model)
+
+
+def qwen_vl_tokenizer(transformer: nn.Module) -> PreTrainedTokenizerBase:
+    """The tokenizer inside a ``Transformer`` module of sentence-transformers, whose processor always has one."""
+    return cast("PreTrainedTokenizerBase", transformer.tokenizer)
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Id of a token that the vocabulary contains."""
+    return cast("int", tokenizer.convert_tokens_to_ids(token))
