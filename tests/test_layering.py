@@ -151,7 +151,7 @@ def test_a_violation_is_found(path, source, complaint):
     ("path", "source"),
     [
         ("encoder.py", "from tte_retriever.media import load_image\nfrom tte_retriever import __version__, tokens"),
-        ("media/images.py", "from .limits import MediaLimits\nfrom tte_retriever.media.sources import Source"),
+        ("media/images.py", "from .limits import MediaLimits\nfrom tte_retriever.media.files import Source"),
         ("media/images.py", "if typing.TYPE_CHECKING:\n    import torch"),
         ("training/trainer.py", "import torch\nfrom tte_retriever.evaluation.metrics import recall"),
         ("__init__.py", "if TYPE_CHECKING:\n    from tte_retriever.encoder import TTEEncoder"),

@@ -5,12 +5,12 @@ Strings are text, never paths; the network is opened only for the hosts that ``M
 
 from __future__ import annotations
 
+from tte_retriever.media.files import Source
 from tte_retriever.media.images import ImageLike, load_image
 from tte_retriever.media.inputs import TypedInput, typed_input
 from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
 from tte_retriever.media.sampling import VideoSampling
 from tte_retriever.media.sniff import MediaKind, media_kind
-from tte_retriever.media.sources import Source
 from tte_retriever.media.video import VideoFrames, VideoInfo, VideoLike, iterate_video, load_video, probe_video
 
 __all__ = [

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import MediaError
+from tte_retriever.media.files import Source, corrupt_if_it_fails, describe
 from tte_retriever.media.images import check_size, open_image, upright_rgb
-from tte_retriever.media.sources import Source, corrupt_if_it_fails, describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

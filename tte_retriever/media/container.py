@@ -11,9 +11,9 @@ import av
 from PIL import Image
 
 from tte_retriever.errors import MediaError
+from tte_retriever.media.files import Source, corrupt_if_it_fails, describe, open_source, read_head
 from tte_retriever.media.images import check_size
 from tte_retriever.media.signatures import kind_of
-from tte_retriever.media.sources import Source, corrupt_if_it_fails, describe, open_source, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,9 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tte_retriever.errors import InputError, MediaError
-from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
-from tte_retriever.media.signatures import kind_of
-from tte_retriever.media.sources import (
+from tte_retriever.media.files import (
     Source,
     corrupt_if_it_fails,
     describe,
@@ -22,6 +20,8 @@ from tte_retriever.media.sources import (
     read_head,
     refuse_string,
 )
+from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
+from tte_retriever.media.signatures import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,11 +11,11 @@ from PIL import Image
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media.arrays import as_array, as_frames
+from tte_retriever.media.files import Source, describe
 from tte_retriever.media.images import load_image
 from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
 from tte_retriever.media.sampling import DEFAULT_SAMPLING, VideoSampling
 from tte_retriever.media.sniff import media_kind
-from tte_retriever.media.sources import Source, describe
 from tte_retriever.media.urls import fetch, is_url
 from tte_retriever.media.video import VideoFrames, load_video
 

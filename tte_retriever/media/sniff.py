@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from tte_retriever.errors import MediaError
+from tte_retriever.media.files import Source, read_head
 from tte_retriever.media.images import is_animation
 from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
 from tte_retriever.media.signatures import kind_of
-from tte_retriever.media.sources import Source, read_head
 
 MediaKind: TypeAlias = Literal["image", "animation", "video", "pdf", "text", "unknown"]
 

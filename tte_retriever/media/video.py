@@ -13,11 +13,11 @@ import numpy as np
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media.animation import open_animation
 from tte_retriever.media.container import open_container
+from tte_retriever.media.files import Source, describe, read_head, refuse_string
 from tte_retriever.media.images import ImageLike, is_animation, load_image
 from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
 from tte_retriever.media.sampling import DEFAULT_SAMPLING, VideoSampling
 from tte_retriever.media.signatures import kind_of
-from tte_retriever.media.sources import Source, describe, read_head, refuse_string
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, load_image, load_video, media_kind, probe_video
-from tte_retriever.media.sources import describe, open_source
+from tte_retriever.media.files import describe, open_source
 from tte_retriever.sources.documents import load_page, page_count
 
 if TYPE_CHECKING:

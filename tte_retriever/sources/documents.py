@@ -11,7 +11,7 @@ import pypdfium2 as pdfium
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, Source
-from tte_retriever.media.sources import corrupt_if_it_fails, describe, open_source
+from tte_retriever.media.files import corrupt_if_it_fails, describe, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import MediaError
-from tte_retriever.media.sources import describe, open_source
+from tte_retriever.media.files import describe, open_source
 
 if TYPE_CHECKING:
     from pathlib import Path

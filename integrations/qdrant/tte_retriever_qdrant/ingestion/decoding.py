@@ -13,7 +13,7 @@ from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tte_retriever.errors import InputError, MediaError, TTEError
-from tte_retriever.media.sources import describe
+from tte_retriever.media.files import describe
 from tte_retriever.sources.chunking import pixels
 from tte_retriever_qdrant.ingestion.worker import Decoded, Request, Settings
 

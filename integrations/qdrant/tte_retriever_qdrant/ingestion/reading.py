@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import InputError, MediaError
-from tte_retriever.media.sources import describe
+from tte_retriever.media.files import describe
 from tte_retriever.sources.chunking import TEXT_SUFFIXES, Chunk
 from tte_retriever_qdrant.ingestion.events import Failure
 from tte_retriever_qdrant.ingestion.ledger import DUPLICATE

@@ -17,7 +17,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import MediaError
-from tte_retriever.media.sources import describe
+from tte_retriever.media.files import describe
 from tte_retriever.sources.chunking import chunks_of, load_chunk
 from tte_retriever.sources.identity import stamp
 

@@ -11,7 +11,7 @@ from llama_index.core.utils import get_cache_dir
 
 from tte_retriever.errors import MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling, load_video
-from tte_retriever.media.sources import describe
+from tte_retriever.media.files import describe
 from tte_retriever.sources.documents import load_page
 from tte_retriever.sources.identity import asset_id_of, stamp
 
