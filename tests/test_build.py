@@ -16,10 +16,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.backbones import load_backbone
-from tte_retriever.building import METHODS
 from tte_retriever.cli import main as command_line
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods import tte_flash
+from tte_retriever.methods.table import METHODS
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 K = 4

@@ -2,66 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
 
 from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
 from tte_retriever.checkpoint import check_output_dir, public_name, write_new
 from tte_retriever.errors import InputError
-from tte_retriever.methods import direct, explicit_cot, lame, plume, tte_flash
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import nn
-
-MAX_THINK_TOKENS = 64
-
-_TOKENS = "{k} think tokens and one embed token in its vocabulary and chat template"
-_STEPS = "{k} latent steps through a routed adapter, and PLUME's tokens in its vocabulary and chat template"
-_WORDS = "a rationale of up to {k} tokens to write, and tokens to embed it by in its vocabulary and chat template"
-LOADING = {
-    True: "Plain `SentenceTransformer` loads this folder; `TTEEncoder` of `tte-retriever` adds typed\ninputs and `think_budget`",
-    False: "`TTEEncoder` of `tte-retriever` loads this folder, or `SentenceTransformer` with\n`trust_remote_code=True`; both take `think_budget`",
-}
-"""Who loads what was built or trained, by whether stock code is enough; for cards."""
-
-
-@dataclass(frozen=True)
-class _Method:
-    """What can be built.
-
-    Attributes:
-        modules: Builds it.
-        think_tokens: K when none is given.
-        thought: What the card says that a backbone gets.
-        stock: Whether plain ``SentenceTransformer`` loads it.
-        most: The largest K.
-        module_class: Class of its first module, if it needs more of a backbone than the stock one loads.
-    """
-
-    modules: Callable[..., list[nn.Module]]
-    think_tokens: int
-    thought: str = _TOKENS
-    stock: bool = True
-    most: int = MAX_THINK_TOKENS
-    module_class: type[Transformer] = Transformer
-
-
-METHODS = {
-    "direct": _Method(direct.build, 0),
-    "tte-flash": _Method(tte_flash.build, 8),
-    "lame": _Method(lame.build, 8),
-    "plume": _Method(plume.build, 8, _STEPS, stock=False),
-    "explicit-cot": _Method(
-        explicit_cot.build, 512, _WORDS, stock=False, most=8192, module_class=explicit_cot.ExplicitCoT
-    ),
-}
-"""By name."""
+from tte_retriever.methods.table import METHODS
 
 
 def build(
@@ -105,14 +54,14 @@ def build(
         raise InputError(f"method is {method!r}; it can be {' or '.join(METHODS)}.")
     chosen = METHODS[method]
     count = chosen.think_tokens if think_tokens is None else think_tokens
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= chosen.most:
-        raise InputError(f"think_tokens is {think_tokens!r}; give an int from 0 to {chosen.most}.")
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= chosen.max_think_tokens:
+        raise InputError(f"think_tokens is {think_tokens!r}; give an int from 0 to {chosen.max_think_tokens}.")
     if init not in INITS:
         raise InputError(f"init is {init!r}; it can be {' or '.join(INITS)}.")
     check_output_dir(out)
-    loaded = load_backbone(backbone, chosen.module_class)
+    loaded = load_backbone(backbone, chosen.resolve("module_class"))
     model = SentenceTransformer(
-        modules=chosen.modules(loaded, count, init=init, seed=seed, **options),
+        modules=chosen.resolve("build")(loaded, count, init=init, seed=seed, **options),
         prompts=loaded.prompts,
         default_prompt_name=loaded.default_prompt_name,
         similarity_fn_name=loaded.similarity_fn_name,
@@ -120,12 +69,6 @@ def build(
     )
     card = _card(loaded, public_name(backbone), method, count, init, seed)
     return write_new(out, model, card)
-
-
-def how_to_load(folder: str | Path, method: str) -> str:
-    """Code that loads a checkpoint of a method: by stock classes if they can, and by ours."""
-    loaders = [*(["SentenceTransformer"] if METHODS[method].stock else []), "TTEEncoder"]
-    return " or ".join(f'{loader}("{folder}")' for loader in loaders)
 
 
 def _card(loaded: Backbone, name: str, method: str, think_tokens: int, init: str, seed: int) -> str:
@@ -141,7 +84,7 @@ tags: [sentence-transformers, tte-retriever]
 ---
 # {method} on {name}: NOT TRAINED YET
 
-A {loaded.spec.name} backbone with {METHODS[method].thought.format(k=think_tokens)}, as
+A {loaded.spec.name} backbone with {METHODS[method].card.format(k=think_tokens)}, as
 the starting point of training. **It has not been trained: its vectors are well-formed, and their ranking means little.**
 
 | | |
@@ -155,5 +98,5 @@ the starting point of training. **It has not been trained: its vectors are well-
 | prompts kept | {", ".join(f"`{name}`" for name, prompt in loaded.prompts.items() if prompt) or "none"} |
 | output head | {head} |
 
-Built by `tte-retriever build`. {LOADING[METHODS[method].stock]}, 0 to {think_tokens}. The licence is that of the backbone.
+Built by `tte-retriever build`. {METHODS[method].loading}, 0 to {think_tokens}. The licence is that of the backbone.
 """

@@ -40,7 +40,8 @@ from tte_retriever.small_world import ANSWERS, CLIP_S, Clip, Family, Item, Page,
 from tte_retriever.small_world.drawing import worn
 from tte_retriever.small_world.tasks import EDITS_PER_SCENE, page_pair, rngs, sample_times
 from tte_retriever.training.collator import TTECollator
-from tte_retriever.training.config import RESULT, StageConfig, TrainConfig, read_config_as
+from tte_retriever.training.config import RESULT, StageConfig, TrainConfig
+from tte_retriever.training.config_files import read_config_as
 from tte_retriever.training.model import load_model, prepare_start
 from tte_retriever.training.run import claim
 from tte_retriever.training.stages import is_finished, run_stage, save_whole, stage_arguments, stage_folder

@@ -22,7 +22,8 @@ from tte_retriever import TTEEncoder
 from tte_retriever.bench.measurement import interleaved, ratio
 from tte_retriever.evaluation.mini_mmeb.encoding import model_input
 from tte_retriever.evaluation.mini_mmeb.tasks import TASKS
-from tte_retriever.training.config import RESULT, read_values
+from tte_retriever.training.config import RESULT
+from tte_retriever.training.config_files import read_values
 from tte_retriever.training.parsing import from_mapping
 
 BATCHES = (1, 32)

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 
 from studies.thinking.results import Results
 from studies.thinking.study import StudyConfig
-from tte_retriever.training.config import read_values
+from tte_retriever.training.config_files import read_values
 from tte_retriever.training.parsing import from_mapping
 
 

@@ -51,7 +51,7 @@ from tte_retriever.evaluation.mini_mmeb.metrics import interval
 from tte_retriever.small_world import ANSWERS, FAMILIES, Split
 from tte_retriever.small_world.word_kinds import WORD_KINDS, word_kinds
 from tte_retriever.training.config import RESULT
-from tte_retriever.training.methods import read_config
+from tte_retriever.training.config_files import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

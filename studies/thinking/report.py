@@ -20,7 +20,7 @@ from studies.thinking.comparison import Estimate
 from studies.thinking.results import MODALITIES, SAME_TIME, Results
 from studies.thinking.study import StudyConfig
 from tte_retriever.errors import InputError
-from tte_retriever.training.config import read_values
+from tte_retriever.training.config_files import read_values
 from tte_retriever.training.parsing import from_mapping
 
 if TYPE_CHECKING:

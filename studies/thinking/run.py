@@ -26,7 +26,7 @@ from tte_retriever import TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.evaluation import mini_mmeb
 from tte_retriever.small_world.backbone import bare_backbone
-from tte_retriever.training.methods import read_config
+from tte_retriever.training.config_files import read_config
 from tte_retriever.training.run import train
 
 BACKBONE = "reader"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tte_retriever.errors import InputError
-from tte_retriever.training.config import read_values
+from tte_retriever.training.config_files import read_values
 from tte_retriever.training.parsing import from_mapping, set_at
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tte_retriever.backbones import load_backbone
 from tte_retriever.cli import main as command_line
-from tte_retriever.training.methods import read_config
+from tte_retriever.training.config_files import read_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes/configs").glob("train_*/*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tte_retriever import build
-from tte_retriever.training.methods import read_config
+from tte_retriever.training.config_files import read_config
 
 COLORS = ("red", "green", "blue", "black", "white", "brown", "pink", "gray")
 

@@ -10,8 +10,9 @@ import pytest
 
 from tte_retriever.errors import InputError
 from tte_retriever.training import config as config_module
+from tte_retriever.training import config_files
 from tte_retriever.training.config import TrainConfig
-from tte_retriever.training.methods import read_config
+from tte_retriever.training.config_files import read_config
 
 TEXT = """
 output_dir: runs/x
@@ -94,14 +95,14 @@ def test_a_missing_key_and_a_missing_file_are_named(path, tmp_path):
 
 
 def test_without_the_extra_it_says_what_to_install(path, monkeypatch):
-    monkeypatch.setattr(config_module, "find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.setattr(config_files, "find_spec", lambda name: None if name == "peft" else object())
     with pytest.raises(InputError, match=r"needs peft.*tte-retriever\[train\]"):
         read_config(path)
 
 
 def test_reading_loads_nothing_heavy(path):
     code = (
-        "import sys; from tte_retriever.training.methods import read_config; read_config(sys.argv[1]);"
+        "import sys; from tte_retriever.training.config_files import read_config; read_config(sys.argv[1]);"
         "print(*{'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)

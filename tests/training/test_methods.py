@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,25 +12,29 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from sentence_transformers.base.modules import Transformer
 
-from tte_retriever.building import METHODS as BUILT
+from tte_retriever.methods.table import METHODS
 from tte_retriever.training.collator import TTECollator
 from tte_retriever.training.config import TrainConfig
-from tte_retriever.training.methods import METHODS
 from tte_retriever.training.run import train
 from tte_retriever.training.tte_flash.loss import TTELoss
-
-
-def test_what_can_be_trained_can_be_built():
-    assert METHODS.keys() <= BUILT.keys()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_entry_holds_classes_of_the_right_kind(name):
     method = METHODS[name]
-    assert issubclass(method.config, TrainConfig)
-    assert issubclass(method.load_loss(), TTELoss)
-    assert issubclass(method.load_collator(), TTECollator)
+    assert issubclass(method.resolve("config"), TrainConfig)
+    assert issubclass(method.resolve("loss"), TTELoss)
+    assert issubclass(method.resolve("collator"), TTECollator)
+    assert issubclass(method.resolve("module_class"), Transformer)
+    assert callable(method.resolve("build"))
+
+
+def test_importing_the_table_loads_no_torch():
+    code = "import sys, tte_retriever.methods.table; print(*{'torch', 'transformers'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
 
 
 def test_a_stage_freezes_for_itself_and_the_run_for_all(configured, tmp_path, monkeypatch):

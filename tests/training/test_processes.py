@@ -21,7 +21,7 @@ PLUME = ("model.method=plume", "model.think_tokens=4", "curriculum={ratios: [0, 
 SCRIPT = """
 import os, sys, torch
 from tte_retriever.training import run, stages
-from tte_retriever.training.methods import read_config
+from tte_retriever.training.config_files import read_config
 models, load = [], run.load_model
 run.load_model = lambda *args: models.append(load(*args)) or models[-1]
 losses, own_state = [], stages.own_state

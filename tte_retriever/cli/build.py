@@ -25,6 +25,7 @@ def build(
     from transformers.utils import logging as transformers_logging
 
     from tte_retriever import building
+    from tte_retriever.methods.table import METHODS
 
     transformers_logging.disable_progress_bar()
     building.build(
@@ -35,4 +36,4 @@ def build(
         init=init,  # type: ignore[arg-type]  # any other word is refused with a sentence
         seed=seed,
     )
-    typer.echo(f"{out}: built, not trained yet. Load it with {building.how_to_load(out, method)}.")
+    typer.echo(f"{out}: built, not trained yet. Load it with {METHODS[method].how_to_load(out)}.")

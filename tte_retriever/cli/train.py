@@ -18,7 +18,7 @@ def train(
     """Train a think-token checkpoint in stages; run it again to go on with what was stopped."""
     import logging
 
-    from tte_retriever.training.methods import read_config
+    from tte_retriever.training.config_files import read_config
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tte_retriever").setLevel(logging.INFO)
@@ -26,9 +26,9 @@ def train(
 
     from transformers.utils import logging as transformers_logging
 
-    from tte_retriever.building import how_to_load
+    from tte_retriever.methods.table import METHODS
     from tte_retriever.training.run import train as run
 
     transformers_logging.disable_progress_bar()
     result = run(settings)
-    typer.echo(f"{result}: trained. Load it with {how_to_load(result, settings.model.method)}.")
+    typer.echo(f"{result}: trained. Load it with {METHODS[settings.model.method].how_to_load(result)}.")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tte_retriever.building import LOADING, METHODS
+from tte_retriever.methods.table import METHODS
 from tte_retriever.training.stages import RECORD, stage_folder
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ tags: [sentence-transformers, tte-retriever]
 ---
 # {config.model.method} on {base}
 
-Trained with `tte-retriever train`. {LOADING[METHODS[config.model.method].stock]}, 0 to {model.max_budget}.
+Trained with `tte-retriever train`. {METHODS[config.model.method].loading}, 0 to {model.max_budget}.
 **It was not evaluated by its training**, and the licence is that of the backbone.
 
 | | |

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field, fields
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
-from tte_retriever.errors import InputError
-from tte_retriever.training.parsing import from_mapping, refuse_unknown, set_value
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+RESULT = "model"
+"""Folder of a finished checkpoint, below ``output_dir`` and below each stage's folder."""
 
 Part = Literal["vision", "merger", "language", "backbone"]
 """A part of a backbone that can be frozen; ``backbone`` is all of it but the rows of think and embed tokens."""
@@ -25,7 +19,7 @@ class ModelConfig:
     Attributes:
         backbone: Bundled name, folder or hub id: a Qwen-VL backbone, which gets its tokens first, or a checkpoint that
             has them already and is trained on. ``tiny-backbone`` is an untrained one for the small world.
-        method: One of :data:`tte_retriever.training.methods.METHODS`.
+        method: One of :data:`tte_retriever.methods.table.METHODS`.
         think_tokens: K; ``None`` is what the checkpoint has, or the method's own.
         dtype: Of the weights. Under ``trainer.bf16`` float32 weights are computed with in bfloat16.
         attention: Attention implementation of transformers; ``None`` is its default.
@@ -192,120 +186,3 @@ class TrainConfig:
 
         plain = asdict(self, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs})
         return yaml.safe_dump(plain, sort_keys=False)
-
-
-C = TypeVar("C", bound=TrainConfig)
-
-RESULT = "model"
-"""Folder of a finished checkpoint, below ``output_dir`` and below each stage's folder."""
-
-_OWNED = {
-    **dict.fromkeys(("output_dir", "seed", "max_steps"), "the key of the same name at the top"),
-    **dict.fromkeys(
-        ("learning_rate", "num_train_epochs", "warmup_steps", "warmup_ratio", "lr_scheduler_type"), "stages"
-    ),
-    **dict.fromkeys(("prompts",), "collator.prompts"),
-    **dict.fromkeys(("save_only_model",), "nothing: a run must be resumable"),
-    **dict.fromkeys(("eval_strategy", "load_best_model_at_end"), "nothing: there is no evaluation inside a stage"),
-}
-
-
-def read_config_as(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """Read a config; nothing is loaded, and everything that can be checked without a model is.
-
-    Args:
-        kind: What to read.
-        path: A YAML file.
-        overrides: ``key=value`` each, such as ``max_steps=2``, ``loss.stop_gradient=true`` or ``stages.0.steps=10``.
-
-    Raises:
-        InputError: What cannot be read or used, with its dotted path and, for an unknown key, the nearest known one.
-    """
-    return config_from(kind, read_values(path, overrides))
-
-
-def read_values(path: str | Path, overrides: Sequence[str] = ()) -> Any:
-    """What a YAML file holds, with the overrides in it; arguments and errors as for :func:`read_config_as`."""
-    require_extras()
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if isinstance(values, dict):
-            for override in overrides:
-                set_value(values, override, yaml.safe_load)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"The config {str(path)!r} cannot be read: {error}") from error
-    return values
-
-
-def config_from(kind: type[C], values: Any) -> C:
-    """A config of ``values``, checked; errors as for :func:`read_config_as`."""
-    config = from_mapping(kind, values)
-    _check(config)
-    return config
-
-
-def require_extras() -> None:
-    """Raise unless everything that training needs besides the core is installed.
-
-    Raises:
-        InputError: If it is not.
-    """
-    missing = [name for name in ("datasets", "peft", "yaml") if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"Training needs {', '.join(missing)}, which the core does not: pip install 'tte-retriever[train]'."
-        )
-
-
-def _check(config: TrainConfig) -> None:
-    positive: dict[str, float | None] = {"max_steps": config.max_steps}
-    positive |= {"collator.max_rationale_tokens": config.collator.max_rationale_tokens}
-    positive |= {"loss.mini_batch_size": config.loss.mini_batch_size, "loss.temperature": config.loss.temperature}
-    for index, data in enumerate(config.data):
-        positive[f"data.{index}.rows"] = data.rows
-        if not re.fullmatch(r"[\w-]+", data.name):
-            raise InputError(f"data.{index}.name is {data.name!r}; give letters, digits, - and _.")
-    for index, stage in enumerate(config.stages):
-        where = f"stages.{index}"
-        positive |= {f"{where}.{name}": getattr(stage, name) for name in ("learning_rate", "steps", "epochs")}
-        if (stage.steps is None) == (stage.epochs is None):
-            raise InputError(
-                f"{where} ({stage.name}) has steps {stage.steps} and epochs {stage.epochs}; give one of them."
-            )
-        if not re.fullmatch(r"[\w-]+", stage.name) or stage.name == RESULT:
-            raise InputError(f"{where}.name is {stage.name!r}; give letters, digits, - and _, but not {RESULT!r}.")
-        if min(stage.loss_weights.values()) < 0 or not _learns(config, stage):
-            raise InputError(
-                f"{where} ({stage.name}) learns nothing: contrastive_weight is {stage.contrastive_weight}, "
-                f"rationale_weight {stage.rationale_weight}. Give weights from 0 up; direct has no thought to decode, "
-                "only, with loss.rationale_from=query+thought, a query."
-            )
-    for name, number in positive.items():
-        if number is not None and not number > 0:  # nan, too
-            raise InputError(f"{name} is {number}; give a number above 0.")
-    for section, names in {
-        "data": [each.name for each in config.data],
-        "stages": [each.name for each in config.stages],
-    }.items():
-        if not names or len(set(names)) < len(names):
-            raise InputError(f"{section} has the names {names}; give at least one, and no two alike.")
-    _check_trainer(config.trainer)
-
-
-def _learns(config: TrainConfig, stage: StageConfig) -> bool:
-    if config.model.method == "direct":
-        decodes = stage.rationale_weight == 0 or config.loss.rationale_from == "query+thought"
-        return stage.contrastive_weight > 0 and decodes
-    return stage.contrastive_weight + stage.rationale_weight > 0
-
-
-def _check_trainer(arguments: dict[str, Any]) -> None:
-    for name, home in _OWNED.items():
-        if name in arguments:
-            raise InputError(f"trainer.{name} is not set there; use {home}.")
-    if arguments:
-        from sentence_transformers import SentenceTransformerTrainingArguments
-
-        refuse_unknown(arguments, SentenceTransformerTrainingArguments.__dataclass_fields__, "trainer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tte_retriever.training.methods import read_config
+from tte_retriever.training.config_files import read_config
 from tte_retriever.training.run import train
 
 
@@ -20,7 +20,7 @@ def launch(description: str | None, *overrides: str) -> Path:
         The finished checkpoint.
 
     Raises:
-        InputError: As :func:`tte_retriever.training.methods.read_config` and :func:`tte_retriever.training.run.train`.
+        InputError: As :func:`tte_retriever.training.config_files.read_config` and :func:`tte_retriever.training.run.train`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)

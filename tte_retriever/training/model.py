@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sentence_transformers.util import load_file_path
 from transformers import AutoTokenizer
 
-from tte_retriever.building import METHODS, build
+from tte_retriever.building import build
 from tte_retriever.checkpoint import resolve_model
 from tte_retriever.encoder import OWN_MODULES, TTEEncoder
 from tte_retriever.errors import InputError
+from tte_retriever.methods.table import METHODS
 from tte_retriever.small_world.backbone import TinyShape, build_backbone
 from tte_retriever.tokens import thought_vocabulary
 
@@ -59,9 +60,9 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
                 f"{config.think_tokens} think tokens is asked for; leave model.think_tokens out and set model.method={method}."
             )
         return name
-    if thought.embed_id is None or not METHODS[config.method].stock:
+    if thought.embed_id is None or METHODS[config.method].needs_custom_code:
         return str(build(folder, backbone=name, **options))
-    wanted = 0 if config.method == "direct" else config.think_tokens
+    wanted = config.think_tokens if METHODS[config.method].has_thought else 0
     if wanted not in (None, thought.max_budget):
         raise InputError(
             f"model.backbone {config.backbone!r} has {thought.max_budget} think tokens already, but {wanted} are asked for "

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 from tte_retriever.errors import InputError
+from tte_retriever.methods.table import METHODS
 from tte_retriever.training.card import training_card
-from tte_retriever.training.config import RESULT, TrainConfig, require_extras
+from tte_retriever.training.config import RESULT, TrainConfig
+from tte_retriever.training.config_files import require_extras
 from tte_retriever.training.data.mixture import load_data
-from tte_retriever.training.methods import METHODS
 from tte_retriever.training.model import load_model, prepare_start
 from tte_retriever.training.stages import is_finished, run_stage, save_whole, stage_arguments, stage_folder
 
@@ -25,7 +26,7 @@ def train(config: TrainConfig) -> Path:
     newest trainer checkpoint. Under ``accelerate launch`` or ``torchrun`` every process calls it.
 
     Args:
-        config: The run; see :func:`tte_retriever.training.methods.read_config`.
+        config: The run; see :func:`tte_retriever.training.config_files.read_config`.
 
     Returns:
         ``output_dir/model``: plain, merged, loads with ``SentenceTransformer``.
@@ -54,8 +55,10 @@ def train(config: TrainConfig) -> Path:
             model = load_model(folder / RESULT, config.model)
         else:
             options = {**config.collator_options, "seed": settings.seed, "quarantine": out / "quarantine.jsonl"}
-            collator = method.load_collator()(model, **options)
-            run_stage(config, stage, model, data, collator, arguments=settings, before=before, loss=method.load_loss())
+            collator = method.resolve("collator")(model, **options)
+            run_stage(
+                config, stage, model, data, collator, arguments=settings, before=before, loss=method.resolve("loss")
+            )
             gc.collect()  # a trainer and its optimiser hang in reference cycles
         before = folder
     with arguments[-1].main_process_first(local=False, desc="the result"):

@@ -20,7 +20,7 @@ from models.tte_flash_tiny import build
 from tte_retriever import TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.small_world import ANSWERS, FAMILIES
-from tte_retriever.training.config import read_config_as
+from tte_retriever.training.config_files import read_config_as
 from tte_retriever.training.contrastive import distinct_candidates
 
 ROOT = Path(__file__).parents[3]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from tte_retriever.methods.table import METHODS
 from tte_retriever.small_world import Family, Pair, Split, draw_pairs
 from tte_retriever.small_world.scoring import candidates_of, encoder_item
 from tte_retriever.training.collator import IGNORED
-from tte_retriever.training.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,7 +77,7 @@ def in_batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 def gold_ids(encoder: TTEEncoder, config: TrainConfig, pairs: Sequence[Pair]) -> list[list[int]]:
     """What was to be written for such queries in training, in tokens, without the one that ends it."""
     options = config.collator_options | {"nested_budgets": False}
-    collator = METHODS[config.model.method].load_collator()(encoder, **options)
+    collator = METHODS[config.model.method].resolve("collator")(encoder, **options)
     rows = [
         {
             "anchor": encoder_item(pair.query),

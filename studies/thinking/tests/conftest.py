@@ -9,8 +9,7 @@ import pytest
 
 from studies.thinking.study import StudyConfig
 from tte_retriever import TTEEncoder, build
-from tte_retriever.training.config import config_from, read_values
-from tte_retriever.training.methods import METHODS
+from tte_retriever.training.config_files import method_of, parse_config, read_values
 from tte_retriever.training.parsing import from_mapping
 
 STUDY = Path(__file__).parents[1] / "config.yaml"
@@ -41,6 +40,6 @@ def config_of():
 
     def read(arm):
         values = study.config(arm)
-        return config_from(METHODS[values["model"]["method"]].config, values)
+        return parse_config(values, method_of(values).resolve("config"))
 
     return read

@@ -15,7 +15,7 @@ from studies.thinking.study import StudyConfig
 from tte_retriever import build, model_path
 from tte_retriever.small_world import FAMILIES
 from tte_retriever.small_world.backbone import bare_backbone
-from tte_retriever.training.config import read_values
+from tte_retriever.training.config_files import read_values
 from tte_retriever.training.parsing import from_mapping
 
 ROOT = Path(__file__).parents[3]

@@ -16,8 +16,7 @@ from studies.thinking.results import SAME_TIME
 from studies.thinking.study import StudyConfig
 from tte_retriever import model_path
 from tte_retriever.errors import InputError
-from tte_retriever.training.config import read_values
-from tte_retriever.training.methods import read_config
+from tte_retriever.training.config_files import read_config, read_values
 from tte_retriever.training.parsing import from_mapping
 
 ROOT = Path(__file__).parents[3]
