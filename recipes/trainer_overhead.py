@@ -1,6 +1,6 @@
 """What the trainer costs: its steps against those of a bare loop with the same model, loss, collator and data.
 
-    python recipes/trainer_overhead.py recipes/configs/train_tte_flash/tiny.yaml --steps 40 --rounds 3
+    python recipes/trainer_overhead.py recipes/configs/tte-flash/tiny.yaml --steps 40 --rounds 3
 
 Trains the bundled model on the first data set of the config in its last stage, in turn with the trainer and with the loop,
 and compares CPU time of the process per step: the median step, and the mean one, which has the logging in it.

@@ -11,7 +11,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def test_it_compares_equally_many_steps(tmp_path):
-    words = ["recipes/trainer_overhead.py", "recipes/configs/train_tte_flash/tiny.yaml", "--steps", 6, "--rounds", 1]
+    words = ["recipes/trainer_overhead.py", "recipes/configs/tte-flash/tiny.yaml", "--steps", 6, "--rounds", 1]
     small = ["--set", "trainer.per_device_train_batch_size=4"]
     command = [sys.executable, *map(str, [*words, *small])]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=RECIPES.parent)

@@ -1,4 +1,4 @@
-"""Every training recipe and every config: parsed, tried for two steps, and, slowly, at the widths of the real models."""
+"""Every training config: it is read, runs for two steps, and, in the slow tests, at the widths of the real models."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tte_retriever.backbones import load_backbone
 from tte_retriever.cli import main as command_line
+from tte_retriever.methods.table import METHODS
 from tte_retriever.training.config_files import read_config
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "recipes/configs").glob("train_*/*.yaml"))
+CONFIGS = sorted((ROOT / "recipes/configs").glob("*/*.yaml"))
 NAMES = {"tiny", "qwen2_vl_2b", "qwen3_vl_2b", "qwen3_vl_embedding_2b"}
-RECIPES = {
-    "train_tte_flash": NAMES,
-    "train_direct": NAMES,
-    "train_lame": {"tiny", "qwen2_vl_2b"},
-    "train_explicit_cot": {"tiny"},
-    "train_plume": {"tiny", "qwen2_vl_2b"},
+SIZES = {
+    "tte-flash": NAMES,
+    "direct": NAMES,
+    "lame": {"tiny", "qwen2_vl_2b"},
+    "explicit-cot": {"tiny"},
+    "plume": {"tiny", "qwen2_vl_2b"},
 }
-OWN_CODE = {"train_explicit_cot", "train_plume"}
-"""Those whose methods need code of their own at inference."""
 SMALL = ("per_device_train_batch_size=2", "dataloader_num_workers=0", "disable_tqdm=true", "save_steps=1")
 
 
@@ -39,9 +38,9 @@ def shown(path):
     return path.relative_to(ROOT / "recipes/configs").with_suffix("").as_posix()
 
 
-def stock(recipe, folder):
-    """A stock load, with the flag only where a method needs its own code at inference."""
-    flag = recipe in OWN_CODE
+def stock(method, folder):
+    """Load with SentenceTransformer, and with its flag only where the method needs custom code."""
+    flag = METHODS[method].needs_custom_code
     return SentenceTransformer(str(folder), device="cpu", trust_remote_code=flag)
 
 
@@ -63,10 +62,10 @@ def command(monkeypatch, capsys):
     return call
 
 
-def test_each_recipe_has_its_configs():
-    found = {recipe: {path.stem for path in CONFIGS if path.parent.name == recipe} for recipe in RECIPES}
-    assert found == RECIPES
-    assert all((ROOT / "recipes" / f"{path.parent.name}.py").is_file() for path in CONFIGS)
+def test_each_method_has_its_configs():
+    found = {method: {path.stem for path in CONFIGS if path.parent.name == method} for method in METHODS}
+    assert found == SIZES
+    assert {path.parent.name for path in CONFIGS} == METHODS.keys()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=shown)
@@ -75,9 +74,9 @@ def test_every_config_is_read_and_can_be_capped(path, tmp_path):
     assert all(re.search(rf"^{key}:", text, re.MULTILINE) for key in ("output_dir", "seed", "max_steps"))
     config = read_config(path, ["max_steps=2", f"output_dir={tmp_path}"])
     assert (config.max_steps, config.output_dir) == (2, str(tmp_path))
-    direct = path.parent.name == "train_direct"
-    weights = {"train_direct": [1], "train_plume": [1]}  # no warm-up
-    assert f"train_{config.model.method.replace('-', '_')}" == path.parent.name
+    direct = path.parent.name == "direct"
+    weights = {"direct": [1], "plume": [1]}  # no warm-up
+    assert config.model.method == path.parent.name
     assert [stage.contrastive_weight for stage in config.stages] == weights.get(path.parent.name, [0, 1])
     assert all(stage.rationale_weight == (0 if direct else 1) for stage in config.stages)
 
@@ -85,7 +84,7 @@ def test_every_config_is_read_and_can_be_capped(path, tmp_path):
 def test_a_method_and_its_control_differ_in_the_thought_alone():
     for name in NAMES:
         flash, direct = (
-            read_config(ROOT / f"recipes/configs/train_{recipe}/{name}.yaml") for recipe in ("tte_flash", "direct")
+            read_config(ROOT / f"recipes/configs/{method}/{name}.yaml") for method in ("tte-flash", "direct")
         )
         assert (flash.data, flash.lora, flash.freeze, flash.loss) == (
             direct.data,
@@ -99,27 +98,25 @@ def test_a_method_and_its_control_differ_in_the_thought_alone():
 
 
 def test_lame_is_compared_with_tte_flash_at_equal_data_and_steps():
-    for name in RECIPES["train_lame"]:
-        lame, flash = (
-            read_config(ROOT / f"recipes/configs/train_{recipe}/{name}.yaml") for recipe in ("lame", "tte_flash")
-        )
+    for name in SIZES["lame"]:
+        lame, flash = (read_config(ROOT / f"recipes/configs/{method}/{name}.yaml") for method in ("lame", "tte-flash"))
         assert (lame.data, lame.lora, lame.model.think_tokens) == (flash.data, flash.lora, flash.model.think_tokens)
         assert [stage.steps for stage in lame.stages] == [stage.steps for stage in flash.stages]
         assert vars(flash.loss).items() <= vars(lame.loss).items()
         assert flash.trainer.items() <= lame.trainer.items()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_tiny_configs_run(recipe, command, checkpoint, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_the_tiny_configs_run(method, command, checkpoint, tmp_path):
     """With a tiny random backbone in place of ``tiny-backbone``, whose vocabulary takes a while to make."""
-    config = ROOT / f"recipes/configs/{recipe}/tiny.yaml"
+    config = ROOT / f"recipes/configs/{method}/tiny.yaml"
     words = overrides("max_steps=2", f"output_dir={tmp_path / 'out'}", f"model.backbone={checkpoint('qwen3_vl')}")
     small = overrides("trainer.per_device_train_batch_size=2", "trainer.disable_tqdm=true")
     code, said, _ = command(config, *words, *small)
     assert code == 0
     assert f'TTEEncoder("{tmp_path / "out/model"}")' in said
-    assert (f'SentenceTransformer("{tmp_path / "out/model"}")' in said) == (recipe not in OWN_CODE)
-    assert np.isfinite(stock(recipe, tmp_path / "out/model").encode(["a red circle"])).all()
+    assert (f'SentenceTransformer("{tmp_path / "out/model"}")' in said) == (not METHODS[method].needs_custom_code)
+    assert np.isfinite(stock(method, tmp_path / "out/model").encode(["a red circle"])).all()
     code, _, complaint = command(config, *words, *small, "--set", "seed=1")
     assert code == 2
     assert "another config" in complaint
@@ -139,12 +136,12 @@ def test_the_command_is_registered():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_recipes_run_the_tiny_config_as_it_is(recipe, tmp_path):
-    config = ROOT / f"recipes/configs/{recipe}/tiny.yaml"
+@pytest.mark.parametrize("method", METHODS)
+def test_the_tiny_configs_run_as_they_are(method, tmp_path):
+    config = ROOT / f"recipes/configs/{method}/tiny.yaml"
     words = overrides("max_steps=2", "output_dir=out")
-    subprocess.run([sys.executable, ROOT / f"recipes/{recipe}.py", config, *words], check=True, cwd=tmp_path)
-    assert stock(recipe, tmp_path / "out/model").encode("a red circle").shape == (128,)
+    subprocess.run([sys.executable, "-m", "tte_retriever", "train", config, *words], check=True, cwd=tmp_path)
+    assert stock(method, tmp_path / "out/model").encode("a red circle").shape == (128,)
 
 
 VISION_3 = {"hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2048}

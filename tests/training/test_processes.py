@@ -12,12 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-RECIPE = Path(__file__).parents[2] / "recipes/train_tte_flash.py"
-
 # Its first steps leave the adapter out, which DDP has to put up with.
 PLUME = ("model.method=plume", "model.think_tokens=4", "curriculum={ratios: [0, 1], segments: 4}")
 
-# Runs the recipe's run and then leaves what this process trained.
+# Trains and then leaves what this process trained.
 SCRIPT = """
 import os, sys, torch
 from tte_retriever.training import run, stages
@@ -83,10 +81,10 @@ def test_rationales_in_the_sequence_are_learnt_by_two_processes(configured, chec
 
 
 @pytest.mark.slow
-def test_accelerate_launches_the_recipe(configured, tmp_path):
+def test_accelerate_launches_the_command_in_two_processes(configured, tmp_path):
     config = configured("max_steps=1")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", str(RECIPE), "config.yaml"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "-m", "tte_retriever", "train", "config.yaml"]
     words = [*launch, "--set", "max_steps=1"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

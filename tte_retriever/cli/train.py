@@ -9,7 +9,7 @@ import typer
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/configs/train_tte_flash/tiny.yaml.")],
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/configs/tte-flash/tiny.yaml.")],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value: max_steps=2, loss.stop_gradient=true …"),
