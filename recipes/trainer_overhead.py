@@ -25,7 +25,8 @@ from tte_retriever.training.collator import TTECollator
 from tte_retriever.training.config_files import read_config
 from tte_retriever.training.data.mixture import load_data
 from tte_retriever.training.model import load_model
-from tte_retriever.training.stages import run_stage, stage_arguments
+from tte_retriever.training.run import run_stage
+from tte_retriever.training.stages import stage_arguments
 from tte_retriever.training.tte_flash.loss import TTELoss
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def with_trainer(config: TrainConfig, model: TTEEncoder, data: Any, collator: TT
         data,
         collator,
         arguments=stage_arguments(config, stage),
-        before=None,
+        previous=None,
         loss=TTELoss,
         callbacks=[clock],
     )

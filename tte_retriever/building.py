@@ -8,7 +8,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
-from tte_retriever.checkpoint import check_output_dir, public_name, write_new
+from tte_retriever.checkpoint import check_output_dir, public_name, save_model
 from tte_retriever.errors import InputError
 from tte_retriever.methods.table import METHODS
 
@@ -68,7 +68,7 @@ def build(
         device="cpu",
     )
     card = _card(loaded, public_name(backbone), method, count, init, seed)
-    return write_new(out, model, card)
+    return save_model(model, out, card)
 
 
 def _card(loaded: Backbone, name: str, method: str, think_tokens: int, init: str, seed: int) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from sentence_transformers.base.modules import Transformer
 
+from tte_retriever.atomic import atomic_write
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,23 +58,23 @@ def check_output_dir(out: Path) -> None:
         raise InputError(f"{str(out)!r} exists and is not an empty folder; give another name or remove it first.")
 
 
-def write_new(out: Path, model: SentenceTransformer, card: str) -> Path:
-    """Save a model to a new folder, ``out``, which appears when it is complete.
+def save_model(model: SentenceTransformer, folder: Path, card: str | None = None) -> Path:
+    """Save a model so that ``folder`` holds all of it or does not exist, also after a power cut.
 
     Args:
-        out: It must not exist, or be empty; see :func:`check_output_dir`.
         model: What is saved.
+        folder: It must not exist, or be empty; see :func:`check_output_dir`.
         card: Its ``README.md``.
+
+    Returns:
+        ``folder``.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch) / out.name
-        model.save_pretrained(str(folder), create_model_card=False)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        if out.exists():
-            out.rmdir()  # empty, as was checked; a folder that was filled since makes this fail
-        folder.rename(out)
-    return out
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder) as draft:
+        model.save_pretrained(str(draft), create_model_card=False)
+        if card is not None:
+            (draft / "README.md").write_text(card, encoding="utf-8")
+    return folder
 
 
 def public_name(source: str | Path) -> str:

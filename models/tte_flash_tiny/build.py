@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from models.tte_flash_tiny.visual_words import visual_word_nll
+from tte_retriever.checkpoint import save_model
 from tte_retriever.errors import InputError
 from tte_retriever.media import VideoFrames
 from tte_retriever.small_world import ANSWERS, CLIP_S, Clip, Family, Item, Page, Pair, Scene, draw_pairs
@@ -43,8 +44,8 @@ from tte_retriever.training.collator import TTECollator
 from tte_retriever.training.config import RESULT, StageConfig, TrainConfig
 from tte_retriever.training.config_files import read_config_as
 from tte_retriever.training.model import load_model, prepare_start
-from tte_retriever.training.run import claim
-from tte_retriever.training.stages import is_finished, run_stage, save_whole, stage_arguments, stage_folder
+from tte_retriever.training.run import pin_config, run_stage
+from tte_retriever.training.stages import is_finished, stage_arguments, stage_folder
 from tte_retriever.training.tte_flash.loss import TTELoss
 from tte_retriever.training.tte_flash.thinking import Decoder, RationaleFrom  # noqa: TC001  (read from the annotations)
 
@@ -321,7 +322,7 @@ def train_stage(config: WorldConfig, stage: WorldStage, model: TTEEncoder, befor
         data,
         WorldCollator(model, config, stage, {name: len(rows) for name, rows in data.items()}),
         arguments=arguments,
-        before=before,
+        previous=before,
         loss=WorldLoss,
         callbacks=[CpuSeconds(stage_folder(config, stage) / CPU_SECONDS)],
     )
@@ -330,7 +331,7 @@ def train_stage(config: WorldConfig, stage: WorldStage, model: TTEEncoder, befor
 def build(config: WorldConfig, until: str | None = None) -> Path:
     """Run every stage that is not finished yet, up to the one named ``until``, and save the result."""
     out = Path(config.output_dir)
-    claim(out, config)
+    pin_config(out, config)
     start = prepare_start(config.model, out / "start", seed=config.seed)
     model, before = load(start, config), None
     for stage in config.stages:
@@ -344,7 +345,7 @@ def build(config: WorldConfig, until: str | None = None) -> Path:
         before = folder
     result = out / RESULT
     if not result.exists():
-        save_whole(model, result)
+        save_model(model, result)
     record = {
         "config": {key: value for key, value in asdict(config).items() if key != "output_dir"},
         "cpu_seconds": {

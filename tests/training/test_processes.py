@@ -18,12 +18,12 @@ PLUME = ("model.method=plume", "model.think_tokens=4", "curriculum={ratios: [0, 
 # Trains and then leaves what this process trained.
 SCRIPT = """
 import os, sys, torch
-from tte_retriever.training import run, stages
+from tte_retriever.training import run
 from tte_retriever.training.config_files import read_config
 models, load = [], run.load_model
 run.load_model = lambda *args: models.append(load(*args)) or models[-1]
-losses, own_state = [], stages.own_state
-stages.own_state = lambda loss: losses.append(own_state(loss)) or losses[-1]
+losses, own_state = [], run.own_state
+run.own_state = lambda loss: losses.append(own_state(loss)) or losses[-1]
 run.train(read_config(sys.argv[1], sys.argv[2:]))
 loss = {f"loss.{name}": tensor for name, tensor in losses[-1].items()}
 torch.save({**models[-1].state_dict(), **loss}, f"rank{os.environ['RANK']}.pt")

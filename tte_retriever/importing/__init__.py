@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from tte_retriever.checkpoint import check_output_dir, public_name, write_new
+from tte_retriever.checkpoint import check_output_dir, public_name, save_model
 from tte_retriever.errors import InputError
 from tte_retriever.importing import plume, ume_r1
 
@@ -69,7 +69,7 @@ def import_checkpoint(src: str | Path, out: str | Path, *, origin: str, **settin
         raise InputError(f"{origin} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
     check_output_dir(out)
     model = ORIGINS[origin].load(_folder(str(src)), ORIGINS[origin].settings(**settings))
-    return write_new(out, model, ORIGINS[origin].card.format(name=public_name(src)))
+    return save_model(model, out, ORIGINS[origin].card.format(name=public_name(src)))
 
 
 def _folder(src: str) -> Path:

@@ -37,7 +37,8 @@ class StageTrainer(SentenceTransformerTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        names = list(cast("Any", self.train_dataset))
+        self.sizes = {name: len(dataset) for name, dataset in cast("Any", self.train_dataset).items()}
+        names = list(self.sizes)
         several = len(names) > 1
         self._parts = {
             (name, part): f"{name}_{part}" if several else part
