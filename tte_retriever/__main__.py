@@ -1,4 +1,4 @@
-"""``python -m tte_retriever`` is the command line."""
+"""Run the command line: ``python -m tte_retriever``."""
 
 from __future__ import annotations
 

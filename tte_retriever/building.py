@@ -1,4 +1,4 @@
-"""From a backbone to a folder that SentenceTransformer loads."""
+"""Build an untrained checkpoint of a method from a backbone."""
 
 from __future__ import annotations
 
@@ -23,31 +23,39 @@ def build(
     seed: int = 0,
     **options: Any,
 ) -> Path:
-    """Turn a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into one that thinks, not trained yet.
+    """Build an untrained checkpoint of a method from a Qwen2-VL, Qwen2.5-VL or Qwen3-VL backbone.
 
-    Only the embedding model is kept. A language-model head that is tied to the embedding matrix is that matrix; an
-    untied one is dropped, and what decodes from the result decodes by the embedding matrix. ``explicit-cot``, which writes
-    at inference, keeps it.
+    Only the embedding model is saved. An untied language-model head is dropped, except for ``explicit-cot``, which writes at
+    inference; everything else decodes rationales with the embedding matrix.
 
-    The folder appears when it is complete: a build that fails leaves none.
+    The folder appears when it is complete, so a build that fails leaves nothing behind.
 
     Args:
-        out: The new folder; it must not exist, or be empty.
-        backbone: Folder or hub id, of a transformers checkpoint or of a SentenceTransformer.
+        out: The new folder. It must not exist, or be empty.
+        backbone: Folder or hub id of a transformers checkpoint or of a SentenceTransformer.
         method: ``direct``, ``tte-flash``, ``lame``, ``plume`` or ``explicit-cot``.
-        think_tokens: K, think tokens or latent steps, 0…64 (32 for ``plume``); ``None`` is the method's own: 8, but 0 for
-            ``direct``. For ``explicit-cot`` the most tokens of a rationale, 0…8192, and 512 if not given.
-        init: How the rows of the new tokens start: ``mean`` is the mean row plus half a standard deviation of noise,
-            ``keep`` leaves what the backbone has there.
-        seed: Of the rows; the same seed gives the same checkpoint.
-        **options: Of the method: ``instruction`` of ``plume``.
+        think_tokens: K, the number of think tokens or latent steps, from 0 to 64 (32 for ``plume``). For ``explicit-cot`` it
+            is the largest number of tokens of a rationale, from 0 to 8192. The default is 8, but 0 for ``direct`` and 512
+            for ``explicit-cot``.
+        init: How the embedding rows of the new tokens are initialised. ``mean`` is the mean row plus noise of half the
+            standard deviation; ``keep`` leaves them as they are in the backbone.
+        seed: Seed of the new rows; the same seed gives the same checkpoint.
+        **options: Options of the method, such as ``instruction`` of ``plume``.
 
     Returns:
         ``out``.
 
     Raises:
-        InputError: An unusable argument, or a backbone that cannot be had.
+        InputError: An argument that cannot be used, or a backbone that cannot be loaded.
         CheckpointError: A backbone of another family, or one that already has think tokens.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from tte_retriever import TTEEncoder, model_path
+        >>> with TemporaryDirectory() as folder:
+        ...     out = build(f"{folder}/plume", backbone=model_path("tte-flash-tiny"), method="plume", think_tokens=4)
+        ...     TTEEncoder(str(out)).max_budget
+        4
     """
     out = Path(out)
     if method not in METHODS:

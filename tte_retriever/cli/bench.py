@@ -1,4 +1,4 @@
-"""``tte-retriever bench``: ratios on this machine, as a table and as JSON."""
+"""``tte-retriever bench``: measure inference on this machine, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 def bench(
     to_json: Annotated[
-        Path | None, typer.Option("--json", help="Also write one JSON object per figure to this new file.")
+        Path | None, typer.Option("--json", help="Also write one JSON object per measurement to this new file.")
     ] = None,
-    quick: Annotated[bool, typer.Option(help="In a minute, to see that it works; not to be quoted.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="Take a minute only, to see that it works; the numbers are not reliable.")
+    ] = False,
 ) -> None:
-    """Measure inference here: streaming against encode, padding, memory, and what thinking costs."""
+    """Measure inference on this machine: streaming against encode, padding, memory, and the cost of thinking."""
     from tte_retriever.bench import run
 
     file = _new_file(to_json) if to_json is not None else None

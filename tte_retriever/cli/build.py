@@ -1,4 +1,4 @@
-"""``tte-retriever build``: a backbone becomes a think-token checkpoint."""
+"""``tte-retriever build``: build an untrained checkpoint from a backbone."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import typer
 
 def build(
     out: Annotated[Path, typer.Argument(help="The new folder.")],
-    backbone: Annotated[str, typer.Option(help="Qwen2-VL, Qwen2.5-VL or Qwen3-VL: a hub id or a folder.")],
+    backbone: Annotated[str, typer.Option(help="Hub id or folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model.")],
     method: Annotated[str, typer.Option(help="direct, tte-flash, lame, plume or explicit-cot.")] = "tte-flash",
     think_tokens: Annotated[
         int | None,
         typer.Option(
-            help="K, 0 to 64 (plume: 32); 8, but 0 for direct, if not given. For explicit-cot most tokens to write: 512."
+            help="K, from 0 to 64 (plume: 32). Default: 8, but 0 for direct. For explicit-cot, the largest number of "
+            "tokens of a rationale; default: 512."
         ),
     ] = None,
-    init: Annotated[str, typer.Option(help="How the rows of the new tokens start: mean or keep.")] = "mean",
-    seed: Annotated[int, typer.Option(help="Of those rows.")] = 0,
+    init: Annotated[str, typer.Option(help="How the rows of the new tokens are initialised: mean or keep.")] = "mean",
+    seed: Annotated[int, typer.Option(help="Seed of those rows.")] = 0,
 ) -> None:
-    """Give a backbone think tokens: a folder that SentenceTransformer loads, ready to be trained."""
+    """Build an untrained checkpoint of a method from a backbone, ready to be trained."""
     from transformers.utils import logging as transformers_logging
 
     from tte_retriever import building

@@ -1,4 +1,4 @@
-"""``tte-retriever eval``: how good a model's vectors are, as a table and as JSON."""
+"""``tte-retriever eval``: score a model on a benchmark, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ from tte_retriever.errors import InputError
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A bundled name, a folder or a hub id.")],
-    suite: Annotated[str, typer.Option(help="mini-mmeb.")],
-    split: Annotated[str, typer.Option(help="iid, held-out or validation.")] = "iid",
-    queries: Annotated[int, typer.Option(help="Queries per task.")] = 500,
-    seed: Annotated[int, typer.Option(help="Which draw of items.")] = 0,
-    tasks: Annotated[
-        str | None, typer.Option(help="Names of tasks, separated by commas; all of them if not given.")
-    ] = None,
-    think_budget: Annotated[
-        int | None, typer.Option(help="Think tokens to use, 0 to K; all of them if not given.")
-    ] = None,
+    model: Annotated[str, typer.Argument(help="Bundled name, folder or hub id of a model.")],
+    suite: Annotated[str, typer.Option(help="Benchmark: mini-mmeb.")],
+    split: Annotated[str, typer.Option(help="Split: iid, held-out or validation.")] = "iid",
+    queries: Annotated[int, typer.Option(help="Number of queries per task.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed with which the items are drawn.")] = 0,
+    tasks: Annotated[str | None, typer.Option(help="Names of tasks, separated by commas. Default: all.")] = None,
+    think_budget: Annotated[int | None, typer.Option(help="Think budget, from 0 to K. Default: K.")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for vectors, so that another run with the same model is fast.")
+        Path | None, typer.Option(help="Folder in which vectors are cached for the next run with the same model.")
     ] = None,
     to_json: Annotated[Path | None, typer.Option("--json", help="Also write the result to this new file.")] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""``tte-retriever import``: a public checkpoint becomes a folder that ``TTEEncoder`` loads."""
+"""``tte-retriever import``: convert a public checkpoint to a folder that ``TTEEncoder`` loads."""
 
 from __future__ import annotations
 
@@ -9,38 +9,45 @@ import typer
 
 
 def import_(
-    src: Annotated[str, typer.Argument(help="The original: a folder or a hub id.")],
+    src: Annotated[str, typer.Argument(help="Folder or hub id of the original checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The new folder.")],
-    origin: Annotated[str, typer.Option("--from", help="Where it is from: plume or ume-r1.")],
-    steps: Annotated[int | None, typer.Option(help="plume: K, the most latent steps; 8 if not given.")] = None,
+    origin: Annotated[str, typer.Option("--from", help="Project that it comes from: plume or ume-r1.")],
+    steps: Annotated[int | None, typer.Option(help="plume: K, the number of latent steps. Default: 8.")] = None,
     active_experts: Annotated[
-        int | None, typer.Option("--top-k", help="plume: experts chosen at each step; 2 if not given.")
+        int | None, typer.Option("--top-k", help="plume: number of experts chosen at each step. Default: 2.")
     ] = None,
     context: Annotated[
-        str | None, typer.Option(help="plume: what the router looks at: disc (if not given), prefix_last or none.")
+        str | None,
+        typer.Option(help="plume: hidden state that the router reads: disc (default), prefix_last or none."),
     ] = None,
     positions: Annotated[
-        str | None, typer.Option(help="plume: where latent steps stand: kv (if not given), mrope or kv-then-mrope.")
+        str | None, typer.Option(help="plume: positions of the latent steps: kv (default), mrope or kv-then-mrope.")
     ] = None,
-    prefix: Annotated[str | None, typer.Option(help="plume: how the thought is opened.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="plume: what is read after the latent steps.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="plume: text before the latent steps.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="plume: text after the latent steps.")] = None,
     readout: Annotated[
-        str | None, typer.Option(help="plume: the vector: gen (if not given), disc or after_disc, without thought.")
+        str | None,
+        typer.Option(
+            help="plume: token whose state is the vector: gen (default); or disc or after_disc, without latent steps."
+        ),
     ] = None,
     mode: Annotated[
-        str | None, typer.Option(help="ume-r1: the vector: gen (if not given), or disc, for which nothing is written.")
+        str | None,
+        typer.Option(
+            help="ume-r1: token whose state is the vector: gen (default), after a rationale; or disc, without one."
+        ),
     ] = None,
     most_tokens: Annotated[
-        int | None, typer.Option(help="ume-r1: the longest rationale, in tokens; 4096 if not given.")
+        int | None, typer.Option(help="ume-r1: largest number of tokens of a rationale. Default: 4096.")
     ] = None,
 ) -> None:
-    """Bring a public checkpoint into the layout of this library, with all that its authors keep on their command line."""
+    """Convert a public checkpoint, with the settings that its authors pass on their command line."""
     from transformers.utils import logging as transformers_logging
 
     from tte_retriever.importing import import_checkpoint
 
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # it warns of keys in config.json that older releases wrote
+    transformers_logging.set_verbosity_error()  # it warns about keys in config.json that older releases wrote
     settings = {
         "steps": steps,
         "active_experts": active_experts,

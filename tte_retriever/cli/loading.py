@@ -1,4 +1,4 @@
-"""How commands load a model: quietly, and with a sentence where it cannot be had."""
+"""How commands load a model: without progress bars, and with one sentence if it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def load_encoder(name: str) -> TTEEncoder:
     """Load a bundled model, a folder or a hub id.
 
     Raises:
-        InputError: If there is no such model, or it cannot be reached.
+        InputError: If the model does not exist or cannot be loaded.
     """
     from tte_retriever.encoder import TTEEncoder
 
-    with _in_one_sentence(name):
+    with _one_sentence_errors(name):
         return TTEEncoder(name)
 
 
 def load_model(name: str) -> SentenceTransformer:
-    """Load any model of sentence-transformers: with :func:`load_encoder` where its backbone is one of ours.
+    """Load any model of sentence-transformers; as a ``TTEEncoder`` if its backbone is supported.
 
     Raises:
-        InputError: If there is no such model, or it cannot be reached.
+        InputError: If the model does not exist or cannot be loaded.
     """
     from sentence_transformers import SentenceTransformer
     from transformers import AutoConfig
@@ -41,16 +41,16 @@ def load_model(name: str) -> SentenceTransformer:
 
     try:
         model_type = AutoConfig.from_pretrained(resolve_model(name)).model_type
-    except (OSError, ValueError):  # models of old keep their config in a sub-folder
+    except (OSError, ValueError):  # older models have their config in a sub-folder
         model_type = None
     if model_type in {spec.model_type for spec in BACKBONES}:
         return load_encoder(name)
-    with _in_one_sentence(name):
+    with _one_sentence_errors(name):
         return SentenceTransformer(name)
 
 
 @contextmanager
-def _in_one_sentence(name: str) -> Iterator[None]:
+def _one_sentence_errors(name: str) -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     from tte_retriever.checkpoint import bundled_models
@@ -60,7 +60,7 @@ def _in_one_sentence(name: str) -> Iterator[None]:
         yield
     except TTEError:
         raise
-    except (OSError, ValueError) as error:  # what transformers and the hub client raise for what is no model
+    except (OSError, ValueError) as error:  # raised by transformers and the hub client
         raise InputError(
             f"The model {name!r} cannot be loaded ({str(error).splitlines()[0]}); give a bundled name "
             f"({', '.join(bundled_models())}), a folder with a saved model, or the id of one on the hub."

@@ -1,6 +1,6 @@
-"""The ``tte-retriever`` command: finds its sub-commands and turns errors into one sentence and an exit code.
+"""The ``tte-retriever`` command: runs sub-commands, and turns errors into one sentence and an exit code.
 
-A sub-command is a function under the entry-point group ``tte_retriever.commands``, of this distribution or another.
+A sub-command is a function under the entry-point group ``tte_retriever.commands`` of any installed distribution.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 GROUP = "tte_retriever.commands"
 """The entry-point group of sub-commands."""
 
-_INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+_INTERRUPTED = 130  # the exit code of a program that was ended by Ctrl-C
 
 
 class _Commands(TyperGroup):
-    """Sub-commands by entry point, imported when they are called or described."""
+    """Sub-commands from entry points, imported when they run or their help is shown."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(command.name for command in entry_points(group=GROUP))
@@ -67,13 +67,13 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Think before you embed: text, images, video and pages in, one vector out, and search over all of them."""
+    """Multimodal embeddings that think first: build, train, evaluate and search."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a run that failed, 2 bad usage or input, 130 stopped by Ctrl-C.
+    """Run the command line and exit: with 0 for success, 1 for a failed run, 2 for bad usage or input, 130 for Ctrl-C.
 
     Args:
-        arguments: What follows the program's name; ``None`` takes it from the process.
+        arguments: The arguments after the name of the program; ``None`` reads them from the process.
     """
     app(args=arguments, prog_name="tte-retriever")

@@ -1,4 +1,4 @@
-"""``tte-retriever train``: a config becomes a trained checkpoint."""
+"""``tte-retriever train``: run the training that a config describes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/configs/tte-flash/tiny.yaml.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a value: max_steps=2, loss.stop_gradient=true …"),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a value of the config, such as max_steps=2 or loss.stop_gradient=true.",
+        ),
     ] = None,
 ) -> None:
-    """Train a think-token checkpoint in stages; run it again to go on with what was stopped."""
+    """Train a checkpoint in stages. Run the same command again to continue a run that was stopped."""
     import logging
 
     from tte_retriever.training.config_files import read_config

@@ -1,4 +1,4 @@
-"""Public checkpoints of other projects, turned into folders that ``TTEEncoder`` loads."""
+"""Convert public checkpoints of other projects to folders that ``TTEEncoder`` loads."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["ORIGINS", "import_checkpoint"]
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a checkpoint is from.
+    """A project that checkpoints come from.
 
     Attributes:
-        settings: A frozen dataclass of what its files do not say.
-        load: Reads its folder.
-        card: What the new folder's ``README.md`` says, with ``{name}`` for the checkpoint.
+        settings: Frozen dataclass of the settings that are not in its files.
+        load: Reads a folder of the project, with such settings.
+        card: ``README.md`` of the new folder; ``{name}`` is the checkpoint.
     """
 
     settings: type
@@ -44,26 +44,33 @@ ORIGINS = {
 
 
 def import_checkpoint(src: str | Path, out: str | Path, *, origin: str, **settings: Any) -> Path:
-    """Turn a public checkpoint into a folder that ``TTEEncoder`` loads.
+    """Convert a public checkpoint to a folder that ``TTEEncoder`` loads.
 
-    The folder appears when it is complete: an import that fails leaves none.
+    The folder appears when it is complete, so an import that fails leaves nothing behind.
 
     Args:
-        src: Folder or hub id of the original.
-        out: The new folder; it must not exist, or be empty.
-        origin: One of :data:`ORIGINS`.
-        **settings: Fields of its settings, such as :class:`tte_retriever.importing.plume.Settings`.
+        src: Folder or hub id of the original, such as ``"CUDAOUTOFMEMORY/PLUME-Qwen2-VL-2B"``.
+        out: The new folder. It must not exist, or be empty.
+        origin: Name of a project in :data:`ORIGINS`: ``plume`` or ``ume-r1``.
+        **settings: Fields of :class:`tte_retriever.importing.plume.Settings` or
+            :class:`tte_retriever.importing.ume_r1.Settings`.
 
     Returns:
         ``out``.
 
     Raises:
-        InputError: An unusable argument, or a checkpoint that cannot be had.
-        CheckpointError: A checkpoint that is incomplete or another.
+        InputError: An argument that cannot be used, or a checkpoint that cannot be loaded.
+        CheckpointError: A checkpoint that is incomplete or of another project.
+
+    Example:
+        >>> import_checkpoint("CUDAOUTOFMEMORY/PLUME-Qwen2-VL-2B", "plume-2b", origin="plume", mode="gen")
+        Traceback (most recent call last):
+        ...
+        tte_retriever.errors.InputError: plume has no setting mode; it has steps, active_experts, context, ...
     """
     out = Path(out)
     if origin not in ORIGINS:
-        raise InputError(f"The origin is {origin!r}; it can be {' or '.join(ORIGINS)}.")
+        raise InputError(f"origin is {origin!r}; it can be {' or '.join(ORIGINS)}.")
     known = [field.name for field in fields(ORIGINS[origin].settings)]
     if unknown := [name for name in settings if name not in known]:
         raise InputError(f"{origin} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
@@ -79,6 +86,6 @@ def _folder(src: str) -> Path:
         return Path(snapshot_download(src))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"The checkpoint {src!r} is neither a folder nor to be had from the hub "
-            f"({(str(error).splitlines() or [type(error).__name__])[0]}); give the folder of the original, or its id."
+            f"The checkpoint {src!r} is not a folder and cannot be downloaded from the hub "
+            f"({(str(error).splitlines() or [type(error).__name__])[0]}); give the folder of the original, or its hub id."
         ) from error

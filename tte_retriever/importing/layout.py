@@ -1,4 +1,4 @@
-"""Weights as transformers saved them over the years: one file or shards, and two layouts of names."""
+"""Read weights in every layout that transformers has saved: one file or shards, with old or new names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NAMES = (
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, by the names that its files give them.
+    """Read all tensors of a checkpoint, under the names that they have in its files.
 
     Raises:
         CheckpointError: If there are no weights, or a shard is missing.
@@ -55,17 +55,17 @@ def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise CheckpointError(
-            f"{str(folder)!r} lacks {', '.join(missing)}, which {index.name} names; copy it there, too."
+            f"{str(folder)!r} lacks {', '.join(missing)}, which {index.name} lists; copy it there, too."
         )
     return [folder / name for name in names]
 
 
 def load_backbone_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """The model without output head that ``config.json`` describes, with every one of its weights given and none left.
+    """Load weights into the model, without output head, that ``config.json`` describes.
 
     Args:
-        folder: Where ``config.json`` is.
-        weights: Tensors in either layout; an output head among them is dropped, as nothing embeds with it.
+        folder: The folder of ``config.json``.
+        weights: Tensors with old or new names. An output head is dropped, because embedding does not need it.
 
     Raises:
         CheckpointError: If a weight is missing, unexpected or of another shape.
@@ -84,7 +84,7 @@ def load_backbone_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> 
 
 
 def renamed(name: str) -> str:
-    """The name of a weight in today's layout of the model without output head."""
+    """Translate the name of a weight to the current layout of the model without output head."""
     for pattern, replacement in _NAMES:
         if pattern.match(name):
             return pattern.sub(replacement, name)
@@ -92,7 +92,11 @@ def renamed(name: str) -> str:
 
 
 def check_names(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, torch.Tensor], what: str) -> None:
-    """Raise unless weights have the names and shapes that they should; ``what`` is the part that they are of."""
+    """Raise unless the weights of a part (``what``) have the expected names and shapes.
+
+    Raises:
+        CheckpointError: If one is missing, unexpected or of another shape.
+    """
     complaints = [
         *(f"{name} is missing" for name in shapes if name not in given),
         *(f"{name} is not expected" for name in given if name not in shapes),
@@ -104,6 +108,4 @@ def check_names(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, torch
     ]
     if complaints:
         shown = "; ".join(complaints[:5]) + (f"; and {len(complaints) - 5} more" if len(complaints) > 5 else "")
-        raise CheckpointError(
-            f"The weights are not those of this {what}: {shown}. Give the complete, original folder."
-        )
+        raise CheckpointError(f"The weights do not fit this {what}: {shown}. Give the complete, original folder.")

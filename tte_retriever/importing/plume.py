@@ -1,4 +1,4 @@
-"""The public PLUME checkpoint, as its trainer saved it."""
+"""Import the public PLUME checkpoint (arXiv 2604.02073)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _ADAPTER = re.compile(r"(?:^|\.)latent_moe_transition\.")
 _VIDEO_FRAMES = 8
-"""Frames of a video that its authors take."""
+"""Frames per video, as its authors take them."""
 
 CARD = """---
 library_name: sentence-transformers
@@ -51,16 +51,16 @@ Imported by `tte-retriever import --from plume`.
 
 @dataclass(frozen=True)
 class Settings:
-    """What the authors keep on their command line, as in :class:`PlumeOptions`; the rest is read from the weights.
+    """Settings that the authors pass on their command line; the rest of :class:`PlumeOptions` is read from the weights.
 
     Attributes:
-        steps: K.
-        active_experts: How many experts are chosen at each step.
-        context: What the router looks at.
-        positions: Where latent steps stand.
-        prefix: How the thought is opened.
-        suffix: What is read after it.
-        readout: Which state is the vector.
+        steps: K, the number of latent steps.
+        active_experts: Number of experts that are chosen at each step.
+        context: Hidden state that the router reads.
+        positions: Positions of the latent steps.
+        prefix: Text before the latent steps.
+        suffix: Text after the latent steps.
+        readout: Token whose hidden state is the vector.
     """
 
     steps: int = 8
@@ -73,17 +73,19 @@ class Settings:
 
 
 def load(folder: Path, settings: Settings) -> SentenceTransformer:
-    """Read the original layout.
+    """Load a folder that PLUME's trainer saved.
 
     Args:
-        folder: With the files that its trainer saved.
-        settings: What is not in them.
+        folder: The original folder.
+        settings: Settings that are not in its files.
 
     Raises:
         CheckpointError: A token, an adapter or a weight is missing, or a weight is not expected.
-        InputError: Unusable settings.
+        InputError: Settings that cannot be used.
     """
-    PlumeOptions(context=settings.context, positions=settings.positions, readout=settings.readout)  # before gigabytes
+    PlumeOptions(
+        context=settings.context, positions=settings.positions, readout=settings.readout
+    )  # refuse them before reading gigabytes
     processor = _processor(folder)
     check_plume_tokens(processor.tokenizer)
     weights = read_weights(folder)
@@ -147,7 +149,7 @@ def _options(settings: Settings, adapter: Mapping[str, torch.Tensor], folder: Pa
 
 
 def _adapter_state(adapter: Mapping[str, torch.Tensor], options: PlumeOptions, width: int) -> dict[str, torch.Tensor]:
-    """The original's adapter, one network for each expert, as ours, one network for all."""
+    """Convert the adapter, which has one network per expert in the original and one for all experts here."""
     experts = [*(f"experts.{index}" for index in range(options.experts)), *["shared_expert"] * options.shared_expert]
     expert_shapes = {
         "fc1.weight": (2 * width, width),

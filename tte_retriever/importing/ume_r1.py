@@ -1,4 +1,4 @@
-"""The public UME-R1 checkpoints, which are plain Qwen2-VL checkpoints whose tokenizer has two tokens more."""
+"""Import the public UME-R1 checkpoints (arXiv 2511.00405): Qwen2-VL checkpoints with two more tokens."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ Imported by `tte-retriever import --from ume-r1`.
 
 @dataclass(frozen=True)
 class Settings:
-    """What the authors keep in their scripts.
+    """Settings that the authors have in their scripts.
 
     Attributes:
         mode: ``gen`` embeds after a rationale, ``disc`` without one.
-        most_tokens: The longest rationale, in tokens.
+        most_tokens: Largest number of tokens of a rationale.
     """
 
     mode: Mode = "gen"
@@ -51,15 +51,15 @@ class Settings:
 
 
 def load(folder: Path, settings: Settings) -> SentenceTransformer:
-    """Read the original layout.
+    """Load a folder that UME-R1's trainer saved.
 
     Args:
-        folder: With the files that its trainer saved.
-        settings: What is not in them.
+        folder: The original folder.
+        settings: Settings that are not in its files.
 
     Raises:
         CheckpointError: A token or a weight is missing, or a weight is not expected.
-        InputError: Unusable settings, or a folder that is no checkpoint.
+        InputError: Settings that cannot be used, or a folder that is not a checkpoint.
     """
     if isinstance(settings.most_tokens, bool) or settings.most_tokens < 1:
         raise InputError(f"most_tokens is {settings.most_tokens!r}; give a positive number.")
@@ -70,8 +70,8 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
     tokenizer = cast("Any", transformer.tokenizer)
     if lacking := [token for token in (GEN_TOKEN, DISC_TOKEN) if token not in tokenizer.get_added_vocab()]:
         raise CheckpointError(
-            f"The tokenizer in {str(folder)!r} lacks {', '.join(lacking)}; it is not that of UME-R1. Give the folder in "
-            "which its tokenizer was saved with its weights."
+            f"The tokenizer in {str(folder)!r} lacks {', '.join(lacking)}, so it is not the tokenizer of UME-R1. Give "
+            "the folder in which its tokenizer was saved with its weights."
         )
     rows = cast("Any", transformer.model).get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
@@ -84,7 +84,7 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
 
 
 def _check_weights(folder: Path) -> None:
-    """Raise unless the files hold every weight, which transformers would make up where it is missing."""
+    """Raise unless the files hold every weight, because transformers would initialise a missing one at random."""
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a trained checkpoint says about itself: facts of its training, no paths and no rows."""
+"""The model card of a trained checkpoint: facts of its training, no paths and no rows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def training_card(model: TTEEncoder, config: TrainConfig) -> str:
     """The ``README.md`` of a finished run.
 
     Args:
-        model: What was trained.
-        config: How.
+        model: The trained model.
+        config: The config of the run.
     """
     name = config.model.backbone
     base = Path(name).resolve().name if Path(name).exists() else name

@@ -1,4 +1,4 @@
-"""Parts of a backbone that stay as they are."""
+"""Freeze parts of a backbone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def freeze(backbone: nn.Module, parts: Iterable[Part]) -> None:
-    """Exclude parts from training, in place; to be called before there is an optimiser.
+    """Exclude parts from training, in place. Call it before the optimiser is made.
 
     Args:
         backbone: A Qwen-VL model, with or without adapters.
-        parts: ``vision`` is the vision tower up to its mergers, ``merger`` what projects its output into the language
-            model, ``language`` the language model with its embedding matrix, ``backbone`` everything but the rows of the
-            thought, which have to stand apart, as :mod:`~tte_retriever.training.lora` puts them.
+        parts: ``vision`` is the vision tower without its mergers, ``merger`` the projection of its output into the
+            language model, ``language`` the language model with its embedding matrix, and ``backbone`` everything but the
+            rows of the new tokens, which :mod:`~tte_retriever.training.lora` has made parameters of their own.
     """
     for part in parts:
         for parameter in part_parameters(backbone, part):

@@ -23,19 +23,22 @@ if TYPE_CHECKING:
 
 
 TINY_BACKBONE = "tiny-backbone"
-"""Name of an untrained backbone of a million parameters that knows the words of the small world; made on the spot."""
+"""Name of an untrained backbone of a million parameters, with the vocabulary of the small world. It is built on use."""
 
 
 def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
-    """The checkpoint to start from: the backbone itself if it has its tokens already, else one that is built of it.
+    """The checkpoint to start from: the backbone itself if it has the method's tokens, else one that is built from it.
 
     Args:
-        config: Which backbone, which method.
-        folder: Where to build; what stands there already is taken as it is.
-        seed: Of the rows of new tokens.
+        config: Backbone and method.
+        folder: Where a checkpoint is built. If it exists, it is used as it is.
+        seed: Seed of the rows of new tokens.
+
+    Returns:
+        A folder, or the hub id of the backbone.
 
     Raises:
-        InputError: If the backbone cannot be had, or the config asks for what it cannot be.
+        InputError: If the backbone cannot be loaded, or does not fit the method or its think tokens.
         CheckpointError: If it is not of a supported family.
     """
     if folder.exists():
@@ -56,8 +59,8 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
     if (method := _method_of(name)) is not None:
         if method != config.method or config.think_tokens is not None:
             raise InputError(
-                f"model.backbone {config.backbone!r} is of the method {method} already, but {config.method} with "
-                f"{config.think_tokens} think tokens is asked for; leave model.think_tokens out and set model.method={method}."
+                f"model.backbone {config.backbone!r} is of the method {method} already, but the config has {config.method} "
+                f"with {config.think_tokens} think tokens; leave model.think_tokens out and set model.method={method}."
             )
         return name
     if thought.embed_id is None or METHODS[config.method].needs_custom_code:
@@ -65,14 +68,14 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
     wanted = config.think_tokens if METHODS[config.method].has_thought else 0
     if wanted not in (None, thought.max_budget):
         raise InputError(
-            f"model.backbone {config.backbone!r} has {thought.max_budget} think tokens already, but {wanted} are asked for "
+            f"model.backbone {config.backbone!r} has {thought.max_budget} think tokens already, but the config has {wanted} "
             f"({config.method}); leave model.think_tokens out, or start from the backbone that it was built from."
         )
     return name
 
 
 def _method_of(name: str) -> str | None:
-    """The method whose own code a checkpoint begins with; ``None`` for one of stock modules and for a backbone."""
+    """The method whose custom code a checkpoint has as first module; ``None`` for stock modules and for a backbone."""
     file = load_file_path(name, "modules.json")
     if file is None:
         return None
@@ -81,6 +84,6 @@ def _method_of(name: str) -> str | None:
 
 
 def load_model(name: str | Path, config: ModelConfig) -> TTEEncoder:
-    """Load a checkpoint on the CPU, where the trainer takes it from, in the dtype and attention of the config."""
+    """Load a checkpoint with dtype and attention of the config, on the CPU, from where the trainer moves it."""
     options = {"dtype": config.dtype} | ({"attn_implementation": config.attention} if config.attention else {})
     return TTEEncoder(str(name), device="cpu", model_kwargs=options)

@@ -1,4 +1,4 @@
-"""Values from YAML into frozen dataclasses, strictly: an unknown key or a wrong type is an error that names its place."""
+"""Convert values from YAML to frozen dataclasses. An unknown key or a wrong type is an error with its dotted path."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 def from_mapping(kind: type[T], values: Any, where: str = "") -> T:
-    """Make a dataclass of ``values``.
+    """Convert a mapping to a dataclass.
 
     Args:
-        kind: A dataclass; its annotations may be scalars, ``Literal``, ``X | None``, ``tuple[X, ...]``, ``dict`` and
-            other dataclasses.
-        values: What the YAML holds.
+        kind: A dataclass. Its annotations may be scalars, ``Literal``, ``X | None``, ``tuple[X, ...]``, ``dict`` and other
+            dataclasses.
+        values: The mapping, as YAML is read.
         where: Dotted path of ``values``, for messages.
 
     Raises:
@@ -38,7 +38,7 @@ def from_mapping(kind: type[T], values: Any, where: str = "") -> T:
 
 
 def refuse_unknown(given: Iterable[Any], known: Mapping[str, Any], where: str) -> None:
-    """Raise for the first key that is not known, with the nearest one that is.
+    """Raise for the first unknown key, and name the nearest known one.
 
     Raises:
         InputError: If there is such a key.
@@ -54,24 +54,26 @@ def set_value(values: dict[str, Any], assignment: str, parse: Any) -> None:
     """Apply one ``a.b.0.c=value`` to nested mappings and lists, in place.
 
     Args:
-        values: What the YAML holds.
-        assignment: Dotted path, ``=``, and the value as YAML would write it; numbers index lists.
-        parse: Turns the text of the value into the value.
+        values: The nested values, as YAML is read.
+        assignment: Dotted path, ``=`` and the value in YAML; numbers index lists.
+        parse: Reads the text of the value.
 
     Raises:
-        InputError: If it is no assignment, or a list has no such element.
+        InputError: If it is not an assignment, or a list has no such element.
     """
     path, separator, text = assignment.partition("=")
     if not separator or not all(path.split(".")):
-        raise InputError(f"{assignment!r} sets nothing; write key=value, such as max_steps=2 or stages.0.steps=10.")
+        raise InputError(
+            f"{assignment!r} is not an assignment; write key=value, such as max_steps=2 or stages.0.steps=10."
+        )
     set_at(values, path, parse(text))
 
 
 def set_at(values: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value at a dotted path of nested mappings and lists, in place; numbers index lists.
+    """Set the value at a dotted path of nested mappings and lists, in place; numbers index lists.
 
     Raises:
-        InputError: If a list has no such element, or a single value stands in the way.
+        InputError: If a list has no such element, or the path goes through a single value.
     """
     *parents, last = path.split(".")
     home: Any = values
@@ -88,7 +90,7 @@ def _index(home: Any, name: str, path: str) -> Any:
     if not isinstance(home, list):
         raise InputError(f"{path} cannot be set: {name!r} would be inside a single value.")
     if not name.isdecimal() or int(name) >= len(home):
-        raise InputError(f"{path} cannot be set: {name!r} is no index of a list of {len(home)}; they count from 0.")
+        raise InputError(f"{path} cannot be set: {name!r} is no index of a list of {len(home)}; indices count from 0.")
     return int(name)
 
 
