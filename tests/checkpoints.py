@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -109,9 +110,10 @@ def _processor(family, tokenizer):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """``checkpoint(family, rows=320, tied=True)`` is the folder of a raw transformers checkpoint."""
+    """``checkpoint(family, rows=320, tied=True)`` is the folder of a raw transformers checkpoint; do not write to it."""
     counter = itertools.count()
 
+    @functools.cache
     def make(family, rows=320, tied=True):
         folder = tmp_path_factory.mktemp("backbones") / f"{family}-{next(counter)}"
         tokenizer = _tokenizer()

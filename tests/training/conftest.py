@@ -30,8 +30,8 @@ def pairs_file(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def configured(thinker, pairs_file, tmp_path):
+@pytest.fixture(scope="session")
+def configured(thinker, pairs_file, tmp_path_factory):
     """``configured(*overrides)`` is a config of two stages, four steps each, that runs in seconds."""
     values = {
         "output_dir": "out",  # below the working directory, so that two runs can have equal configs
@@ -51,7 +51,7 @@ def configured(thinker, pairs_file, tmp_path):
     }
 
     def config(*overrides):
-        path = tmp_path / "config.yaml"
+        path = tmp_path_factory.mktemp("config") / "config.yaml"
         path.write_text(yaml.safe_dump(values))
         return read_config(path, overrides)
 

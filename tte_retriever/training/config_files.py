@@ -41,6 +41,20 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         InputError: A file, key or value that cannot be used. The message has its dotted path and, for an unknown key,
             the nearest known one.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> text = '''
+        ... output_dir: runs/mine
+        ... model: {backbone: tte-flash-tiny}
+        ... data: [{name: mine, path: pairs.jsonl}]
+        ... stages: [{name: joint, steps: 100, learning_rate: 1.0e-4}]
+        ... '''
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "config.yaml")
+        ...     _ = path.write_text(text)
+        ...     read_config(path, ["stages.0.steps=2"]).stages[0].steps
+        2
     """
     values = read_values(path, overrides)
     return parse_config(values, method_of(values).resolve("config"))

@@ -66,6 +66,7 @@ def train(config: TrainConfig) -> Path:
         ...         trainer={"per_device_train_batch_size": 2, "disable_tqdm": True, "use_cpu": True},
         ...     )
         ...     train(config).name
+        {'train_runtime': ...}
         'model'
     """
     # 1. Settings that cannot be used are refused before anything is loaded.
