@@ -14,7 +14,7 @@ from tte_retriever_qdrant.filters import Filter, filter_keys
 from tte_retriever_qdrant.moments import merge_moments
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec
 from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
-from tte_retriever_qdrant.stores.protocol import candidates
+from tte_retriever_qdrant.stores.indexing import candidates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

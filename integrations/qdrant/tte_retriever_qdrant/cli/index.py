@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tte_retriever_qdrant.ingestion import Event, Report
     from tte_retriever_qdrant.records import CollectionSpec, GenerationInfo
-    from tte_retriever_qdrant.stores import VectorStore
+    from tte_retriever_qdrant.stores import GenerationalStore
 
 DEFAULT_MODEL = "tte-flash-tiny"
 
@@ -136,7 +136,7 @@ def _current(store: str) -> GenerationInfo | None:
         return None
 
 
-def _swap_in(opened: VectorStore, held: GenerationInfo | None, store: str) -> None:
+def _swap_in(opened: GenerationalStore, held: GenerationInfo | None, store: str) -> None:
     """Make a re-embedding the current generation, if it has all that this has."""
     from tte_retriever_qdrant.ingestion.completeness import missing_sources
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tte_retriever_qdrant.stores.opening import open_generation, open_generations, open_store, updating
-from tte_retriever_qdrant.stores.protocol import Generations, VectorStore
+from tte_retriever_qdrant.stores.protocol import GenerationalStore, VectorStore
 
-__all__ = ["Generations", "VectorStore", "open_generation", "open_generations", "open_store", "updating"]
+__all__ = ["GenerationalStore", "VectorStore", "open_generation", "open_generations", "open_store", "updating"]

@@ -1,4 +1,4 @@
-"""What every engine refuses, so that none of them has to be trusted to."""
+"""Input that every engine refuses in the same words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, label: str) -> None:
-    """Refuse to mix the vectors of two models.
+    """Refuse vectors of another model.
 
     Raises:
         ModelMismatch: The fingerprints or the vectors' lengths differ.
@@ -32,16 +32,16 @@ def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, label: st
 
 
 def check_same_prefix(existing: CollectionSpec, wanted: CollectionSpec, label: str) -> None:
-    """Refuse to change by how many leading dimensions candidates are found.
+    """Refuse to change the prefix of a collection.
 
     Raises:
         InputError: The prefixes differ.
     """
     if existing.prefix != wanted.prefix:
         raise InputError(
-            f"{label} was made with a prefix of {existing.prefix} dimensions, and {wanted.prefix} were asked for (0: none); "
-            "go on with its own, or fill a new generation with tte-retriever index … --reembed (one that was begun goes "
-            "with tte-retriever generations drop next)"
+            f"{label} was made with a prefix of {existing.prefix} dimensions, and {wanted.prefix} were given (0: none); use the "
+            "store's own, or fill a new generation with tte-retriever index … --reembed (an unfinished one is deleted by "
+            "tte-retriever generations drop next)"
         )
 
 
@@ -51,10 +51,10 @@ def is_same_model(one: CollectionSpec, other: CollectionSpec) -> bool:
 
 
 def not_begun(label: str) -> InputError:
-    """The error of committing what is no next generation."""
+    """The error of committing a store that is not the next generation."""
     return InputError(
-        f"{label}: what was to be committed is not the next generation, or is so no more; commit what "
-        "begin_generation has returned, before another one is begun"
+        f"{label}: only the next generation can be committed, and this is not the next generation (any more); commit the "
+        "store that begin_generation returned, before another one is begun"
     )
 
 
@@ -64,12 +64,12 @@ def nothing_before(label: str) -> InputError:
 
 
 def nothing_begun(label: str) -> InputError:
-    """The error of committing from outside where nothing was begun."""
+    """The error of committing where there is no next generation."""
     return InputError(f"{label} has no next generation to commit; begin one with tte-retriever index … --reembed")
 
 
 def not_dropped(label: str, role: Role, held: Iterable[Role]) -> InputError:
-    """The error of dropping the generation that is searched, or one that is not there."""
+    """The error of dropping the current generation, or one that does not exist."""
     others = ", ".join(each for each in held if each != "current") or "no other"
     return InputError(
         f"{label} cannot drop its {role} generation; beside the current one, which stays, it has {others}"
@@ -77,31 +77,31 @@ def not_dropped(label: str, role: Role, held: Iterable[Role]) -> InputError:
 
 
 def check_points(points: Sequence[Point], spec: CollectionSpec) -> None:
-    """Refuse points that an engine would store and never find, or choke on.
+    """Refuse points that an engine would store and never find, or fail on.
 
     Raises:
-        InputError: Names the first such point.
+        InputError: A point has a bad id or vector; the message names it.
     """
     for point in points:
         name = f"the point {point.id!r} ({point.payload.get('uri', 'no uri')})"
         try:
             UUID(point.id)
         except (ValueError, AttributeError, TypeError) as error:
-            raise InputError(f"{name} has an id that is no UUID; give one, such as str(uuid.uuid5(...))") from error
+            raise InputError(f"{name} has an id that is not a UUID; give one, such as str(uuid.uuid5(...))") from error
         vector = check_vector(point.vector, spec.dim, name)
         if spec.prefix:
             check_vector(vector[: spec.prefix], spec.prefix, f"{name}, cut to its first {spec.prefix} dimensions,")
 
 
 def check_prefix(spec: CollectionSpec) -> None:
-    """Refuse a prefix that is none.
+    """Refuse a prefix of an impossible length.
 
     Raises:
         InputError: It is negative, or not shorter than the vectors.
     """
     if not 0 <= spec.prefix < spec.dim:
         raise InputError(
-            f"a prefix of {spec.prefix} of {spec.dim} dimensions makes no sense; give less, or 0 for none"
+            f"the prefix is {spec.prefix} of {spec.dim} dimensions, which makes no sense; give fewer, or 0 for none"
         )
 
 
@@ -117,17 +117,19 @@ def check_vector(vector: np.ndarray, dim: int, name: str) -> np.ndarray:
     if not np.isfinite(vector).all():
         raise InputError(f"{name} has a vector with NaN or infinite values; the model failed on this item")
     if not vector.any():
-        raise InputError(f"{name} has a vector of zeros, which has no direction to compare")
+        raise InputError(f"{name} has a vector of zeros, which has no direction; check the model")
     return vector
 
 
 def check_limit(limit: int) -> None:
-    """Refuse a number of hits below one."""
+    """Refuse a number of hits below 1."""
     if limit < 1:
-        raise InputError(f"{limit} hits were asked for; ask for 1 or more")
+        raise InputError(f"the number of hits is {limit}; give 1 or more")
 
 
 def check_selection(ids: Sequence[str] | None, compiled: object | None) -> None:
-    """Refuse a deletion that does not say in exactly one way what to delete; ``compiled`` is the engine's filter."""
+    """Refuse a deletion without exactly one of ids and a filter; ``compiled`` is the engine's form of the filter."""
     if (ids is None) == (compiled is None):
-        raise InputError("delete takes either ids or a filter that is not empty, and exactly one of them")
+        raise InputError(
+            "delete got both ids and a filter, or neither; give exactly one, and a filter that is not empty"
+        )

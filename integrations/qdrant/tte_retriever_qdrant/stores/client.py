@@ -11,7 +11,7 @@ from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.filters import Dialect, compile_filter
 from tte_retriever_qdrant.records import Hit, Point
 from tte_retriever_qdrant.stores import checks
-from tte_retriever_qdrant.stores.protocol import (
+from tte_retriever_qdrant.stores.indexing import (
     FULL,
     HNSW_EF,
     OVERSAMPLING,
@@ -19,15 +19,16 @@ from tte_retriever_qdrant.stores.protocol import (
     QUANTIZE_FROM,
     SCROLL_PAGE,
     candidates,
+    from_stored,
+    to_stored,
 )
+from tte_retriever_qdrant.stores.protocol import GenerationalStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from qdrant_client import QdrantClient
-    from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
     from tte_retriever_qdrant.records import CollectionSpec
@@ -41,8 +42,8 @@ _INDEXED = models.SearchParams(
 )
 
 
-class ClientStore:
-    """A :class:`~tte_retriever_qdrant.stores.VectorStore` behind a connection; ``alias`` says which generation."""
+class ClientStore(GenerationalStore):
+    """The generation of a store behind a connection that ``alias`` names."""
 
     def __init__(self, connection: Connection, alias: str) -> None:
         self._connection = connection
@@ -75,10 +76,10 @@ class ClientStore:
         return folder
 
     def ensure(self, spec: CollectionSpec) -> None:
-        """Make the collection, or check that it is of the same model."""
+        """Make the collection, or check that it holds vectors of the same model."""
         connection = self._require_open()
         if self._spec is None:
-            self._attach()  # another process may have made it since
+            self._attach()  # another process may have made it meanwhile
         if self._spec is None:
             connection.point({}, {self._alias: connection.make(spec)})
             self._attach()
@@ -87,22 +88,16 @@ class ClientStore:
             checks.check_same_prefix(self._spec, spec, connection.label)
 
     def begin_update(self) -> None:
-        """Nothing: points are written in place."""
+        """Do nothing: points are written in place."""
 
     def upsert(self, points: Sequence[Point]) -> None:
-        """Write points, durably."""
+        """Write points; they are durable on return."""
         client, collection, spec = self._require()
         checks.check_points(points, spec)
-        records = [models.PointStruct(id=p.id, vector=_stored(p.vector, spec), payload=p.payload) for p in points]
+        records = [models.PointStruct(id=p.id, vector=to_stored(p.vector, spec), payload=p.payload) for p in points]
         with self._connection.errors():
             for start in range(0, len(records), _POINTS_PER_REQUEST):
                 client.upsert(collection, records[start : start + _POINTS_PER_REQUEST], wait=True)
-
-    def search(
-        self, vector: np.ndarray, limit: int, filter: Filter | None = None, *, exact: bool = False
-    ) -> list[Hit]:
-        """The points nearest to ``vector``."""
-        return self.query_batch([vector], limit, filter, exact=exact)[0]
 
     def query_batch(
         self, vectors: Iterable[np.ndarray], limit: int, filter: Filter | None = None, *, exact: bool = False
@@ -139,28 +134,28 @@ class ClientStore:
         client, collection, spec = self._require()
         with self._connection.errors():
             records, _ = client.scroll(collection, limit=n, with_payload=False, with_vectors=True)
-        return np.array([_whole(record.vector, spec) for record in records], np.float32).reshape(-1, spec.dim)
+        return np.array([from_stored(record.vector, spec) for record in records], np.float32).reshape(-1, spec.dim)
 
     def scroll(self) -> Iterator[Point]:
         """Every point."""
         client, collection, spec = self._require()
-        page: Any = None  # the id that the next one begins with
+        page: Any = None  # the id of the first point on the next page
         while True:
             with self._connection.errors():
                 records, page = client.scroll(collection, limit=SCROLL_PAGE, offset=page, with_vectors=True)
             for record in records:
-                yield Point(str(record.id), _whole(record.vector, spec), record.payload or {})
+                yield Point(str(record.id), from_stored(record.vector, spec), record.payload or {})
             if page is None:
                 return
 
     def exists(self, ids: Sequence[str]) -> set[str]:
-        """Those of ``ids`` that are there."""
+        """Those of ``ids`` that are in the collection."""
         client, collection, _ = self._require()
         with self._connection.errors():
             return {str(point.id) for point in client.retrieve(collection, list(ids), with_payload=False)}
 
     def count(self, filter: Filter | None = None) -> int:
-        """How many points match."""
+        """The exact number of points that match."""
         client, collection, _ = self._require()
         wanted = compile_filter(filter, _DIALECT)
         with self._connection.errors():
@@ -171,7 +166,7 @@ class ClientStore:
         client, collection, _ = self._require()
         wanted = compile_filter(filter, _DIALECT)
         checks.check_selection(ids, wanted)
-        if ids is not None and not ids:  # the client takes an empty list for a mistake
+        if ids is not None and not ids:  # the client refuses an empty list
             return
         selected = (
             models.PointIdsList(points=list(ids or ())) if wanted is None else models.FilterSelector(filter=wanted)
@@ -180,7 +175,7 @@ class ClientStore:
             client.delete(collection, selected, wait=True)
 
     def finalize(self) -> None:
-        """Have large collections quantized; a server builds its index by itself, while it answers."""
+        """Quantize a large collection; a server builds its index by itself, while it answers."""
         client, collection, _ = self._require()
         scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
         with self._connection.errors():
@@ -215,7 +210,7 @@ class ClientStore:
         self._require_open().rollback()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection; the last store that uses it closes the client."""
         if self._open:
             self._open = False
             self._connection.users -= 1
@@ -223,16 +218,8 @@ class ClientStore:
                 self._connection.client.close()
                 self._connection.release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _attach(self) -> None:
-        """Find the collection that the alias stands for, and stay with it."""
+        """Find the collection that the alias names; the store keeps it from then on."""
         connection = self._connection
         self._collection = connection.aliases().get(self._alias)
         if self._collection is not None:
@@ -252,12 +239,3 @@ class ClientStore:
         if self._collection is None or self._spec is None:
             raise StoreNotFound(f"{connection.label} holds nothing yet; index something first")
         return connection.client, self._collection, self._spec
-
-
-def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
-    full = vector.tolist()
-    return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full
-
-
-def _whole(stored: Any, spec: CollectionSpec) -> np.ndarray:
-    return np.array(stored[FULL] if spec.prefix else stored, np.float32)  # (D,)

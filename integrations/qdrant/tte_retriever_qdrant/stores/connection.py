@@ -1,8 +1,8 @@
-"""What the generations of a store behind ``qdrant-client`` share: the client, and the aliases that tell them apart.
+"""The client and the aliases that the generations of a store behind ``qdrant-client`` share.
 
-A store named ``films`` is three aliases, which are all that its generations are told apart by: ``films`` the current
-one, ``films.previous`` and ``films.next``. The collections that they stand for are named ``films.<random>`` and carry
-what they hold in their metadata, which is written in the same step that makes them.
+Three aliases name the generations of a store ``films``: ``films`` is the current one, beside ``films.previous`` and
+``films.next``. The collections behind them are named ``films.<random>``. The metadata of a collection holds its
+:class:`~tte_retriever_qdrant.records.CollectionSpec`, written in the step that makes the collection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tte_retriever.errors import TTEError
 from tte_retriever_qdrant.errors import StoreError
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec, GenerationInfo
 from tte_retriever_qdrant.stores import checks
-from tte_retriever_qdrant.stores.protocol import FULL, PREFIX
+from tte_retriever_qdrant.stores.indexing import FULL, PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,14 +42,14 @@ class Connection:
     """What the generations of one store share.
 
     Attributes:
-        client: The client, which is closed with the last generation.
-        name: The store's name, an alias.
-        label: The store in words.
-        data: Directory for the homes of its generations.
-        indexed: Whether there are indexes; without, the client warns of everything that speaks of them.
-        explain: Turns what the client raises into an error of ours.
-        release: Is called after the last generation was closed.
-        users: How many generations are open.
+        client: The client; it is closed with the last open generation.
+        name: The store's name, which is an alias.
+        label: How messages name the store.
+        data: Parent of the state directories of its generations.
+        indexed: Whether there are indexes; without them, the client warns of every option that concerns one.
+        explain: Makes a ``StoreError`` of an exception of the client.
+        release: Called after the last generation is closed.
+        users: Number of open generations.
     """
 
     client: QdrantClient
@@ -73,7 +73,7 @@ class Connection:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise errors of ours only."""
+        """Raise the client's errors as ``StoreError``."""
         try:
             yield
         except TTEError:
@@ -89,7 +89,7 @@ class Connection:
         return {alias.alias_name: alias.collection_name for alias in found if alias.alias_name in ours}
 
     def point(self, before: dict[str, str], after: dict[str, str]) -> None:
-        """Change the aliases, all at once."""
+        """Replace the aliases ``before`` by those of ``after``, in one step."""
         operations: list[models.AliasOperations] = [
             models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)) for alias in before
         ]
@@ -101,7 +101,7 @@ class Connection:
             self.client.update_collection_aliases(operations)
 
     def make(self, spec: CollectionSpec) -> str:
-        """Make a collection that no alias stands for yet."""
+        """Make a collection; no alias names it yet."""
         checks.check_prefix(spec)
         collection = f"{self.name}.{uuid.uuid4().hex[:12]}"
         with self.errors():
@@ -110,7 +110,7 @@ class Connection:
                 vectors_config=_vectors(spec),
                 metadata={_METADATA: asdict(spec)},
             )
-            if self.indexed:  # before any point: the index is built with its fields in mind
+            if self.indexed:  # before any point: the graph takes these fields into account
                 for field, kind in PAYLOAD_FIELDS.items():
                     self.client.create_payload_index(collection, field, _INDEX_TYPES[kind], wait=True)
         try:
@@ -151,7 +151,7 @@ class Connection:
         self.point(aliases, {self.name: previous, self.previous: current})
 
     def drop(self, role: Role) -> None:
-        """Remove a generation that is not searched."""
+        """Delete a generation other than the current one."""
         aliases, roles = self.aliases(), self._roles()
         held = {roles[alias]: alias for alias in roles if alias in aliases}
         if role == "current" or role not in held:
@@ -161,21 +161,21 @@ class Connection:
         self.delete(aliases[alias])
 
     def delete(self, collection: str) -> None:
-        """Delete a collection and what was kept beside it."""
+        """Delete a collection and its state directory."""
         with self.errors():
             self.client.delete_collection(collection)
         shutil.rmtree(self.data / collection, ignore_errors=True)
 
     def read_spec(self, collection: str) -> CollectionSpec:
-        """What a collection says that it holds."""
+        """Read from the metadata of a collection what it holds."""
         with self.errors():
             metadata = self.client.get_collection(collection).config.metadata or {}
         try:
             return CollectionSpec(**metadata[_METADATA])
         except (KeyError, TypeError) as error:
             raise StoreError(
-                f"{self.label} does not say of which model it is: the collection {collection!r} has no such metadata; "
-                "use a server of version 1.16 or newer, and a collection that was made by this program"
+                f"{self.label} does not name its model: the collection {collection!r} has no such metadata; use a server of "
+                "version 1.16 or newer and a collection that was made by this program"
             ) from error
 
     def _roles(self) -> dict[str, Role]:

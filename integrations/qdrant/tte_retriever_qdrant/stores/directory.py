@@ -1,12 +1,11 @@
-"""The generations in an edge store's directory: made, locked, pointed to by the manifest, and removed.
+"""The directory of an edge store: its generations are made, locked, named in the manifest, and removed.
 
-The directory holds ``tte-store.json`` (the manifest), a lock for changing it, and ``generations/``: for each a directory
-with the engine's files and what ingestion keeps beside the vectors, and a lock.
+The directory holds ``tte-store.json`` (the manifest), a lock for changing it, and ``generations/``. Each generation is a
+directory with the engine's files and the state of ingestion, beside a lock of the same name.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from tte_retriever.atomic import atomic_write
 from tte_retriever.errors import TTEError
 from tte_retriever.sources.discovery import STORE_MANIFEST
 from tte_retriever_qdrant.errors import StoreError, StoreLocked, StoreNotFound
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 _LOCK = ".lock"
 _GENERATIONS = "generations"
-_NONE_YET = "none-yet"  # is locked in place of a generation by who is to make a store's first one, or an update
-_PATIENCE_S = 30  # another process needs the manifest for as long as it takes to make a shard, or to copy one
+_NONE_YET = "none-yet"  # locked by the process that will make a first generation, or an update
+_PATIENCE_S = 30  # another process keeps the manifest locked while it makes or copies a shard
 
 
 class Directory:
-    """The generations in a store's directory, open or not."""
+    """The generations in the directory of a store, open or not."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
@@ -47,7 +47,7 @@ class Directory:
         return self.path / _GENERATIONS / name
 
     def prepare(self, *, create: bool) -> None:
-        """Make the directory, or make sure that it is a store's."""
+        """Make the directory, or check that it holds a store."""
         if not create and not (self.path / STORE_MANIFEST).exists():
             raise missing(self.path)
         try:
@@ -61,7 +61,7 @@ class Directory:
 
     @contextmanager
     def changing(self) -> Iterator[Manifest]:
-        """The manifest, while no other process changes it."""
+        """Lock the manifest against changes by other processes, and read it."""
         try:
             with filelock.FileLock(self.path / _LOCK, thread_local=False).acquire(timeout=_PATIENCE_S):
                 yield read_manifest(self.path) or Manifest()
@@ -71,23 +71,20 @@ class Directory:
             raise StoreError(f"{self.label} cannot be changed: {error.strerror or error}") from error
 
     def make(self, spec: CollectionSpec) -> Generation:
-        """Make an empty generation, which no manifest speaks of yet."""
-        name = uuid.uuid4().hex[:12]
+        """Make an empty generation; no manifest names it yet."""
+        name = _new_name()
         with self.engine_errors():
             return Generation(spec, name, make_shard(self.of(name), spec))
 
     def copy(self, generation: Generation) -> Generation:
-        """Copy a generation when nobody else has it open any more; no manifest speaks of the copy yet."""
+        """Copy a generation once no other process has it open; no manifest names the copy yet."""
         lock = self.lock(generation.name, patience_s=_PATIENCE_S)
-        copied = replace(generation, name=uuid.uuid4().hex[:12])
+        copied = replace(generation, name=_new_name())
         try:
-            shutil.copytree(self.of(generation.name), self.of(copied.name))
-            os.sync()  # of the machine's death, too: the copy is to take the place of the original
-        except BaseException as error:
-            shutil.rmtree(self.of(copied.name), ignore_errors=True)
-            if isinstance(error, OSError):
-                raise StoreError(f"{self.label} cannot be copied: {error.strerror or error}; make room") from error
-            raise
+            with atomic_write(self.of(copied.name)) as draft:
+                shutil.copytree(self.of(generation.name), draft)
+        except OSError as error:
+            raise StoreError(f"{self.label} cannot be copied: {error.strerror or error}; make room") from error
         finally:
             lock.release()
         return copied
@@ -98,12 +95,12 @@ class Directory:
             self.lock(generation.name).release()
 
     def require_no_update(self, manifest: Manifest) -> None:
-        """Raise ``StoreLocked`` if a process brings the current generation up to date; call while changing."""
+        """Raise ``StoreLocked`` if a process is updating the current generation; call within :meth:`changing`."""
         self.require_unused(manifest.update)
         self.lock_none_yet().release()
 
     def lock(self, name: str, *, patience_s: float = 0) -> filelock.FileLock:
-        """Lock a generation, by default at once or not at all."""
+        """Lock a generation; without patience, fail at once if it is locked."""
         lock = filelock.FileLock(self.path / _GENERATIONS / f"{name}.lock", thread_local=False)
         try:
             lock.acquire(timeout=patience_s)
@@ -115,7 +112,7 @@ class Directory:
         return lock
 
     def lock_none_yet(self) -> filelock.FileLock:
-        """Lock what is not there yet, as the one process that may make it: a store's first generation, or an update."""
+        """Lock a generation that does not exist yet, as the one process that may make it: the first one, or an update."""
         return self.lock(_NONE_YET)
 
     def lock_generation(self, role: Role) -> tuple[Generation, filelock.FileLock] | None:
@@ -127,10 +124,10 @@ class Directory:
             try:
                 lock = self.lock(generation.name)
             except StoreLocked:
-                with self.changing():  # it may be locked for as long as it takes to copy it, and no longer
+                with self.changing():  # wait until it is copied: that is the only reason for which a reader waits
                     pass
                 lock = self.lock(generation.name)
-            try:  # it may have been replaced, or even removed, before the lock was ours
+            try:  # another process may have replaced or removed it before this one locked it
                 if getattr(read_manifest(self.path), role) == generation:
                     return generation, lock
             except BaseException:
@@ -148,7 +145,7 @@ class Directory:
         ]
 
     def commit(self) -> None:
-        """Make the next generation, which nobody is filling any more, the current one."""
+        """Make the next generation the current one, unless a process is filling it."""
         with self.changing() as manifest:
             if manifest.next is None:
                 raise checks.nothing_begun(self.label)
@@ -156,8 +153,8 @@ class Directory:
             self.swap_in("next", manifest)
 
     def swap_in(self, role: Role, manifest: Manifest) -> None:
-        """Make the generation that has a role the current one; call while changing."""
-        if role == "update":  # the same vectors and more: there is nothing to go back to
+        """Make the generation that has a role the current one; call within :meth:`changing`."""
+        if role == "update":  # the same vectors and more: the replaced one is not kept
             changed = replace(manifest, current=manifest.update, update=None)
         else:
             changed = Manifest(current=manifest.next, previous=manifest.current)
@@ -175,7 +172,7 @@ class Directory:
             self.sweep()
 
     def drop(self, role: Role) -> None:
-        """Remove a generation that is not searched."""
+        """Delete a generation other than the current one."""
         with self.changing() as manifest:
             generation: Generation | None = getattr(manifest, role)
             if role == "current" or generation is None:
@@ -185,7 +182,7 @@ class Directory:
             self.sweep()
 
     def sweep(self) -> None:
-        """Remove the generations that the manifest speaks of no more, but for those in use; call while changing."""
+        """Delete the generations that the manifest does not name, except those in use; call within :meth:`changing`."""
         manifest = read_manifest(self.path) or Manifest()
         kept = {generation.name for generation in vars(manifest).values() if generation is not None}
         for folder in (self.path / _GENERATIONS).iterdir():
@@ -200,12 +197,12 @@ class Directory:
 
     @contextmanager
     def engine_errors(self) -> Iterator[None]:
-        """Raise errors of ours only."""
+        """Raise the engine's errors as ``StoreError``."""
         try:
             yield
         except TTEError:
             raise
-        except Exception as error:  # the engine raises bare Exceptions
+        except Exception as error:  # the engine raises plain Exceptions
             if "WouldBlock" in str(error):
                 raise self._locked() from error
             raise StoreError(f"{self.label} failed: {error}") from error
@@ -214,14 +211,19 @@ class Directory:
         return StoreLocked(f"{self.label} is in use by another process; wait for it to end or stop it, then try again")
 
     def _refuse_foreign_files(self) -> None:
-        foreign = {path.name for path in self.path.iterdir()} - {_LOCK, _GENERATIONS, f"{STORE_MANIFEST}.new"}
+        foreign = {path.name for path in self.path.iterdir()} - {_LOCK, _GENERATIONS}
+        foreign = {name for name in foreign if not name.endswith(f".{STORE_MANIFEST}")}  # drafts of a killed process
         if foreign:
             raise StoreError(
-                f"the directory {str(self.path)!r} is no store (it has no {STORE_MANIFEST}) and holds other files, such as "
+                f"the directory {str(self.path)!r} is not a store (it has no {STORE_MANIFEST}) and holds other files, such as "
                 f"{min(foreign)!r}; give an empty or a new directory"
             )
 
 
 def missing(folder: Path) -> StoreNotFound:
-    """The error of reading a store that is not there."""
+    """The error of reading a store that does not exist."""
     return StoreNotFound(f"there is no store in {str(folder)!r}; make one with tte-retriever index, or check the path")
+
+
+def _new_name() -> str:
+    return uuid.uuid4().hex[:12]

@@ -1,6 +1,6 @@
 """Qdrant's own engine in this process, one directory per store.
 
-One process at a time may have a generation open, so one fills the next generation while another searches the current.
+One process at a time may have a generation open: one process fills the next generation while another searches the current.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ from tte_retriever_qdrant.filters import Dialect, compile_filter
 from tte_retriever_qdrant.records import Hit, Point
 from tte_retriever_qdrant.stores import checks
 from tte_retriever_qdrant.stores.directory import Directory, missing
+from tte_retriever_qdrant.stores.indexing import (
+    FULL,
+    HNSW_EF,
+    OVERSAMPLING,
+    PREFIX,
+    SCROLL_PAGE,
+    candidates,
+    from_stored,
+    to_stored,
+)
 from tte_retriever_qdrant.stores.manifest import Generation, Manifest, read_manifest, write_manifest
-from tte_retriever_qdrant.stores.protocol import FULL, HNSW_EF, OVERSAMPLING, PREFIX, SCROLL_PAGE, candidates
+from tte_retriever_qdrant.stores.protocol import GenerationalStore
 from tte_retriever_qdrant.stores.shards import indexed_copy, is_worth_indexing, remove_other_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     import filelock
-    from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
     from tte_retriever_qdrant.records import CollectionSpec, Role
@@ -39,8 +47,8 @@ _INDEXED = edge.SearchParams(
 )
 
 
-class EdgeStore:
-    """A :class:`~tte_retriever_qdrant.stores.VectorStore` in a directory; see :func:`open_store` for what it raises."""
+class EdgeStore(GenerationalStore):
+    """A store in a directory; see :func:`open_store` for what it raises."""
 
     def __init__(self, folder: Path, *, create: bool = True, role: Role = "current") -> None:
         self._directory = Directory(folder)
@@ -67,16 +75,16 @@ class EdgeStore:
 
     @property
     def is_copy(self) -> bool:
-        """Whether this is a copy of the current generation, to be committed."""
+        """Whether this is a copy of the current generation that waits for its commit."""
         return self._role == "update" and self._shard is not None
 
     @property
     def state_dir(self) -> Path:
         """The generation's directory."""
-        return self._directory.of(self._held().name)
+        return self._directory.of(self._require_generation().name)
 
     def ensure(self, spec: CollectionSpec) -> None:
-        """Make the collection, or check that it is of the same model."""
+        """Make the collection, or check that it holds vectors of the same model."""
         self._require_open()
         checks.check_prefix(spec)
         if self._generation is None:
@@ -85,48 +93,42 @@ class EdgeStore:
                     made = replace(manifest, **{self._role: self._directory.make(spec)})
                     write_manifest(self._directory.path, made)
             self._attach()
-        held = self._held()
+        held = self._require_generation()
         checks.check_same_model(held.spec, spec, self._directory.label)
         checks.check_same_prefix(held.spec, spec, self._directory.label)
 
     def begin_update(self) -> None:
-        """Copy the current generation and go over to the copy; its own readers come and go until then, and after."""
+        """Copy the current generation and switch to the copy; readers of the original may come and go meanwhile."""
         if self._role != "update" or self._shard is not None:
             return
         with self._writing:
             self._require_open()
             if self._shard is None:
-                held = self._held()
+                held = self._require_generation()
                 with self._directory.changing() as manifest:
                     if manifest.update is not None or manifest.current is None or manifest.current.name != held.name:
                         raise StoreError(
-                            f"{self._directory.label} was changed by another process meanwhile; run again"
+                            f"{self._directory.label} was changed by another process meanwhile; run this again"
                         )
                     copied = self._directory.copy(manifest.current)
                     write_manifest(self._directory.path, replace(manifest, update=copied))
                 self._attach()
 
     def upsert(self, points: Sequence[Point]) -> None:
-        """Write points, durably."""
-        _, generation = self._collection()
+        """Write points; they are durable on return."""
+        _, generation = self._require()
         checks.check_points(points, generation.spec)
         self._update(
             edge.UpdateOperation.upsert_points(
-                [edge.Point(p.id, _stored(p.vector, generation.spec), p.payload) for p in points]
+                [edge.Point(p.id, to_stored(p.vector, generation.spec), p.payload) for p in points]
             )
         )
-
-    def search(
-        self, vector: np.ndarray, limit: int, filter: Filter | None = None, *, exact: bool = False
-    ) -> list[Hit]:
-        """The points nearest to ``vector``."""
-        return self.query_batch([vector], limit, filter, exact=exact)[0]
 
     def query_batch(
         self, vectors: Iterable[np.ndarray], limit: int, filter: Filter | None = None, *, exact: bool = False
     ) -> list[list[Hit]]:
         """The points nearest to each of ``vectors``."""
-        shard, generation = self._collection()
+        shard, generation = self._require()
         checks.check_limit(limit)
         wanted = compile_filter(filter, _DIALECT)
         spec = generation.spec
@@ -140,41 +142,41 @@ class EdgeStore:
 
     def sample(self, n: int) -> np.ndarray:
         """Vectors of up to ``n`` points."""
-        shard, generation = self._collection()
+        shard, generation = self._require()
         with self._directory.engine_errors():
             records, _ = shard.scroll(edge.ScrollRequest(limit=n, with_payload=False, with_vector=True))
         spec = generation.spec
-        return np.array([_whole(record.vector, spec) for record in records], np.float32).reshape(-1, spec.dim)
+        return np.array([from_stored(record.vector, spec) for record in records], np.float32).reshape(-1, spec.dim)
 
     def scroll(self) -> Iterator[Point]:
         """Every point."""
-        shard, generation = self._collection()
-        page: Any = None  # the id that the next one begins with
+        shard, generation = self._require()
+        page: Any = None  # the id of the first point on the next page
         while True:
             request = edge.ScrollRequest(limit=SCROLL_PAGE, offset=page, with_payload=True, with_vector=True)
             with self._directory.engine_errors():
                 records, page = shard.scroll(request)
             for record in records:
-                yield Point(str(record.id), _whole(record.vector, generation.spec), record.payload or {})
+                yield Point(str(record.id), from_stored(record.vector, generation.spec), record.payload or {})
             if page is None:
                 return
 
     def exists(self, ids: Sequence[str]) -> set[str]:
-        """Those of ``ids`` that are there."""
-        shard, _ = self._collection()
+        """Those of ``ids`` that are in the collection."""
+        shard, _ = self._require()
         with self._directory.engine_errors():
             return {str(record.id) for record in shard.retrieve(list(ids), with_payload=False, with_vector=False)}
 
     def count(self, filter: Filter | None = None) -> int:
-        """How many points match."""
-        shard, _ = self._collection()
+        """The exact number of points that match."""
+        shard, _ = self._require()
         request = edge.CountRequest(filter=compile_filter(filter, _DIALECT), exact=True)
         with self._directory.engine_errors():
             return shard.count(request)
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> None:
         """Delete points by id or by filter."""
-        self._collection()
+        self._require()
         wanted = compile_filter(filter, _DIALECT)
         checks.check_selection(ids, wanted)
         self._update(
@@ -184,9 +186,9 @@ class EdgeStore:
         )
 
     def finalize(self) -> None:
-        """Index a copy in a child process and go over to it; searches go on, writes wait."""
+        """Index a copy in a child process and switch to it; searches continue, writes wait."""
         with self._writing, self._directory.engine_errors():
-            shard, generation = self._collection()
+            shard, generation = self._require()
             if not is_worth_indexing(shard, generation.spec):
                 return
             shard.flush()
@@ -198,7 +200,7 @@ class EdgeStore:
                     self._directory.path,
                     Manifest(**{role: indexed if held == generation else held for role, held in roles}),
                 )
-            # The old shard is not closed: a search that has it in hand keeps it open, and the last one lets go of it.
+            # The old shard is not closed here: a running search may still use it, and the last reference closes it.
             self._generation, self._shard = indexed, fresh
             remove_other_shards(self.state_dir, indexed.shard)
 
@@ -223,7 +225,7 @@ class EdgeStore:
         self._directory.rollback()
 
     def close(self) -> None:
-        """Close the shard and release the lock, after the writes that are under way."""
+        """Close the shard and release the lock, after the running writes."""
         with self._writing:
             self._open = False
             shard, self._shard = self._shard, None
@@ -235,23 +237,15 @@ class EdgeStore:
                 if self._lock is not None:
                     self._lock.release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _attach(self) -> None:
-        """Lock and load the generation that has the role now, and stay with it."""
+        """Lock and load the generation that has the role now; the store keeps it from then on."""
         found = self._directory.lock_generation(self._role)
         if found is None:
             self._lock = self._directory.lock_none_yet()
-            if self._role == "update":  # until it begins, it knows what it is to be a copy of
+            if self._role == "update":  # the one to be copied
                 self._generation = (read_manifest(self._directory.path) or Manifest()).current
             return
-        if self._lock is not None:  # of none yet
+        if self._lock is not None:  # the one for a generation that did not exist
             self._lock.release()
         generation, self._lock = found
         folder = self._directory.of(generation.name)
@@ -262,30 +256,30 @@ class EdgeStore:
 
     def _update(self, operation: edge.UpdateOperation) -> None:
         with self._writing, self._directory.engine_errors():
-            shard, _ = self._collection()
+            shard, _ = self._require()
             self._become_sole_writer()
-            # The write-ahead log survives the death of the process, the flush also that of the machine.
+            # The write-ahead log survives a killed process; the flush also survives a power cut.
             shard.update(operation)
             shard.flush()
 
     def _become_sole_writer(self) -> None:
-        """Drop an update that was left unfinished: its copy of this generation is to be out of date."""
+        """Drop an unfinished update: writing to this generation makes its copy out of date."""
         if self._role == "current" and not self._is_sole_writer:
             with self._directory.changing() as manifest:
                 self._directory.require_no_update(manifest)
                 if manifest.update is not None:
                     write_manifest(self._directory.path, replace(manifest, update=None))
                     self._directory.sweep()
-        self._is_sole_writer = True  # none is begun while this generation is open
+        self._is_sole_writer = True  # no update can begin while this generation is open
 
-    def _collection(self) -> tuple[edge.EdgeShard, Generation]:
+    def _require(self) -> tuple[edge.EdgeShard, Generation]:
         self.begin_update()
-        held, shard = self._held(), self._shard
+        held, shard = self._require_generation(), self._shard
         if shard is None:
-            raise self._closed()  # just now, by another thread
+            raise self._closed()  # another thread has just closed it
         return shard, held
 
-    def _held(self) -> Generation:
+    def _require_generation(self) -> Generation:
         self._require_open()
         if self._generation is None:
             raise StoreNotFound(f"{self._directory.label} holds nothing yet; index something first")
@@ -306,7 +300,7 @@ def begin_generation(folder: Path, spec: CollectionSpec) -> EdgeStore:
     directory.prepare(create=True)
     with directory.changing() as manifest:
         if manifest.next is None or not checks.is_same_model(manifest.next.spec, spec):
-            directory.require_unused(manifest.next)  # refuse to take it away from a process that is filling it
+            directory.require_unused(manifest.next)  # a process may be filling it
             write_manifest(folder, replace(manifest, next=directory.make(spec)))
             directory.sweep()
         else:
@@ -315,9 +309,9 @@ def begin_generation(folder: Path, spec: CollectionSpec) -> EdgeStore:
 
 
 def open_update(folder: Path, spec: CollectionSpec) -> EdgeStore:
-    """Open the store in ``folder`` so that its first use copies the current generation; if it has none yet, in place.
+    """Open the store in ``folder`` for an update: the first use copies the current generation, if there is one.
 
-    A copy that was begun and not committed is resumed.
+    A copy that was not committed is resumed.
     """
     checks.check_prefix(spec)
     directory = Directory(folder)
@@ -327,17 +321,8 @@ def open_update(folder: Path, spec: CollectionSpec) -> EdgeStore:
             checks.check_same_model(manifest.current.spec, spec, directory.label)
             checks.check_same_prefix(manifest.current.spec, spec, directory.label)
             if manifest.update is None:
-                directory.require_unused(manifest.current)  # at once, not when it is to be copied
+                directory.require_unused(manifest.current)  # fail now and not when it is copied
     return EdgeStore(folder, role="current" if manifest.current is None else "update")
-
-
-def _stored(vector: np.ndarray, spec: CollectionSpec) -> Any:
-    full = vector.astype(np.float32).tolist()
-    return {FULL: full, PREFIX: full[: spec.prefix]} if spec.prefix else full
-
-
-def _whole(stored: Any, spec: CollectionSpec) -> np.ndarray:
-    return np.array(stored[FULL] if spec.prefix else stored, np.float32)  # (D,)
 
 
 def _request(

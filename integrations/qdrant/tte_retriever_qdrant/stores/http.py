@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HTTP_FORM = "http(s)://host:6333/collection for a Qdrant server, with ?grpc=6334 to write and search by gRPC"
 
 TIMEOUT_S = 60
-"""Seconds until a request that is not answered is given up."""
+"""Seconds to wait for the answer to a request."""
 
 _KEY = "QDRANT_API_KEY"
 _QDRANT_PORT = 6333
@@ -47,12 +47,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Address:
-    """What the URI of a server says.
+    """A server and a collection on it.
 
     Attributes:
-        url: Where its REST interface is.
+        url: URL of its REST interface.
         collection: Name of the store.
-        grpc_port: Where its gRPC interface is, if that is to be used.
+        grpc_port: Port of its gRPC interface; ``None`` uses REST.
     """
 
     url: str
@@ -83,7 +83,7 @@ def parse_address(uri: str) -> Address:
 
 
 def next_uri(uri: str) -> str:
-    """The URI of the next generation of a store, for others than who has begun it; only as long as there is one."""
+    """The URI of the next generation of a store, for other processes than the one that began it, while it exists."""
     parts = urlsplit(uri)
     return parts._replace(path=f"{parts.path.rstrip('/')}.next").geturl()
 
@@ -99,12 +99,12 @@ def http_store(uri: str, *, create: bool = True) -> ClientStore:
 
 
 def missing(connection: Connection) -> StoreNotFound:
-    """The error of reading a store that is not there."""
+    """The error of reading a store that does not exist."""
     return StoreNotFound(f"{connection.label} does not exist; make it with tte-retriever index, or check the URI")
 
 
 def connect(uri: str) -> Connection:
-    """Get ready to speak with a server.
+    """Prepare a connection to a server; no request is made yet.
 
     Raises:
         InputError: The URI is of another form.
@@ -119,9 +119,9 @@ def connect(uri: str) -> Connection:
             url=address.url,
             grpc_port=address.grpc_port or 6334,
             prefer_grpc=address.grpc_port is not None,
-            headers={"api-key": key} if key else None,  # not api_key=, which warns of loopback, too
+            headers={"api-key": key} if key else None,  # api_key= would warn for loopback, too
             timeout=TIMEOUT_S,
-            check_compatibility=False,  # a request that fails without an error
+            check_compatibility=False,  # a request whose failure is silent
         ),
         name=address.collection,
         label=label,
@@ -133,24 +133,24 @@ def connect(uri: str) -> Connection:
 
 
 def _explain(error: Exception, label: str) -> StoreError:
-    status, said = _status(error)
+    status, message = _status(error)
     if status in (401, 403):
         return StoreUnauthorized(
-            f"{label} refuses access ({said}); put a key that may do this in the environment as {_KEY}"
+            f"{label} refuses access ({message}); set {_KEY} in the environment to a key that allows this"
         )
     if status == 404:
-        return StoreNotFound(f"{label} is gone or was replaced ({said}); open the store again")
+        return StoreNotFound(f"{label} is gone or was replaced ({message}); open the store again")
     if status in _MEANS_UNAVAILABLE:
-        return StoreUnavailable(f"{label} is not available ({said}); check that the server runs, and try again")
-    return StoreError(f"{label} failed: {said}")
+        return StoreUnavailable(f"{label} is not available ({message}); check that the server runs, and try again")
+    return StoreError(f"{label} failed: {message}")
 
 
 def _status(error: Exception) -> tuple[int | None, str]:
-    """The HTTP status that an error has or amounts to, and what happened."""
+    """The HTTP status that an error has or corresponds to, and its message."""
     source = error.source if isinstance(error, ResponseHandlingException) else error
     if isinstance(source, UnexpectedResponse):
-        said = source.content.decode(errors="replace").strip() or source.reason_phrase
-        return source.status_code, f"{source.status_code}: {said[:300]}"
+        message = source.content.decode(errors="replace").strip() or source.reason_phrase
+        return source.status_code, f"{source.status_code}: {message[:300]}"
     if isinstance(source, ResourceExhaustedResponse):
         return 429, str(source)
     if isinstance(source, httpx.TimeoutException):
@@ -160,7 +160,7 @@ def _status(error: Exception) -> tuple[int | None, str]:
     if isinstance(source, grpc.RpcError) and isinstance(source, grpc.Call):
         return _GRPC_AS_HTTP.get(source.code()), f"{source.code().name}: {source.details()}"
     if isinstance(error, (ResponseHandlingException, json.JSONDecodeError)):
-        return None, f"the answer is not that of a Qdrant server ({type(source).__name__}); check the URI"
+        return None, f"the answer is not from a Qdrant server ({type(source).__name__}); check the URI"
     return None, str(source) or type(source).__name__
 
 

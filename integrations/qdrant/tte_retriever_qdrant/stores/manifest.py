@@ -1,12 +1,12 @@
-"""The file that says which generations an edge store has and where in its directory they are."""
+"""The manifest of an edge store: its generations, and where in the store's directory they are."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from tte_retriever.atomic import atomic_write_text
 from tte_retriever.sources.discovery import STORE_MANIFEST
 from tte_retriever_qdrant.errors import StoreError
 from tte_retriever_qdrant.records import CollectionSpec
@@ -23,8 +23,8 @@ class Generation:
 
     Attributes:
         spec: What it holds.
-        name: Its directory under the store's.
-        shard: Directory of the engine's files under that one.
+        name: Its directory under ``generations/``.
+        shard: Directory of the engine's files in that directory.
     """
 
     spec: CollectionSpec
@@ -39,8 +39,8 @@ class Manifest:
     Attributes:
         current: The one that is searched.
         previous: The one before the last commit.
-        next: The one that is being filled.
-        update: A copy of the current one, which is brought up to date.
+        next: The one that a re-embedding fills.
+        update: A copy of the current one that is being updated.
     """
 
     current: Generation | None = None
@@ -53,7 +53,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """Read the manifest of the store in ``folder``; ``None`` if there is none.
 
     Raises:
-        StoreError: It cannot be read, is broken, or was written by another version.
+        StoreError: It cannot be read, is broken, or has the format of another version.
     """
     path = folder / STORE_MANIFEST
     try:
@@ -61,7 +61,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         if content["format"] != _FORMAT:
             message = f"{path} has the format {content['format']!r}, and this version reads {_FORMAT}"
             raise StoreError(f"{message}: use the newer version of the two, or index into a new directory")
-        content.setdefault("update", None)  # stores of before there were updates
+        content.setdefault("update", None)  # stores made before there were updates
         return Manifest(**{field.name: _generation(content[field.name]) for field in fields(Manifest)})
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -72,18 +72,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest so that a reader sees the old one or the new one, whatever happens in between."""
-    draft = folder / f"{STORE_MANIFEST}.new"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump({"format": _FORMAT, **asdict(manifest)}, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / STORE_MANIFEST)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # of the machine's death, too, one of the two survives: the one that was reported
-    finally:
-        os.close(descriptor)
+    """Write the manifest atomically: a reader sees either the old one or the new one."""
+    atomic_write_text(folder / STORE_MANIFEST, json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=2))
 
 
 def _generation(content: dict[str, Any] | None) -> Generation | None:

@@ -1,4 +1,4 @@
-"""A collection in memory, by brute force: for tests and for folders that fit a lunch break."""
+"""A collection in memory, searched by comparing every vector: for tests and small folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME = "points"
 
 
 def memory_store() -> ClientStore:
-    """Make a store that is gone when it is closed."""
+    """Make a store that is lost when it is closed."""
     folder = tempfile.TemporaryDirectory(prefix="tte-memory-store-")
     connection = Connection(
         QdrantClient(":memory:"),

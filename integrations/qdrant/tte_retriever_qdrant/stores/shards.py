@@ -1,7 +1,7 @@
-"""The engine's files of one generation of an edge store: make them, and index them without stopping anybody.
+"""The engine's files of one generation of an edge store: make them, and index them while searches continue.
 
-Run as a program, this module indexes a shard in a process of its own: the engine holds the interpreter for as long as
-that takes, which is up to a millisecond per vector.
+Run as a program, this module indexes a shard. That needs a process of its own, because the engine keeps Python's global
+lock for up to a millisecond per vector.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import qdrant_edge as edge
 
 from tte_retriever_qdrant.errors import StoreError
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS
-from tte_retriever_qdrant.stores.protocol import FULL, PREFIX, QUANTIZE_FROM
+from tte_retriever_qdrant.stores.indexing import FULL, PREFIX, QUANTIZE_FROM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,24 +35,24 @@ def make_shard(folder: Path, spec: CollectionSpec) -> str:
     name = _new_name()
     folder.mkdir(parents=True)
     shard = edge.EdgeShard.create(str(folder / name), _config(spec))
-    for field, kind in PAYLOAD_FIELDS.items():  # before any point: the index is built with its fields in mind
+    for field, kind in PAYLOAD_FIELDS.items():  # before any point: the graph takes these fields into account
         shard.update(edge.UpdateOperation.create_field_index(field, _INDEX_TYPES[kind]))
     shard.close()
     return name
 
 
 def is_worth_indexing(shard: edge.EdgeShard, spec: CollectionSpec) -> bool:
-    """Whether so many vectors are not indexed that searches notice; fewer are compared in a millisecond or two."""
+    """Whether enough vectors are unindexed to slow searches; fewer are compared in a millisecond or two."""
     info = shard.info()
     indexed = info.indexed_vectors_count // (2 if spec.prefix else 1)  # the engine counts every vector of a point
     return info.points_count - indexed >= QUANTIZE_FROM
 
 
 def indexed_copy(folder: Path, shard: str) -> str:
-    """Copy a shard that nobody writes to, index the copy in a child process, and return its name.
+    """Copy a shard, index the copy in a child process, and return the name of the copy; nothing may write meanwhile.
 
     Raises:
-        StoreError: The child failed; then the copy is gone.
+        StoreError: The child failed; the copy is deleted.
     """
     name = _new_name()
     try:
@@ -72,14 +72,14 @@ def indexed_copy(folder: Path, shard: str) -> str:
 
 
 def remove_other_shards(folder: Path, shard: str) -> None:
-    """Remove what interrupted copies have left."""
+    """Delete what interrupted copies left."""
     for path in folder.glob("shard-*"):
         if path.name != shard:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _new_name() -> str:
-    # A fresh name each time: what an interrupted attempt left is never mistaken for a whole shard.
+    # The name is new each time, so that the leftover of an interrupted attempt is never used as a shard.
     return f"shard-{uuid.uuid4().hex[:12]}"
 
 
@@ -91,7 +91,7 @@ def _config(spec: CollectionSpec) -> edge.EdgeConfig:
         vectors = {FULL: full, PREFIX: edge.EdgeVectorParams(size=spec.prefix, distance=edge.Distance.Cosine)}
     else:
         vectors = edge.EdgeVectorParams(size=spec.dim, distance=edge.Distance.Cosine)
-    # The threshold is in kB and of a segment, over several of which the points may be spread: half of them will do.
+    # The threshold is in kB per segment. Points may be spread over several segments, so half of them suffice.
     threshold = QUANTIZE_FROM * (spec.prefix or spec.dim) * 4 // 1024 // 2
     return edge.EdgeConfig(
         vectors=vectors,
