@@ -88,14 +88,7 @@ WITHOUT_EXAMPLE: set[str] = {
     "tte_retriever_qdrant.ingestion.NearDuplicate",
     "tte_retriever_qdrant.ingestion.Report",
     "tte_retriever_qdrant.ingestion.ingest",
-    "tte_retriever_qdrant.open_store",
     "tte_retriever_qdrant.search",
-    "tte_retriever_qdrant.stores.Generations",
-    "tte_retriever_qdrant.stores.VectorStore",
-    "tte_retriever_qdrant.stores.open_generation",
-    "tte_retriever_qdrant.stores.open_generations",
-    "tte_retriever_qdrant.stores.open_store",
-    "tte_retriever_qdrant.stores.updating",
 }
 
 

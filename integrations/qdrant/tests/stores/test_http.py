@@ -51,7 +51,7 @@ CALLS = (
         ((429, b"slow down"), StoreUnavailable, "try again"),
         ((500, b"oops"), StoreUnavailable, "500: oops"),
         ((503, b""), StoreUnavailable, "503"),
-        ((200, b"<html>It works!</html>"), StoreError, "not that of a Qdrant server"),
+        ((200, b"<html>It works!</html>"), StoreError, "not from a Qdrant server"),
     ],
 )
 def test_answers_that_are_errors(server, films, answer, kind, said):
