@@ -85,7 +85,7 @@ def test_plain_load_without_our_package_gives_the_same_vectors(built, pixels, tm
 
 
 def test_temporal_positions_are_in_proportion_to_seconds(built, pixels):
-    """Four a second, as Qwen2.5-VL was trained; a patch holds two frames."""
+    """Four positions a second, as Qwen2.5-VL was trained; a patch has two frames."""
     from tte_retriever.media import VideoFrames
 
     encoder = TTEEncoder(str(built["qwen2_5_vl"]), device="cpu")
@@ -125,7 +125,7 @@ def test_every_think_budget_gives_its_own_vector(built, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_truncation_keeps_the_thought_of_texts(built, family):
+def test_truncation_keeps_think_and_embed_tokens_of_texts(built, family):
     encoder = TTEEncoder(str(built[family]), device="cpu")
     ids = encoder.preprocess(["a red circle " * 200])["input_ids"][0].tolist()
     assert len(ids) == 512
@@ -133,7 +133,7 @@ def test_truncation_keeps_the_thought_of_texts(built, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_template_keeps_its_turns_and_ends_in_the_thought(built, family):
+def test_the_template_keeps_its_turns_and_ends_in_think_and_embed_tokens(built, family):
     tokenizer = AutoTokenizer.from_pretrained(built[family])
     user = {"role": "user", "content": "hello"}
     thought = "<|im_start|>assistant\n" + "".join(f"<|think_{i}|>" for i in range(K)) + "<|embed|>"
@@ -241,7 +241,7 @@ def test_an_empty_prompt_may_be_the_default(checkpoint, tmp_path):
     assert "| prompts kept | `query` |" in (out / "README.md").read_text()
 
 
-def test_a_sentence_transformer_that_pools_otherwise_is_refused(checkpoint, tmp_path):
+def test_a_sentence_transformer_with_another_pooling_is_refused(checkpoint, tmp_path):
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     from tte_retriever.backbones import load_backbone
@@ -252,7 +252,7 @@ def test_a_sentence_transformer_that_pools_otherwise_is_refused(checkpoint, tmp_
         build(tmp_path / "out", backbone=tmp_path / "stock")
 
 
-def test_direct_has_an_embed_token_and_no_thought(checkpoint, tmp_path):
+def test_direct_has_an_embed_token_and_no_think_tokens(checkpoint, tmp_path):
     out = build(tmp_path / "out", backbone=checkpoint("qwen3_vl"), method="direct")
     encoder = TTEEncoder(str(out), device="cpu")
     assert encoder.thought.max_budget == 0
@@ -293,8 +293,8 @@ def test_a_folder_with_something_in_it_is_left_alone(checkpoint, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
-def test_the_folder_that_it_runs_in_is_refused(checkpoint, tmp_path, monkeypatch):
-    """It cannot appear when it is complete: a process that stands in it would stand in the one before."""
+def test_the_current_folder_is_refused(checkpoint, tmp_path, monkeypatch):
+    """A process in it would stay in the folder that is replaced."""
     monkeypatch.chdir(tmp_path)
     for out in (".", tmp_path):
         with pytest.raises(InputError, match="new folder"):
@@ -308,13 +308,13 @@ def test_a_backbone_of_another_family_is_refused(tmp_path):
         build(tmp_path / "out", backbone=tmp_path)
 
 
-def test_a_checkpoint_that_thinks_already_is_refused(tmp_path):
+def test_a_checkpoint_with_think_tokens_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="already has 8 think tokens"):
         build(tmp_path / "out", backbone=model_path("tte-flash-tiny"))
 
 
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
-def test_a_template_that_opens_think_itself_ends_in_the_thought(checkpoint, tmp_path, add_generation_prompt):
+def test_a_template_that_opens_a_rationale_ends_in_think_and_embed_tokens(checkpoint, tmp_path, add_generation_prompt):
     """The layout of Qwen3-VL-Thinking: its generation prompt opens a rationale."""
     backbone = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "backbone")
     template = backbone / "chat_template.jinja"

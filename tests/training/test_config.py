@@ -1,4 +1,4 @@
-"""Configs are refused before anything is loaded, in words that say where and what instead."""
+"""Configs are read strictly, before anything is loaded; errors name the place and what is allowed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def path(tmp_path):
     return file
 
 
-def test_values_and_overrides_arrive(path):
+def test_values_and_overrides_are_read(path):
     config = read_config(path, ["max_steps=2", "loss.stop_gradient=true", "stages.1.epochs=0.5", "lora.rank=8"])
     assert (config.seed, config.max_steps, config.loss.stop_gradient, config.lora.rank) == (0, 2, True, 8)
     assert config.stages[0].learning_rate == 5e-5  # which YAML 1.1 reads as text
@@ -78,7 +78,7 @@ def test_what_is_written_is_read_back(path, tmp_path):
         ("seed=[", "cannot be read"),
     ],
 )
-def test_what_cannot_be_used_is_refused(path, override, said):
+def test_an_unusable_value_is_refused(path, override, said):
     with pytest.raises(InputError, match=said):
         read_config(path, [override])
 

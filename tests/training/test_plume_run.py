@@ -1,4 +1,4 @@
-"""Whole runs of PLUME: the curriculum by progress, stopping and going on, what is saved, what is logged."""
+"""Whole runs of PLUME: the curriculum, stopped runs, what is saved and what is logged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_run_goes_from_written_to_latent_and_gives_a_model_that_loads(plume):
     assert "0 to 4" in (out / "README.md").read_text()
 
 
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(plume, monkeypatch):
+def test_a_run_that_was_stopped_has_the_same_result(plume, monkeypatch):
     """Stopped between two ratios, whose batches its loader had made before."""
     straight = weights(train(plume("output_dir=straight")))
     made, collate = [], PlumeCollator.__call__
@@ -104,7 +104,7 @@ def test_moments_begin_anew_with_each_ratio_only_where_the_curriculum_says_so(pl
     ],
     ids=["bf16", "lora", "original-balance"],
 )
-def test_the_ways_to_train(plume, saving):
+def test_bf16_lora_and_the_original_balance_train(plume, saving):
     out = train(plume(*saving))
     before, after = (weights(folder) for folder in ("out/start", out))
     assert all(tensor.isfinite().all() for tensor in after.values())
@@ -112,7 +112,7 @@ def test_the_ways_to_train(plume, saving):
     assert {"router.weight", "language_model.embed_tokens.weight"} <= changed
 
 
-def test_a_plume_is_trained_on(plume, checkpoint, tmp_path):
+def test_a_plume_can_be_trained_further(plume, checkpoint, tmp_path):
     folder = build(tmp_path / "m", backbone=checkpoint("qwen2_vl"), method="plume", think_tokens=4)
     settings = (f"model.backbone={folder}", "max_steps=1", "output_dir=again")
     out = train(plume(*settings, "model.think_tokens=null"))

@@ -1,4 +1,4 @@
-"""Whole runs on a tiny model: stages, stopping and going on, adapters, frozen parts, the finished checkpoint."""
+"""Whole runs on a tiny model: stages, stopped runs, adapters, frozen parts, the finished checkpoint."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_hard_negatives_and_media_go_through_the_trainer(configured, tmp_path, m
     assert "rationale" not in entry
 
 
-def test_stages_learn_what_they_are_told_and_carry_the_temperature_on(configured, tmp_path, monkeypatch):
+def test_stages_train_the_weighted_parts_and_keep_the_temperature(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configured("stages.1.name=contrast", "stages.1.rationale_weight=0", "stages.0.contrastive_weight=1")
     train(config)
@@ -182,7 +182,7 @@ def test_epochs_are_counted_and_capped(configured, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("part", "prefix"), [("vision", "visual."), ("language", "language_model."), ("merger", "merger")]
 )
-def test_a_frozen_part_stays_as_it_was(configured, tmp_path, monkeypatch, part, prefix):
+def test_a_frozen_part_does_not_change(configured, tmp_path, monkeypatch, part, prefix):
     monkeypatch.chdir(tmp_path)
     rows = [{"anchor": {"image": f"{i}.png"}, "positive": f"thing {i}", "anchor_rationale": "seen"} for i in range(4)]
     for index in range(4):
@@ -201,7 +201,7 @@ def test_a_frozen_part_stays_as_it_was(configured, tmp_path, monkeypatch, part, 
         assert any(other in name for name in changed), other
 
 
-def test_adapters_train_only_themselves_and_the_thought(configured, tmp_path, monkeypatch):
+def test_lora_trains_only_adapters_and_token_rows(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configured(LORA, "max_steps=2")
     before, after = weights(config.model.backbone), weights(train(config))
@@ -214,7 +214,7 @@ def test_adapters_train_only_themselves_and_the_thought(configured, tmp_path, mo
     assert rows == [*thought.think_ids, thought.embed_id]
 
 
-def test_another_config_does_not_go_on_with_this_run(configured, tmp_path, monkeypatch):
+def test_a_run_of_another_config_is_refused(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = train(configured("max_steps=1"))
     kept = weights(result)
@@ -231,7 +231,7 @@ def test_a_run_that_never_began_leaves_its_folder_free(configured, tmp_path, mon
     assert train(configured("max_steps=1")) == Path("out/model")
 
 
-def test_data_that_fills_no_batch_is_not_passed_over_in_silence(configured, tmp_path, monkeypatch, caplog):
+def test_data_that_fills_no_batch_is_reported(configured, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     full = "trainer.dataloader_drop_last=true"
     with pytest.raises(InputError, match="no full batch of 4 rows"):
@@ -239,7 +239,7 @@ def test_data_that_fills_no_batch_is_not_passed_over_in_silence(configured, tmp_
     assert "nothing of mine is trained on" in caplog.text
 
 
-def test_a_checkpoint_that_was_cut_off_is_not_taken(tmp_path):
+def test_an_incomplete_checkpoint_is_skipped(tmp_path):
     for step, state in ((2, "{}"), (10, "{}"), (12, '{"global_'), (14, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
@@ -259,7 +259,7 @@ def test_a_checkpoint_that_was_cut_off_is_not_taken(tmp_path):
         ("trainer.optim=sgdd", "sgdd"),
     ],
 )
-def test_what_cannot_be_had_is_refused(configured, tmp_path, monkeypatch, override, said):
+def test_settings_that_cannot_be_used_are_refused(configured, tmp_path, monkeypatch, override, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
         train(configured(override))

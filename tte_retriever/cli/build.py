@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003  (typer reads the annotations)
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,12 +29,6 @@ def build(
     from tte_retriever.methods.table import METHODS
 
     transformers_logging.disable_progress_bar()
-    building.build(
-        out,
-        backbone=backbone,
-        method=method,
-        think_tokens=think_tokens,
-        init=init,  # type: ignore[arg-type]  # any other word is refused with a sentence
-        seed=seed,
-    )
+    options: dict[str, Any] = {"think_tokens": think_tokens, "init": init, "seed": seed}
+    building.build(out, backbone=backbone, method=method, **options)
     typer.echo(f"{out}: built, not trained yet. Load it with {METHODS[method].how_to_load(out)}.")

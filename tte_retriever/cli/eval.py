@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path  # noqa: TC003  (typer reads the annotations)
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,11 +35,11 @@ def evaluate(
     from tte_retriever.cli.loading import load_model
     from tte_retriever.evaluation import mini_mmeb
 
+    selection: dict[str, Any] = {"split": split, "seed": seed}
     report = mini_mmeb.evaluate(
         load_model(model),
         name=model,
-        split=split,  # type: ignore[arg-type]  # any other word is refused with a sentence
-        seed=seed,
+        **selection,
         queries=queries,
         tasks=None if tasks is None else [task.strip() for task in tasks.split(",") if task.strip()],
         think_budget=think_budget,

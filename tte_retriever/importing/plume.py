@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoProcessor
 from tte_retriever.backbones import backbone_spec, load_backbone
 from tte_retriever.errors import CheckpointError
 from tte_retriever.importing.layout import check_names, load_backbone_weights, read_weights
-from tte_retriever.methods.plume import modules
+from tte_retriever.methods.plume import PlumeTransformer, modules
 from tte_retriever.methods.plume_options import Context, PlumeOptions, Positions, Readout
 from tte_retriever.methods.plume_prompt import check_plume_tokens
 
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import nn
     from transformers import Qwen2VLProcessor
-
-    from tte_retriever.methods.plume import PlumeTransformer
 
 _ADAPTER = re.compile(r"(?:^|\.)latent_moe_transition\.")
 _VIDEO_FRAMES = 8
@@ -92,8 +89,9 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
     adapter = {_ADAPTER.split(name)[-1]: weights.pop(name) for name in list(weights) if _ADAPTER.search(name)}
     options = _options(settings, adapter, folder)
     model = load_backbone_weights(folder, weights)
-    matrix = cast("nn.Embedding", model.get_input_embeddings())
-    rows, tokens = matrix.num_embeddings, len(processor.tokenizer)
+    matrix, tokens = model.get_input_embeddings(), len(processor.tokenizer)
+    assert isinstance(matrix, torch.nn.Embedding)
+    rows = matrix.num_embeddings
     if tokens > rows:
         raise CheckpointError(
             f"The tokenizer in {str(folder)!r} has {tokens} tokens, but the embedding matrix only {rows} rows; give the "
@@ -104,7 +102,8 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
         model.save_pretrained(scratch)
         processor.save_pretrained(scratch)
         thinker, *head = modules(load_backbone(scratch), options)
-    cast("PlumeTransformer", thinker).adapter.load_state_dict(state)
+    assert isinstance(thinker, PlumeTransformer)
+    thinker.adapter.load_state_dict(state)
     return SentenceTransformer(modules=[thinker, *head], similarity_fn_name="cosine", device="cpu")
 
 

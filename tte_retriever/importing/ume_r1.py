@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModelForMultimodalLM
 
-from tte_retriever.backbones import load_backbone
+from tte_retriever.backbones import load_backbone, qwen_vl_model, qwen_vl_tokenizer
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.importing.layout import check_names, read_weights, renamed
 from tte_retriever.methods.explicit_cot import DISC_TOKEN, GEN_TOKEN, ExplicitCoT, Mode, build
@@ -65,15 +65,16 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
         raise InputError(f"most_tokens is {settings.most_tokens!r}; give a positive number.")
     _check_weights(folder)
     loaded = load_backbone(folder, ExplicitCoT)
-    transformer = cast("ExplicitCoT", loaded.transformer)
+    transformer = loaded.transformer
+    assert isinstance(transformer, ExplicitCoT)
     transformer.mode = settings.mode
-    tokenizer = cast("Any", transformer.tokenizer)
+    tokenizer = qwen_vl_tokenizer(transformer)
     if lacking := [token for token in (GEN_TOKEN, DISC_TOKEN) if token not in tokenizer.get_added_vocab()]:
         raise CheckpointError(
             f"The tokenizer in {str(folder)!r} lacks {', '.join(lacking)}, so it is not the tokenizer of UME-R1. Give "
             "the folder in which its tokenizer was saved with its weights."
         )
-    rows = cast("Any", transformer.model).get_input_embeddings().num_embeddings
+    rows = qwen_vl_model(transformer).get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise CheckpointError(
             f"The tokenizer in {str(folder)!r} has {len(tokenizer)} tokens, but the embedding matrix only {rows} rows; give "

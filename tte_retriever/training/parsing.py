@@ -5,14 +5,16 @@ from __future__ import annotations
 import types
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-T = TypeVar("T")
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def from_mapping(kind: type[T], values: Any, where: str = "") -> T:
@@ -29,7 +31,7 @@ def from_mapping(kind: type[T], values: Any, where: str = "") -> T:
     """
     if not isinstance(values, dict):
         raise InputError(f"{where or 'The config'} is {values!r}; give a mapping of {_keys(kind)}.")
-    hints, known = get_type_hints(kind), {field.name: field for field in fields(cast("Any", kind))}
+    hints, known = get_type_hints(kind), {field.name: field for field in fields(kind)}
     refuse_unknown(values, known, where)
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
@@ -107,8 +109,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise InputError(f"{where} is {value!r}; give a list.")
         return tuple(_convert(arguments[0], each, f"{where}.{index}") for index, each in enumerate(value))
-    if is_dataclass(kind):
-        return from_mapping(cast("type[Any]", kind), value, where)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return from_mapping(kind, value, where)
     return _scalar(origin or kind, value, where)
 
 
