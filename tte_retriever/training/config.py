@@ -1,4 +1,4 @@
-"""What a training run is, as values: frozen dataclasses, read from YAML."""
+"""The config of a training run: frozen dataclasses, read from YAML by :mod:`~tte_retriever.training.config_files`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ Part = Literal["vision", "merger", "language", "backbone"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained.
+    """The model that is trained.
 
     Attributes:
-        backbone: Bundled name, folder or hub id: a Qwen-VL backbone, which gets its tokens first, or a checkpoint that
-            has them already and is trained on. ``tiny-backbone`` is an untrained one for the small world.
+        backbone: Bundled name, folder or hub id of a Qwen-VL backbone, from which a checkpoint of the method is built, or
+            of a checkpoint of the method, which is trained further. ``tiny-backbone`` is an untrained one for the small
+            world.
         method: One of :data:`tte_retriever.methods.table.METHODS`.
-        think_tokens: K; ``None`` is what the checkpoint has, or the method's own.
-        dtype: Of the weights. Under ``trainer.bf16`` float32 weights are computed with in bfloat16.
+        think_tokens: K; ``None`` is that of the checkpoint, or the default of the method.
+        dtype: Data type of the weights. With ``trainer.bf16``, float32 weights are cast to bfloat16 for computation.
         attention: Attention implementation of transformers; ``None`` is its default.
     """
 
@@ -33,19 +34,19 @@ class ModelConfig:
 
     @property
     def build_options(self) -> dict[str, Any]:
-        """How a backbone becomes a checkpoint of the method."""
+        """Options of :func:`tte_retriever.build` for a backbone."""
         return {"think_tokens": self.think_tokens}
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters instead of full fine-tuning; the rows of think and embed tokens are trained beside them.
+    """Low-rank adapters instead of full fine-tuning; the embedding rows of the new tokens are trained beside them.
 
     Attributes:
         rank: r.
-        alpha: Scale of the adapters is alpha / rank.
-        dropout: Before each adapter.
-        targets: Regular expression over full module names.
+        alpha: The adapters are scaled by alpha / rank.
+        dropout: Dropout before each adapter.
+        targets: Regular expression for full module names.
     """
 
     rank: int = 16
@@ -56,16 +57,16 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """One data set. Batches never mix two.
+    """One data set. A batch never mixes two.
 
     Attributes:
-        name: Names it in logs.
+        name: Its name in logs.
         path: Its file; for ``small-world``, the name of a family of the drawn world.
-        format: How its rows are written.
-        media_root: Folder that paths of media are relative to; ``None`` is the folder of the file.
-        split: Whether rows that name a ``source`` count as data sets of their own, ``<name>-<source>``.
-        rows: Rows an epoch takes from it, which is its weight in the mixture: a seeded sample of all if fewer than there
-            are, the whole over and over if more. ``None`` is every row once.
+        format: Format of its rows.
+        media_root: Folder to which paths of media are relative; ``None`` is the folder of the file.
+        split: Whether rows are split by their ``source`` into data sets named ``<name>-<source>``.
+        rows: Number of rows per epoch, which is its weight in the mixture: a seeded sample if it has more, repetitions if
+            it has fewer. ``None`` is every row once.
     """
 
     name: str
@@ -108,19 +109,19 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage: a run of the trainer with a schedule of its own, over ``steps`` or ``epochs``.
+    """One stage: a run of the trainer with its own schedule, for a number of ``steps`` or ``epochs``.
 
     Attributes:
-        name: Names it in logs and its folder.
-        learning_rate: Peak.
+        name: Its name in logs, and the name of its folder.
+        learning_rate: Peak learning rate.
         steps: Optimiser steps.
-        epochs: Passes over the data; a fraction is allowed.
-        contrastive_weight: Of the contrastive loss; 0 leaves it out.
-        rationale_weight: Of the generation loss; 0 leaves it out.
-        schedule: Name of a transformers schedule: ``linear``, ``cosine``, ``constant_with_warmup`` …
-        schedule_options: Of the schedule: ``{min_lr_rate: 0.05}`` for ``cosine_with_min_lr``.
-        warmup: Steps of rising learning rate; below 1, a share of the stage.
-        freeze: Parts that stay as they are in this stage, besides those of the whole run.
+        epochs: Passes over the data; may be a fraction.
+        contrastive_weight: Weight of the contrastive loss; 0 leaves it out.
+        rationale_weight: Weight of the generation loss; 0 leaves it out.
+        schedule: Name of a transformers schedule, such as ``linear``, ``cosine`` or ``constant_with_warmup``.
+        schedule_options: Options of the schedule, such as ``{min_lr_rate: 0.05}`` for ``cosine_with_min_lr``.
+        warmup: Number of steps in which the learning rate rises; below 1, a share of the stage.
+        freeze: Parts that are frozen in this stage, besides those of the whole run.
     """
 
     name: str
@@ -136,7 +137,7 @@ class StageConfig:
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """What the stage tells the loss: every ``<part>_weight``, by that name."""
+        """Arguments of the loss that differ between stages: every ``<part>_weight``."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name.endswith("_weight")}
 
 
@@ -145,16 +146,16 @@ class TrainConfig:
     """A whole run.
 
     Attributes:
-        output_dir: Where it goes: a folder per stage, and ``model``, the finished checkpoint.
-        model: What is trained.
-        data: What it is trained on.
-        stages: One after the other; the model is carried on.
-        seed: Of everything random.
-        max_steps: Cap on each stage, to try a config in a minute.
+        output_dir: Folder of the run, with a folder per stage and ``model``, the finished checkpoint.
+        model: The model that is trained.
+        data: The data sets.
+        stages: The stages, each of which continues with the model of the one before.
+        seed: Seed of everything random.
+        max_steps: Largest number of steps per stage, to try a config in a minute.
         lora: Adapters; ``None`` is full fine-tuning.
-        freeze: Parts that stay as they are.
-        collator: How rows become batches.
-        loss: Flags of the loss.
+        freeze: Parts that are frozen in all stages.
+        collator: Options of the collator.
+        loss: Options of the loss.
         trainer: Any ``SentenceTransformerTrainingArguments`` that is not set elsewhere in the config.
     """
 
@@ -181,7 +182,7 @@ class TrainConfig:
         return dict(vars(self.collator))
 
     def to_yaml(self) -> str:
-        """The config with every default written out, as it is read back."""
+        """The config as YAML, with every default, which reads back as an equal config."""
         import yaml
 
         plain = asdict(self, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs})

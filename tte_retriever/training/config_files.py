@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=TrainConfig)
 
-_OWNED = {
-    **dict.fromkeys(("output_dir", "seed", "max_steps"), "the key of the same name at the top"),
+_SET_ELSEWHERE = {
+    **dict.fromkeys(("output_dir", "seed", "max_steps"), "use the key of the same name at the top"),
     **dict.fromkeys(
-        ("learning_rate", "num_train_epochs", "warmup_steps", "warmup_ratio", "lr_scheduler_type"), "stages"
+        ("learning_rate", "num_train_epochs", "warmup_steps", "warmup_ratio", "lr_scheduler_type"), "use stages"
     ),
-    **dict.fromkeys(("prompts",), "collator.prompts"),
-    **dict.fromkeys(("save_only_model",), "nothing: a run must be resumable"),
-    **dict.fromkeys(("eval_strategy", "load_best_model_at_end"), "nothing: there is no evaluation inside a stage"),
+    "prompts": "use collator.prompts",
+    "save_only_model": "leave it out, because a run has to be resumable",
+    **dict.fromkeys(("eval_strategy", "load_best_model_at_end"), "leave it out, because stages do not evaluate"),
 }
+"""Arguments of the trainer that ``trainer`` cannot set, and what to do instead."""
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -89,7 +90,7 @@ def _method_called(name: Any) -> Method:
 
 
 def read_values(path: str | Path, overrides: Sequence[str] = ()) -> Any:
-    """What a YAML file holds, with the overrides in it; arguments and errors as for :func:`read_config_as`."""
+    """Read the values of a YAML file and apply overrides; arguments and errors are those of :func:`read_config`."""
     require_extras()
     import yaml
 
@@ -104,15 +105,15 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def require_extras() -> None:
-    """Raise unless everything that training needs besides the core is installed.
+    """Raise unless the packages of the ``train`` extra are installed.
 
     Raises:
-        InputError: If it is not.
+        InputError: If one is missing.
     """
     missing = [name for name in ("datasets", "peft", "yaml") if find_spec(name) is None]
     if missing:
         raise InputError(
-            f"Training needs {', '.join(missing)}, which the core does not: pip install 'tte-retriever[train]'."
+            f"Training needs {', '.join(missing)}, not installed with the core: pip install 'tte-retriever[train]'."
         )
 
 
@@ -136,8 +137,8 @@ def _check(config: TrainConfig) -> None:
         if min(stage.loss_weights.values()) < 0 or not _learns(config, stage):
             raise InputError(
                 f"{where} ({stage.name}) learns nothing: contrastive_weight is {stage.contrastive_weight}, "
-                f"rationale_weight {stage.rationale_weight}. Give weights from 0 up; direct has no thought to decode, "
-                "only, with loss.rationale_from=query+thought, a query."
+                f"rationale_weight {stage.rationale_weight}. Give weights of 0 or more and not only 0; direct has no "
+                "thought to decode, so its rationale_weight is 0, unless loss.rationale_from is query+thought."
             )
     for name, number in positive.items():
         if number is not None and not number > 0:  # nan, too
@@ -159,9 +160,9 @@ def _learns(config: TrainConfig, stage: StageConfig) -> bool:
 
 
 def _check_trainer(arguments: dict[str, Any]) -> None:
-    for name, home in _OWNED.items():
+    for name, advice in _SET_ELSEWHERE.items():
         if name in arguments:
-            raise InputError(f"trainer.{name} is not set there; use {home}.")
+            raise InputError(f"trainer.{name} cannot be set; {advice}.")
     if arguments:
         from sentence_transformers import SentenceTransformerTrainingArguments
 
