@@ -28,6 +28,7 @@ def train(
     logging.getLogger("tte_retriever").setLevel(logging.INFO)
     settings = read_config(config, set_ or ())
 
+    from accelerate import PartialState
     from transformers.utils import logging as transformers_logging
 
     from tte_retriever.methods.table import METHODS
@@ -35,4 +36,5 @@ def train(
 
     transformers_logging.disable_progress_bar()
     result = run(settings)
-    typer.echo(f"{result}: trained. Load it with {METHODS[settings.model.method].how_to_load(result)}.")
+    if PartialState().is_main_process:  # accelerate launch starts several
+        typer.echo(f"{result}: trained. Load it with {METHODS[settings.model.method].how_to_load(result)}.")
