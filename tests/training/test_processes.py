@@ -82,11 +82,15 @@ def test_rationales_in_the_sequence_are_learnt_by_two_processes(configured, chec
 
 @pytest.mark.slow
 def test_accelerate_launches_the_command_in_two_processes(configured, tmp_path):
-    config = configured("max_steps=1")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "-m", "tte_retriever", "train", "config.yaml"]
-    words = [*launch, "--set", "max_steps=1"]
+    config = configured("stages=[{name: joint, epochs: 2, learning_rate: 1e-3}]")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    # Without --multi_gpu, accelerate starts one process on a machine without several GPUs.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    words = [*launch, "-m", "tte_retriever", "train", "config.yaml"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("out/model: trained.") == 1
     assert (tmp_path / "out/model/modules.json").is_file()
-    assert config.max_steps == 1
+    state = json.loads((tmp_path / "out/joint/log.json").read_text())
+    assert state["global_step"] == 2  # an epoch is 8 rows: a batch of 4 for each of two processes
