@@ -58,7 +58,7 @@ def mean_over_tasks(scores: Scores, *, resamples: int = 2000) -> Estimate:
     by_seed, *by_query = _shares(seeds.pop(), counts, resamples)
     drawn = np.zeros(resamples)
     for values, share in zip(scores.values(), by_query, strict=True):
-        drawn += ((by_seed @ values) * share).sum(1) / len(scores)  # (R, S) (S, B) → (R, B) → (R,)
+        drawn += (by_seed * (share @ values.T)).sum(1) / len(scores)  # (R, B) (B, S) → (R, S) → (R,)
     low, high = np.percentile(drawn, (2.5, 97.5))
     value = np.mean([values.mean() for values in scores.values()])
     return Estimate(float(value), float(low), float(high))
@@ -76,7 +76,7 @@ def paired_difference(one: Scores, other: Scores, *, resamples: int = 2000) -> E
     return mean_over_tasks({task: one[task] - other[task] for task in one}, resamples=resamples)
 
 
-@lru_cache(maxsize=16)  # a page of tables asks for the same few draws hundreds of times
+@lru_cache(maxsize=32)  # a page of tables needs the same few draws hundreds of times
 def _shares(seeds: int, queries: tuple[int, ...], resamples: int) -> list[np.ndarray]:
     """How often each seed, then each query of every task is drawn, over all draws; (R, count) float32 each."""
     rng = np.random.default_rng(0)

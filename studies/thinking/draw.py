@@ -2,12 +2,11 @@
 
     python -m studies.thinking.draw studies/thinking/config.yaml
 
-They go, as SVG, to the folder that ``results_dir`` is in. Needs ``pip install 'tte-retriever[study]'``.
+The pictures are SVG files beside the results file. Needs ``pip install 'tte-retriever[study]'``.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,11 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 
 from studies.thinking.results import Results
-from studies.thinking.study import StudyConfig
-from tte_retriever.training.config_files import read_values
-from tte_retriever.training.parsing import from_mapping
+from studies.thinking.study import read_study, study_parser
 
 
 def draw_differences(results: Results) -> Any:
-    """Every arm against its neighbour."""
+    """The difference of every arm from its neighbour."""
     compared = [(name, results.study.arm(name).like) for name in reversed(results.arms)]
     found = {f"{one} − {other}": results.difference(one, other) for one, other in compared if other is not None}
     figure, axes = plt.subplots(figsize=(6, 0.28 * len(found) + 0.8))
@@ -37,7 +34,7 @@ def draw_differences(results: Results) -> Any:
 
 
 def draw_budgets(results: Results) -> Any:
-    """Quality by think budget, images and videos apart."""
+    """Scores by think budget, for images and for videos."""
     figure, panels = plt.subplots(1, 2, figsize=(7, 2.6))
     shown = results.budgets
     for axes, kind in zip(panels, ("image", "video"), strict=True):
@@ -58,10 +55,10 @@ def draw_budgets(results: Results) -> Any:
 
 
 def draw_cost(results: Results) -> Any:
-    """Quality by what a query costs."""
+    """Scores by the cost of a query."""
     figure, panels = plt.subplots(1, 2, figsize=(7, 3), sharey=True)
     for axes, batch in zip(panels, (1, 32), strict=True):
-        for name in (name for name in results.cost if name in results.records):
+        for name in (name for name in results.cost if name in results.runs):
             cost, mean = results.cost[name][f"batch-{batch}"]["cpu_ms"], results.mean(name)
             axes.errorbar(cost, mean.value, [[mean.value - mean.low], [mean.high - mean.value]], fmt="o", capsize=2)
             axes.annotate(name, (cost, mean.value), xytext=(4, 3), textcoords="offset points", fontsize=7)
@@ -75,17 +72,13 @@ PICTURES = {"differences": draw_differences, "budgets": draw_budgets, "cost": dr
 
 def main() -> None:
     """Read the results and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value")
-    arguments = parser.parse_args()
-    results = Results.read(from_mapping(StudyConfig, read_values(arguments.config, arguments.set)))
+    results = Results.read(read_study(study_parser(__doc__).parse_args()))
     mpl.use("svg")
     mpl.rcParams.update(
         {"svg.hashsalt": "study", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     )
     for name, draw in PICTURES.items():
-        file = Path(results.study.results_dir).parent / f"{name}.svg"
+        file = Path(results.study.results_file).with_name(f"{name}.svg")
         draw(results).savefig(file, metadata={"Date": None}, bbox_inches="tight")
         print(file)
 

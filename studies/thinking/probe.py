@@ -1,31 +1,30 @@
-"""Look into the thoughts of the study's checkpoints: what they say, and whether the embedding depends on them.
+"""Probe the thoughts of the study's checkpoints: can they be decoded, and does the embedding depend on them?
 
     python -m studies.thinking.probe studies/thinking/config.yaml --arms tte-flash plume --seeds 0
 
-Takes the config, and the checkpoints, of ``run.py``, and draws fresh test pairs of every family of the small
-world (``--set probe_queries=300`` of each). Runs that are not trained yet are left out, those that are probed already are
-not probed again. ``results_dir/probes/<arm>-<seed>.json`` holds
+Needs the config and the checkpoints of ``run.py``, and draws new test pairs of every family of the small world
+(``--set probe_queries=300`` of each). Runs without a checkpoint and runs that are probed already are skipped. Each run is one
+record of ``results_file`` with these keys:
 
-* ``arm, training_seed, method, think_tokens, fingerprint, split, queries``;
-* ``interventions``, rows of ``family, intervention, n, cosine, hit@1, change`` and a ``_ci95`` of each of the three: queries
-  are embedded with another thought and ranked over untouched candidates. ``cosine`` is that between the vectors with their
-  own thought and with the other, ``change`` what is gained or lost in hit@1. ``none`` is the model as it is. Think tokens
-  and latent steps are replaced in every layer by those of another query (``swap``), their own in another order
-  (``shuffle``; a single one has none), zeros (``zero``) or the mean over the queries (``mean``); for latent steps,
-  ``<name>-inputs`` replaces their inputs alone. A written rationale is that of another query (``swap``), its own words
-  in another order (``shuffle``), none (``empty``) or the true one (``gold``);
+* ``condition, arm, training_seed, method, think_tokens, fingerprint, split, queries``;
+* ``interventions``, rows of ``family, intervention, n, cosine, hit@1, change``, the last three with a ``_ci95``: each query is
+  embedded with another thought and ranked over unchanged candidates. ``cosine`` compares its vector with the one of its own
+  thought, ``change`` is the difference in hit@1. ``none`` is the unchanged model. Think tokens and latent steps are replaced
+  in every layer by those of another query (``swap``), by their own in another order (``shuffle``, if there are several), by
+  zeros (``zero``) or by the mean over the queries (``mean``). For latent steps, ``<name>-inputs`` replaces only their inputs.
+  A written rationale is replaced by that of another query (``swap``), its own words in another order (``shuffle``), no words
+  (``empty``) or the true rationale (``gold``);
 * ``decoding``, rows of ``family, n, exact, free, forced`` with intervals, where a backbone was trained to write rationales:
-  the share that is written word for word, and of words in their place, written freely and after the true words before;
+  the share of rationales that are right word for word, and the shares of right words when the model writes freely and when
+  it predicts each word after the true ones before it;
 * ``word_kinds``, rows of ``family, kind, n, free, forced``, by kind of word;
-* ``answers``, rows of ``family, n, said, retrieved, agree, agree_by_chance, agree_given_gold`` for families that ask: how
-  often the answer that the written rationale ends in is right, how often the one that the embedding finds is, and how
-  often the two are the same; then how often they would be if they had nothing in common, and nothing but the question's
-  right answer;
+* ``answers``, rows of ``family, n, said, retrieved, agree, agree_by_chance, agree_given_gold`` for families of questions: how
+  often the answer at the end of the written rationale is right, how often the retrieved one is, and how often the two are
+  equal; then how often they would be equal if they were independent, and if they depended only on the right answer;
 * ``examples``, rows of ``family, gold, said``;
-* ``similarity``, rows of ``family, n, embeddings, within, between``: mean cosine of the embeddings of different queries,
-  against which to read what an intervention does; of last states at different think tokens or steps of one query; and of
-  those at the same one of different queries;
-* ``effective_rank_embeddings`` and ``effective_rank_thought``, over the queries of all families, and all steps of them.
+* ``similarity``, rows of ``family, n, embeddings, within, between``: mean cosine between the embeddings of different queries,
+  between the last hidden states of different steps of one query, and between those of one step of different queries;
+* ``effective_rank_embeddings`` and ``effective_rank_thought``, over the queries of all families and, for thoughts, all steps.
 
 What does not apply is an empty list or ``null``. Intervals are 95 % bootstrap intervals over queries.
 """
@@ -34,7 +33,6 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +43,8 @@ from studies.thinking.probing.agreement import agreement_by_chance
 from studies.thinking.probing.asking import Asked
 from studies.thinking.probing.geometry import effective_rank, mean_cosine
 from studies.thinking.probing.ways import OWN, WAYS, Thought
-from studies.thinking.study import StudyConfig, Task, launch_study, write_json
+from studies.thinking.records import ResultsFile
+from studies.thinking.study import StudyConfig, Task, launch_study
 from tte_retriever import TTEEncoder
 from tte_retriever.evaluation.mini_mmeb.metrics import interval
 from tte_retriever.small_world import ANSWERS, FAMILIES, Split
@@ -148,7 +147,7 @@ def probe(encoder: TTEEncoder, config: TrainConfig, queries: int) -> dict[str, A
 
 
 def is_trained(study: StudyConfig, task: Task) -> bool:
-    """Whether there is a checkpoint; if not, that is said."""
+    """Whether the run has a checkpoint; prints a line if it has none."""
     seed, name = task
     trained = (study.folder(task) / RESULT).exists()
     if not trained:
@@ -156,22 +155,21 @@ def is_trained(study: StudyConfig, task: Task) -> bool:
     return trained
 
 
-def probe_arm(study: StudyConfig, task: Task) -> list[Path]:
-    """Probe the checkpoint of one arm and seed, if that is not done already."""
+def probe_arm(study: StudyConfig, task: Task) -> str:
+    """Probe the checkpoint of one arm and seed, unless the results have its probe already."""
     torch.set_num_threads(1)
     seed, name = task
-    folder, file = study.folder(task), Path(study.results_dir) / f"probes/{name}-{seed}.json"
-    if file.exists():
-        return [file]
-    config = read_config(folder / "config.yaml")
-    encoder = TTEEncoder(str(folder / RESULT), device="cpu").eval()
-    head = {"arm": name, "training_seed": seed, "method": config.model.method, "think_tokens": encoder.max_budget}
-    head |= {"fingerprint": encoder.fingerprint, "split": SPLIT, "queries": study.probe_queries}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, head | probe(encoder, config, study.probe_queries))
-    return [file]
+    folder, results = study.folder(task), ResultsFile(study.results_file)
+    identity = {"condition": study.condition, "arm": name, "training_seed": seed}
+    if results.find("probe", **identity) is None:
+        config = read_config(folder / "config.yaml")
+        encoder = TTEEncoder(str(folder / RESULT), device="cpu").eval()
+        head = {"method": config.model.method, "think_tokens": encoder.max_budget, "fingerprint": encoder.fingerprint}
+        head |= {"split": SPLIT, "queries": study.probe_queries}
+        results.put({"record": "probe", **identity, **head, **probe(encoder, config, study.probe_queries)})
+    return study.label(task)
 
 
 if __name__ == "__main__":
-    for files in launch_study(__doc__, probe_arm, ready=is_trained):
-        print(*files, flush=True)
+    for label in launch_study(__doc__, probe_arm, ready=is_trained):
+        print(label, flush=True)

@@ -1,27 +1,27 @@
-"""Train several methods on the same data for the same steps, and score them on mini-MMEB.
+"""Train the arms of the study on the same data for the same steps, and score them on mini-MMEB.
 
     python -m models.tte_flash_tiny.build models/tte_flash_tiny/config.yaml --set output_dir=runs/bundled-model \
         --until transcription
     python -m studies.thinking.run studies/thinking/config.yaml --arms direct tte-flash --seeds 0 --jobs 2
 
-Every arm starts from the same backbone, which has learnt to say what it sees and has never embedded, and differs from its
-neighbour in the one thing that the config names. Run again, it goes on: what is scored already is skipped, what was stopped
-is resumed, and results of other settings are refused. ``results_dir/<arm>-<seed>.json`` is what ``tte-retriever eval``
-writes, with the metric of every query beside it, the steps of the training and its CPU seconds (``null`` if it was
-resumed); ``results_dir/kinds.json`` says of which kind each query is.
+Every arm starts from the same backbone, which was trained to describe what it sees and never to embed. An arm differs from
+its neighbour in the one setting that the config names. Runs that are scored are skipped and runs that were stopped are
+resumed. A run that was scored with other settings is refused. Each run is one record of ``results_file``: the scores of
+``tte-retriever eval``, the metric of every query, the steps of the training and its CPU seconds (``null`` if the training
+was resumed).
 """
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
 
-from studies.thinking.study import StudyConfig, Task, launch_study, write_json
+from studies.thinking.records import ResultsFile
+from studies.thinking.study import StudyConfig, Task, launch_study
 from tte_retriever import TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.evaluation import mini_mmeb
@@ -29,71 +29,101 @@ from tte_retriever.small_world.backbone import bare_backbone
 from tte_retriever.training.config_files import read_config
 from tte_retriever.training.run import train
 
+if TYPE_CHECKING:
+    from studies.thinking.records import Record
+    from tte_retriever.evaluation.mini_mmeb.report import Report
+    from tte_retriever.training.config import TrainConfig
+
 BACKBONE = "reader"
 
 
 def prepare(study: StudyConfig) -> None:
-    """Make the folder of the results, and the backbone that every arm starts from."""
+    """Write the backbone that every arm starts from."""
     backbone = Path(study.output_dir) / BACKBONE
-    Path(study.results_dir).mkdir(parents=True, exist_ok=True)
     if not backbone.exists():
         bare_backbone(study.reader, backbone)
 
 
-def is_scored(study: StudyConfig, file: Path, known: dict[str, Any]) -> bool:
-    """Whether a result is there.
+def is_scored(study: StudyConfig, wanted: Record) -> bool:
+    """Whether the results have this run.
+
+    Args:
+        study: The config.
+        wanted: What is known of the record before the run is scored.
 
     Raises:
-        InputError: If it is one of another study.
+        InputError: They have it with other settings.
     """
-    if not file.exists():
+    identity = {key: wanted[key] for key in ("condition", "arm", "training_seed")}
+    made = ResultsFile(study.results_file).find("run", **identity)
+    if made is None:
         return False
-    made = json.loads(file.read_text())
-    asked = {"split": study.split, "seed": study.eval_seed, **known}
-    differ = [f"{key} {made[key]} and not {value}" for key, value in asked.items() if made[key] != value]
-    count = made["tasks"][0]["n"]
-    differ += [f"{count} queries a task and not {study.queries}"] * (count != study.queries)
+    differ = [f"{key} {made[key]} and not {value}" for key, value in wanted.items() if made[key] != value]
     if differ:
-        raise InputError(f"{str(file)!r} has {', '.join(differ)}; give another results_dir, or move it away.")
+        named = study.label((wanted["training_seed"], wanted["arm"]))
+        raise InputError(
+            f"{named} in {study.results_file!r} has {', '.join(differ)}; give another condition or results_file, or "
+            "delete the record."
+        )
     return True
 
 
-def run_arm(study: StudyConfig, task: Task) -> list[Path]:
-    """Train one arm with one seed and score it; what is there already is not done again."""
-    torch.set_num_threads(1)
+def training_config(study: StudyConfig, task: Task) -> TrainConfig:
+    """Write the training config of a run beside its folder, and read it."""
     seed, name = task
-    arm, folder, scores = study.arm(name), study.folder(task), Path(study.results_dir)
-    results: dict[int | None, Path] = {None: scores / f"{name}-{seed}.json"}
-    results |= {budget: scores / f"{name}@{budget}-{seed}.json" for budget in arm.budgets}
-    values, written = study.config(name), folder.with_name(f"{folder.name}.yaml")
+    folder, values = study.folder(task), study.config(name)
     values |= {"output_dir": str(folder), "seed": seed}
     values["model"]["backbone"] = str(Path(study.output_dir) / BACKBONE)
+    written = folder.with_name(f"{folder.name}.yaml")
     written.write_text(yaml.safe_dump(values, sort_keys=False))
-    config = read_config(written)
-    known: dict[str, Any] = {"training_seed": seed, "steps": {stage.name: stage.steps for stage in config.stages}}
-    missing = {budget: file for budget, file in results.items() if not is_scored(study, file, known)}
+    return read_config(written)
+
+
+def scores_of(report: Report) -> tuple[Record, Record]:
+    """The parts of a run's record that the report holds, and the record of its tasks."""
+    run: Record = {
+        "fingerprint": report.fingerprint,
+        "think_budget": report.think_budget,
+        "mean": round(report.mean, 4),
+    }
+    run["scores"] = {task.name: [round(value, 4) for value in (task.score, *task.ci95)] for task in report.tasks}
+    run["per_query"] = {task.name: task.per_query for task in report.tasks}
+    tasks = []
+    for task in report.tasks:
+        described: Record = {key: getattr(task, key) for key in ("name", "modality", "family", "metric")}
+        described |= {"chance": round(task.chance, 6), "prior_only": round(task.prior_only, 6)}
+        tasks.append(described | {"kinds": list(task.kinds)})
+    setting = {"split": report.split, "seed": report.seed, "queries": report.tasks[0].n}
+    return run, {"record": "tasks", **setting, "tasks": tasks}
+
+
+def run_arm(study: StudyConfig, task: Task) -> str:
+    """Train one arm with one seed and score it, unless the results have it already."""
+    torch.set_num_threads(1)
+    seed, name = task
+    config = training_config(study, task)
+    known = {"condition": study.condition, "training_seed": seed}
+    known |= {"split": study.split, "seed": study.eval_seed, "queries": study.queries}
+    known["steps"] = {stage.name: stage.steps for stage in config.stages}
+    budgets = {None: name} | {budget: f"{name}@{budget}" for budget in study.arm(name).budgets}
+    missing = {budget: arm for budget, arm in budgets.items() if not is_scored(study, known | {"arm": arm})}
     if not missing:
-        return list(results.values())
-    begun, started = folder.exists(), time.process_time()
+        return study.label(task)
+    resumed, started = study.folder(task).exists(), time.process_time()
     model = TTEEncoder(str(train(config)), device="cpu")
-    known["training_cpu_s"] = None if begun else round(time.process_time() - started)
-    for budget, file in missing.items():
+    spent = None if resumed else round(time.process_time() - started)
+    for budget, arm in missing.items():
         started = time.process_time()
         report = mini_mmeb.evaluate(
-            model,
-            name=file.stem,
-            split=study.split,  # type: ignore[arg-type]  # any other word is refused with a sentence
-            seed=study.eval_seed,
-            queries=study.queries,
-            think_budget=budget,
+            model, split=study.split, seed=study.eval_seed, queries=study.queries, think_budget=budget
         )
-        per_query = {task.name: [round(float(value), 4) for value in task.per_query] for task in report.tasks}
-        spent = {"evaluation_cpu_s": round(time.process_time() - started)}
-        write_json(file, report.to_dict() | known | spent | {"per_query": per_query})
-        write_json(scores / "kinds.json", {task.name: task.kinds for task in report.tasks})
-    return list(results.values())
+        run, tasks = scores_of(report)
+        seconds = {"training_cpu_s": spent, "evaluation_cpu_s": round(time.process_time() - started)}
+        record = {"record": "run", "condition": study.condition, "arm": arm, **known, **seconds, **run}
+        ResultsFile(study.results_file).put(record, tasks)
+    return study.label(task)
 
 
 if __name__ == "__main__":
-    for files in launch_study(__doc__, run_arm, prepare):
-        print(*files, flush=True)
+    for label in launch_study(__doc__, run_arm, prepare):
+        print(label, flush=True)

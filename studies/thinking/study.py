@@ -1,9 +1,8 @@
-"""A study: arms that differ in named things, each trained with several seeds, and one record for each of these runs."""
+"""The study: its arms, which differ in one named setting each, and the command line that its scripts share."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tte_retriever.errors import InputError
+from tte_retriever.evaluation.mini_mmeb.tasks import SuiteSplit  # noqa: TC001  (read from the annotations)
 from tte_retriever.training.config_files import read_values
 from tte_retriever.training.parsing import from_mapping, set_at
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Task: TypeAlias = tuple[int, str]
-"""Seed and name of an arm: one run of the study."""
+"""Training seed and name of an arm: one run of the study."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Arm:
     """One way to train.
 
     Attributes:
-        what: In which one thing it differs from its neighbour, in words.
-        like: The neighbour, another arm; ``None`` for the one that all others come from.
+        what: How it differs from its neighbour, in words.
+        like: The neighbour: the arm whose config it changes; ``None`` for the arm at the root.
         set: Dotted key of the training config → value, on top of the neighbour's config.
-        budgets: Think budgets at which it is scored besides its own.
+        budgets: Think budgets at which it is also scored, besides its own.
     """
 
     what: str
@@ -45,24 +45,27 @@ class StudyConfig:
     """The study.
 
     Attributes:
-        output_dir: Where checkpoints go.
-        results_dir: Where scores go.
+        output_dir: Folder of the checkpoints.
+        results_file: JSONL file of all results; see :mod:`studies.thinking.records`.
         reader: A checkpoint of the small world, whose backbone every arm starts from.
-        base: The training config that all arms come from.
+        base: The training config that every arm is derived from.
         arms: Name → arm.
-        queries: Per task of mini-MMEB.
-        split: Of mini-MMEB: ``validation`` as long as anything is chosen.
-        eval_seed: Of mini-MMEB.
-        probe_queries: Per family of the small world, for the probes.
+        condition: Name of the setting that these runs share and the main results do not have, such as ``held-out``;
+            empty for the main results.
+        queries: Number of queries for each task of mini-MMEB.
+        split: Split of mini-MMEB; use ``validation`` to choose a setting.
+        eval_seed: Seed of mini-MMEB.
+        probe_queries: Number of queries that a probe draws for each family of the small world.
     """
 
     output_dir: str
-    results_dir: str
+    results_file: str
     reader: str
     base: dict[str, Any]
     arms: dict[str, dict[str, Any]]
+    condition: str = ""
     queries: int = 500
-    split: str = "iid"
+    split: SuiteSplit = "iid"
     eval_seed: int = 0
     probe_queries: int = 300
 
@@ -70,7 +73,7 @@ class StudyConfig:
         """The arm of this name.
 
         Raises:
-            InputError: If there is none.
+            InputError: The study has no such arm.
         """
         if name not in self.arms:
             raise InputError(f"The study has no arm {name!r}; it has {', '.join(self.arms)}.")
@@ -80,7 +83,7 @@ class StudyConfig:
         """The training config of an arm: its neighbour's, with its own values set.
 
         Raises:
-            InputError: If an arm of that name, or a neighbour, is not there, or if an arm comes from itself.
+            InputError: The arm or one of its neighbours does not exist, or an arm is derived from itself.
         """
         line: dict[str, Arm] = {}
         like: str | None = name
@@ -98,52 +101,64 @@ class StudyConfig:
         return values
 
     def folder(self, task: Task) -> Path:
-        """Where a run is trained."""
+        """The folder that a run is trained in."""
         seed, name = task
         return Path(self.output_dir) / f"{name}-{seed}"
+
+    def label(self, task: Task) -> str:
+        """What the scripts print for a run: condition, arm and training seed."""
+        seed, name = task
+        return f"{self.condition}/{name}-{seed}".removeprefix("/")
+
+
+def study_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of the options that all scripts of the study have: the config and ``--set``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value")
+    return parser
+
+
+def read_study(arguments: argparse.Namespace) -> StudyConfig:
+    """The config that the options name.
+
+    Raises:
+        InputError: The config has a mistake.
+    """
+    return from_mapping(StudyConfig, read_values(arguments.config, arguments.set))
 
 
 def launch_study(
     description: str | None,
-    work: Callable[[StudyConfig, Task], list[Path]],
+    work: Callable[[StudyConfig, Task], str],
     prepare: Callable[[StudyConfig], None] = lambda _study: None,
     ready: Callable[[StudyConfig, Task], bool] = lambda _study, _task: True,
-) -> Iterator[list[Path]]:
-    """Read the command line of a recipe that goes through a study, and do the work for every arm and seed.
+) -> Iterator[str]:
+    """Read the command line of a script that works on the runs of the study, and do the work for every arm and seed.
 
     Args:
-        description: What ``--help`` says: the recipe's docstring.
-        work: What is done for one run, in a process of its own; it gives the files that hold the results.
-        prepare: What is done once before that.
-        ready: Whether a run can be worked on; others are left out.
+        description: The text of ``--help``.
+        work: Does the work for one run in a process of its own, and returns what to print.
+        prepare: Runs once, before the work.
+        ready: Whether a run can be worked on; the others are skipped.
 
-    Returns:
-        The files of one run after the other, as they are done.
+    Yields:
+        What ``work`` returned, run by run.
 
     Raises:
-        InputError: A mistake in the config, or an arm that it does not have; nothing is done then.
+        InputError: The config has a mistake, or the study has no such arm; nothing is done then.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value")
-    parser.add_argument("--arms", nargs="*", help="names of arms; all if not given")
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, with a core each")
+    parser = study_parser(description)
+    parser.add_argument("--arms", nargs="*", help="names of arms; default: all")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="training seeds; default: 0 1 2")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, with one core each")
     arguments = parser.parse_args()
-    study = from_mapping(StudyConfig, read_values(arguments.config, arguments.set))
+    study = read_study(arguments)
     arms = arguments.arms or list(study.arms)
     for name in {*arms, *study.arms}:
         study.config(name)
     prepare(study)
     tasks = [task for task in product(arguments.seeds, arms) if ready(study, task)]
-    # A process for each: what one leaves in memory is nothing to the next.
+    # Each run has a new process, so that it starts with nothing in memory.
     with multiprocessing.get_context("spawn").Pool(arguments.jobs, maxtasksperchild=1) as pool:
         yield from pool.imap(partial(work, study), tasks)
-
-
-def write_json(file: Path, record: dict[str, Any]) -> None:
-    """Write an object with a line for each key; the file is there as a whole or not at all."""
-    lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()]
-    partial_file = file.with_suffix(f".{multiprocessing.current_process().pid}")
-    partial_file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    partial_file.replace(file)

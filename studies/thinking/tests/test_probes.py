@@ -1,8 +1,7 @@
-"""The probes of the study: one file for each checkpoint, with what it can tell, and nothing done twice."""
+"""The probes of the study: one record for each checkpoint, which is not probed twice."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,8 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from studies.thinking.study import StudyConfig
+from studies.thinking import probe
+from studies.thinking.records import ResultsFile
+from studies.thinking.study import StudyConfig, launch_study
 from tte_retriever import build, model_path
+from tte_retriever.errors import InputError
 from tte_retriever.small_world import FAMILIES
 from tte_retriever.small_world.backbone import bare_backbone
 from tte_retriever.training.config_files import read_values
@@ -24,7 +26,7 @@ QUERIES = 8
 
 
 def probes(out, *arguments):
-    settings = [f"output_dir={out}", f"results_dir={out}/results", f"probe_queries={QUERIES}"]
+    settings = [f"output_dir={out}", f"results_file={out}/results.jsonl", f"probe_queries={QUERIES}"]
     options = [option for value in settings for option in ("--set", value)]
     command = [sys.executable, "-m", "studies.thinking.probe", str(CONFIG), *options, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -50,9 +52,9 @@ def test_two_arms_are_probed_and_one_that_is_not_trained_is_left_out(untrained_s
     run = probes(untrained_study, "--arms", "tte-flash", "direct", "explicit-cot", "--seeds", "0")
     assert run.returncode == 0, run.stderr
     assert "direct is not trained with seed 0 yet" in run.stderr
-    files = sorted((untrained_study / "results/probes").glob("*.json"))
-    assert [file.name for file in files] == ["explicit-cot-0.json", "tte-flash-0.json"]
-    written, latent = (json.loads(file.read_text()) for file in files)
+    results = ResultsFile(untrained_study / "results.jsonl")
+    written, latent = results.read()
+    assert (written["arm"], latent["arm"]) == ("explicit-cot", "tte-flash")
     assert list(written) == list(latent)
     assert (latent["arm"], latent["training_seed"], latent["think_tokens"]) == ("tte-flash", 0, 8)
     replaced = {"tte-flash": ["none", "swap", "shuffle", "zero", "mean"]}
@@ -74,14 +76,13 @@ def test_two_arms_are_probed_and_one_that_is_not_trained_is_left_out(untrained_s
     assert all(row["within"] is row["between"] is None for row in written["similarity"])
     assert 1 <= latent["effective_rank_thought"] <= 128
     assert written["effective_rank_thought"] is None
-    stamps = [file.stat().st_mtime_ns for file in files]
+    stamp = results.path.stat().st_mtime_ns
     again = probes(untrained_study, "--arms", "tte-flash", "explicit-cot", "--seeds", "0")
-    assert again.stdout.split() == [str(file) for file in reversed(files)]
-    assert [file.stat().st_mtime_ns for file in files] == stamps
+    assert again.stdout.split() == ["tte-flash-0", "explicit-cot-0"]
+    assert results.path.stat().st_mtime_ns == stamp
 
 
-def test_an_arm_that_the_study_does_not_have_is_refused(tmp_path):
-    run = probes(tmp_path, "--arms", "telepathy")
-    assert run.returncode != 0
-    assert "no arm 'telepathy'" in run.stderr
-    assert not (tmp_path / "results").exists()
+def test_an_arm_that_the_study_does_not_have_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["probe", str(CONFIG), "--set", f"output_dir={tmp_path}", "--arms", "telepathy"])
+    with pytest.raises(InputError, match="no arm 'telepathy'"):
+        next(launch_study("", probe.probe_arm, ready=probe.is_trained))

@@ -1,8 +1,7 @@
-"""The study of methods: arms differ in what they say and nothing else, are trained and scored, and not done twice."""
+"""The study: arms differ in what the config says and nothing else, are trained and scored, and are not scored twice."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from studies.thinking import run
+from studies.thinking.records import ResultsFile
 from studies.thinking.results import SAME_TIME
-from studies.thinking.study import StudyConfig
+from studies.thinking.study import StudyConfig, launch_study
 from tte_retriever import model_path
 from tte_retriever.errors import InputError
 from tte_retriever.training.config_files import read_config, read_values
@@ -26,7 +27,7 @@ BASE = "tte-flash"
 
 
 def study(out, *arguments):
-    settings = [f"output_dir={out}", f"results_dir={out}/results", f"reader={model_path('tte-flash-tiny')}"]
+    settings = [f"output_dir={out}", f"results_file={out}/results.jsonl", f"reader={model_path('tte-flash-tiny')}"]
     settings += ["queries=14", "base.max_steps=1", "base.trainer.per_device_train_batch_size=4"]
     options = [option for value in settings for option in ("--set", value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -89,66 +90,94 @@ def test_all_arms_see_the_same_data_in_the_same_steps(resolved):
                 assert own[key] == base[key], (name, key)
 
 
+def records_of(out, record_type="run"):
+    return [record for record in ResultsFile(out / "results.jsonl").read() if record["record"] == record_type]
+
+
 @pytest.mark.slow
 def test_every_arm_is_trained_and_scored(tmp_path):
-    run = study(tmp_path / "study", "--seeds", "3", "--jobs", "2")
-    assert run.returncode == 0, run.stderr
-    results = tmp_path / "study/results"
-    kinds = json.loads((results / "kinds.json").read_text())
-    budgets = {f"{name}@{budget}" for name, arm in VALUES["arms"].items() for budget in arm.get("budgets", ())}
-    assert {file.stem for file in results.glob("*-3.json")} == {f"{name}-3" for name in {*VALUES["arms"], *budgets}}
-    for file in results.glob("*-3.json"):
-        record = json.loads(file.read_text())
-        assert record["training_seed"] == 3
-        arm = VALUES["arms"][file.stem.removesuffix("-3").split("@")[0]]
-        assert sum(record["steps"].values()) == arm.get("set", {}).get("stages.0.steps", 800)
-        assert [task["name"] for task in record["tasks"]] == list(record["per_query"]) == list(kinds)
-        for task in record["tasks"]:
-            values = record["per_query"][task["name"]]
-            assert sum(values) / len(values) == pytest.approx(task["score"], abs=1e-4)
-            assert len(values) == len(kinds[task["name"]]) == 14
-
-
-@pytest.mark.slow
-def test_what_is_done_is_not_done_again_and_would_come_out_the_same(tmp_path):
-    first = study(tmp_path / "study", "--arms", "contrastive-only", "--seeds", "0")
-    assert first.returncode == 0, first.stderr
-    result = tmp_path / "study/results/contrastive-only-0.json"
-    stamp = result.stat().st_mtime_ns
-    again = study(tmp_path / "study", "--arms", "contrastive-only", "--seeds", "0")
-    assert again.stdout.strip().endswith("contrastive-only-0.json")
-    assert result.stat().st_mtime_ns == stamp
-    study(tmp_path / "other", "--arms", "contrastive-only", "--seeds", "0")
-    one, other = (
-        json.loads((tmp_path / each / "results/contrastive-only-0.json").read_text()) for each in ("study", "other")
-    )
-    assert one["fingerprint"] == other["fingerprint"]
-    assert one["per_query"] == other["per_query"]
-
-
-@pytest.mark.slow
-def test_results_of_other_settings_are_not_taken_for_those_asked_for(tmp_path):
-    done = study(tmp_path / "study", "--arms", "contrastive-only", "--seeds", "0")
+    done = study(tmp_path, "--seeds", "3", "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    for setting, given in (
-        ("split=validation", "split iid"),
-        ("queries=16", "14 queries"),
-        ("base.stages.0.steps=5", "{'joint': 800}"),
-    ):
-        other = study(tmp_path / "study", "--arms", "contrastive-only", "--seeds", "0", "--set", setting)
-        assert other.returncode != 0
-        assert given in other.stderr
-        assert "give another results_dir" in other.stderr
+    (tasks,) = records_of(tmp_path, "tasks")
+    kinds = {task["name"]: task["kinds"] for task in tasks["tasks"]}
+    budgets = {f"{name}@{budget}" for name, arm in VALUES["arms"].items() for budget in arm.get("budgets", ())}
+    runs = records_of(tmp_path)
+    assert {record["arm"] for record in runs} == {*VALUES["arms"], *budgets}
+    for record in runs:
+        assert record["training_seed"] == 3
+        arm = VALUES["arms"][record["arm"].split("@")[0]]
+        assert sum(record["steps"].values()) == arm.get("set", {}).get("stages.0.steps", 800)
+        assert list(record["scores"]) == list(record["per_query"]) == list(kinds)
+        for name, (score, low, high) in record["scores"].items():
+            values = record["per_query"][name]
+            assert low <= score <= high
+            assert sum(values) / len(values) == pytest.approx(score, abs=1e-4)
+            assert len(values) == len(kinds[name]) == 14
 
 
-def test_an_unknown_arm_is_refused(tmp_path):
-    run = study(tmp_path / "study", "--arms", "telepathy")
-    assert run.returncode != 0
-    assert "no arm 'telepathy'" in run.stderr
-    assert not (tmp_path / "study").exists()
+@pytest.mark.slow
+def test_a_run_that_is_scored_is_skipped_and_would_have_the_same_scores(tmp_path):
+    one_arm = ("--arms", "contrastive-only", "--seeds", "0")
+    first = study(tmp_path / "study", *one_arm)
+    assert first.returncode == 0, first.stderr
+    file = tmp_path / "study/results.jsonl"
+    stamp = file.stat().st_mtime_ns
+    again = study(tmp_path / "study", *one_arm)
+    assert again.stdout.strip().endswith("contrastive-only-0")
+    assert file.stat().st_mtime_ns == stamp
+    study(tmp_path / "other", *one_arm)
+    (one,), (other,) = (records_of(tmp_path / each) for each in ("study", "other"))
+    assert one["fingerprint"] == other["fingerprint"]
+    assert {task: values.tolist() for task, values in one["per_query"].items()} == {
+        task: values.tolist() for task, values in other["per_query"].items()
+    }
 
 
-def test_arms_that_come_from_each_other_are_refused(study_config):
+RUN = {"condition": "", "arm": "direct", "training_seed": 0}
+SETTING = {"split": "iid", "seed": 0, "queries": 14, "steps": {"joint": 800}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"split": "validation"}, "split iid"),
+        ({"queries": 16}, "queries 14"),
+        ({"steps": {"joint": 5}}, "{'joint': 800}"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused(study_config, tmp_path, setting, named):
+    file = ResultsFile(tmp_path / "results.jsonl")
+    study = replace(study_config, results_file=str(file.path))
+    assert not run.is_scored(study, RUN | SETTING)
+    file.put({"record": "run", **RUN, **SETTING, "scores": {}, "fingerprint": "f"})
+    assert run.is_scored(study, RUN | SETTING)
+    assert not run.is_scored(study, RUN | SETTING | {"condition": "held-out"})
+    with pytest.raises(InputError, match="give another condition or results_file") as error:
+        run.is_scored(study, RUN | SETTING | setting)
+    assert f"direct-0 in '{file.path}' has" in str(error.value)
+    assert named in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_command_refuses_a_run_with_other_settings(tmp_path):
+    one_arm = ("--arms", "contrastive-only", "--seeds", "0")
+    done = study(tmp_path, *one_arm)
+    assert done.returncode == 0, done.stderr
+    other = study(tmp_path, *one_arm, "--set", "split=validation")
+    assert other.returncode != 0
+    assert "split iid and not validation" in other.stderr
+
+
+def test_an_unknown_arm_is_refused(tmp_path, monkeypatch):
+    out = tmp_path / "study"
+    options = ["--set", f"output_dir={out}", "--set", f"results_file={out}/results.jsonl", "--arms", "telepathy"]
+    monkeypatch.setattr(sys, "argv", ["run", str(CONFIG), *options])
+    with pytest.raises(InputError, match="no arm 'telepathy'"):
+        next(launch_study("", run.run_arm, run.prepare))
+    assert not out.exists()
+
+
+def test_arms_that_are_derived_from_each_other_are_refused(study_config):
     arms = {"a": {"what": "", "like": "b"}, "b": {"what": "", "like": "c"}, "c": {"what": "", "like": "b"}}
     with pytest.raises(InputError, match="a is like b is like c is like b"):
         replace(study_config, arms=arms).config("a")
