@@ -18,10 +18,10 @@ record of ``results_file`` with these keys:
   the share of rationales that are right word for word, and the shares of right words when the model writes freely and when
   it predicts each word after the true ones before it;
 * ``word_kinds``, rows of ``family, kind, n, free, forced``, by kind of word;
-* ``answers``, rows of ``family, n, said, retrieved, agree, agree_by_chance, agree_given_gold`` for families of questions: how
+* ``answers``, rows of ``family, n, written, retrieved, agree, agree_by_chance, agree_given_gold`` for families of questions: how
   often the answer at the end of the written rationale is right, how often the retrieved one is, and how often the two are
   equal; then how often they would be equal if they were independent, and if they depended only on the right answer;
-* ``examples``, rows of ``family, gold, said``;
+* ``examples``, rows of ``family, gold, written``;
 * ``similarity``, rows of ``family, n, embeddings, within, between``: mean cosine between the embeddings of different queries,
   between the last hidden states of different steps of one query, and between those of one step of different queries;
 * ``effective_rank_embeddings`` and ``effective_rank_thought``, over the queries of all families and, for thoughts, all steps.
@@ -40,9 +40,9 @@ import torch
 from torch.nn import functional as F
 
 from studies.thinking.probing.agreement import agreement_by_chance
-from studies.thinking.probing.asking import Asked
 from studies.thinking.probing.geometry import effective_rank, mean_cosine
-from studies.thinking.probing.ways import OWN, WAYS, Thought
+from studies.thinking.probing.per_method import OWN, PER_METHOD, Thought
+from studies.thinking.probing.queries import ProbeQueries
 from studies.thinking.records import ResultsFile
 from studies.thinking.study import StudyConfig, Task, launch_study
 from tte_retriever import TTEEncoder
@@ -64,7 +64,7 @@ LISTS = ("interventions", "decoding", "word_kinds", "answers", "examples", "simi
 
 
 def rounded(value: float | None) -> float | None:
-    """As it is written down."""
+    """The value with the precision of the records."""
     return None if value is None else round(value, 4)
 
 
@@ -74,70 +74,70 @@ def estimate(name: str, values: np.ndarray | list[Any]) -> dict[str, Any]:
     return {name: round(float(array.mean()), 4), f"{name}_ci95": [round(each, 4) for each in interval(array)]}
 
 
-def intervention_rows(asked: Asked, thought: Thought) -> Iterator[dict[str, Any]]:
-    """Every thought that was put in the place of the model's own."""
+def intervention_rows(queries: ProbeQueries, thought: Thought) -> Iterator[dict[str, Any]]:
+    """One row for each intervention."""
     own = thought.vectors[OWN]
     for name, vectors in thought.vectors.items():
-        row = {"family": asked.family, "intervention": name, "n": len(own)}
-        hits = asked.hits(vectors)
+        row = {"family": queries.family, "intervention": name, "n": len(own)}
+        hits = queries.hits(vectors)
         row |= estimate("cosine", F.cosine_similarity(own, vectors).numpy()) | estimate("hit@1", hits)
-        yield row | estimate("change", hits - asked.hits(own))
+        yield row | estimate("change", hits - queries.hits(own))
 
 
-def rationale_rows(asked: Asked, thought: Thought) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What is said of the rationales of a family, with the name of the list that it belongs to."""
-    head, said = {"family": asked.family}, thought.said
-    row = {"n": len(said)} | estimate("exact", [each.exact for each in said])
-    row |= estimate("free", [np.mean(each.free) for each in said])
-    row |= estimate("forced", [np.mean(each.forced) for each in said])
+def rationale_rows(queries: ProbeQueries, thought: Thought) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows about the rationales of a family, each with the name of its list."""
+    head, rationales = {"family": queries.family}, thought.rationales
+    row = {"n": len(rationales)} | estimate("exact", [each.exact for each in rationales])
+    row |= estimate("free", [np.mean(each.free) for each in rationales])
+    row |= estimate("forced", [np.mean(each.forced) for each in rationales])
     yield "decoding", head | row
     by_kind = defaultdict(list)
-    for each in said:
+    for each in rationales:
         for kind, free, forced in zip(word_kinds(each.gold), each.free, each.forced, strict=True):
             by_kind[kind].append((free, forced))
     for kind in filter(by_kind.get, WORD_KINDS):
         free, forced = np.mean(by_kind[kind], axis=0).round(4).tolist()
         yield "word_kinds", head | {"kind": kind, "n": len(by_kind[kind]), "free": free, "forced": forced}
-    for each in said[:EXAMPLES]:
-        yield "examples", head | {"gold": " ".join(each.gold), "said": " ".join(each.said)}
-    if asked.family in ANSWERS:
-        yield "answers", head | answer_row(asked, thought)
+    for each in rationales[:EXAMPLES]:
+        yield "examples", head | {"gold": " ".join(each.gold), "written": " ".join(each.written)}
+    if queries.family in ANSWERS:
+        yield "answers", head | answer_row(queries, thought)
 
 
-def answer_row(asked: Asked, thought: Thought) -> dict[str, Any]:
-    """The answer that is said against the one that is found."""
-    right = [str(pair.content) for pair in asked.pairs]
-    said = [f" {' '.join(each.said)}".rpartition(" so ")[2].strip() for each in thought.said]
+def answer_row(queries: ProbeQueries, thought: Thought) -> dict[str, Any]:
+    """The written answer compared with the retrieved one."""
+    right = [str(pair.content) for pair in queries.pairs]
+    written = [f" {' '.join(each.written)}".rpartition(" so ")[2].strip() for each in thought.rationales]
     own = thought.vectors[OWN]
-    found = [str(each) for each in asked.retrieved(own)]
-    row = {"n": len(right)} | estimate("said", np.array(said) == np.array(right))
-    row |= estimate("retrieved", asked.hits(own)) | estimate("agree", np.array(said) == np.array(found))
+    found = [str(each) for each in queries.retrieved(own)]
+    row = {"n": len(right)} | estimate("written", np.array(written) == np.array(right))
+    row |= estimate("retrieved", queries.hits(own)) | estimate("agree", np.array(written) == np.array(found))
     chances = {"agree_by_chance": None, "agree_given_gold": right}
-    return row | {name: rounded(agreement_by_chance(said, found, among)) for name, among in chances.items()}
+    return row | {name: rounded(agreement_by_chance(written, found, among)) for name, among in chances.items()}
 
 
-def similarity_row(asked: Asked, thought: Thought) -> dict[str, Any]:
-    """How alike embeddings are, and the states of a thought."""
+def similarity_row(queries: ProbeQueries, thought: Thought) -> dict[str, Any]:
+    """Mean cosines of embeddings and of the hidden states of thoughts."""
     own, states = thought.vectors[OWN], thought.states  # (B, E), (B, K, D)
     alike: dict[str, float | None] = {"embeddings": float(mean_cosine(own[None])), "within": None, "between": None}
     if states is not None:
         alike["between"] = float(mean_cosine(states.transpose(0, 1)).mean())  # of (K, B, D)
         alike["within"] = float(mean_cosine(states).mean()) if states.shape[1] > 1 else None
-    return {"family": asked.family, "n": len(own)} | {name: rounded(value) for name, value in alike.items()}
+    return {"family": queries.family, "n": len(own)} | {name: rounded(value) for name, value in alike.items()}
 
 
-def probe(encoder: TTEEncoder, config: TrainConfig, queries: int) -> dict[str, Any]:
-    """Everything about one checkpoint."""
+def probe(encoder: TTEEncoder, config: TrainConfig, count: int) -> dict[str, Any]:
+    """All measurements on one checkpoint, with ``count`` queries for each family."""
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS}
     embeddings, thoughts = [], []
     for family in FAMILIES:
-        asked = Asked.draw(encoder, family, queries, split=SPLIT, seed=SEED)
-        thought = WAYS[config.model.method](encoder, config, asked)
+        queries = ProbeQueries.draw(encoder, family, count, split=SPLIT, seed=SEED)
+        thought = PER_METHOD[config.model.method](encoder, config, queries)
         embeddings.append(thought.vectors[OWN])
-        rows["interventions"] += intervention_rows(asked, thought)
-        for name, row in rationale_rows(asked, thought) if thought.said else ():
+        rows["interventions"] += intervention_rows(queries, thought)
+        for name, row in rationale_rows(queries, thought) if thought.rationales else ():
             rows[name].append(row)
-        rows["similarity"].append(similarity_row(asked, thought))
+        rows["similarity"].append(similarity_row(queries, thought))
         if thought.states is not None:
             thoughts.append(thought.states.flatten(0, 1))  # (B K, D)
     return rows | {

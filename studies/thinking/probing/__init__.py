@@ -1,1 +1,1 @@
-"""What a thought holds and what it is good for: decode it, change it, measure its shape."""
+"""Measurements on the thoughts of a checkpoint."""

@@ -1,4 +1,4 @@
-"""How much of a rationale is said, word by word."""
+"""Compare a written rationale with the true one, word by word."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OPENED, CLOSED = "<think>", "</think>"
-"""Tags around the rationale of an explicit chain of thought."""
+"""Tags around a rationale of ``explicit-cot`` and ``plume``."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A rationale as it should be and as it was said.
+    """A true rationale and the one that the model wrote.
 
     Attributes:
-        gold: Its words.
-        said: The words that were written freely.
-        free: Of each word of ``gold``, whether it was written in its place.
-        forced: Of each word of ``gold``, whether all of its tokens were the likeliest after the true ones before them.
+        gold: Words of the true rationale.
+        written: Words that the model wrote freely.
+        free: For each word of ``gold``, whether it was written in its place.
+        forced: For each word of ``gold``, whether each of its tokens was the likeliest after the true tokens before it.
     """
 
     gold: tuple[str, ...]
-    said: tuple[str, ...]
+    written: tuple[str, ...]
     free: tuple[bool, ...]
     forced: tuple[bool, ...]
 
     @property
     def exact(self) -> bool:
-        """Whether all words were written, and no other."""
-        return self.gold == self.said
+        """Whether exactly these words were written."""
+        return self.gold == self.written
 
 
 def compare(
     tokenizer: PreTrainedTokenizerBase, gold_ids: Sequence[int], written_ids: Sequence[int], predicted: Sequence[int]
 ) -> Comparison:
-    """Compare the rationale of one item with what was written, and with what was predicted under teacher forcing.
+    """Compare the true rationale of one item with the written one, and with predictions under teacher forcing.
 
     Args:
-        tokenizer: Of the model.
-        gold_ids: What should be written, without the token that ends it.
-        written_ids: What was, likewise.
-        predicted: The likeliest token at each place of ``gold_ids``, at least as many.
+        tokenizer: The model's tokenizer.
+        gold_ids: Token ids of the true rationale, without its end token.
+        written_ids: Token ids of the written rationale, without its end token.
+        predicted: The likeliest token in each place of ``gold_ids``; further ones are ignored.
     """
     wanted = words_of(tokenizer, gold_ids)
     gold = tuple(word for word, _ in wanted)
-    said = tuple(word for word, _ in words_of(tokenizer, written_ids))
-    free = tuple(index < len(said) and said[index] == word for index, word in enumerate(gold))
+    written = tuple(word for word, _ in words_of(tokenizer, written_ids))
+    free = tuple(index < len(written) and written[index] == word for index, word in enumerate(gold))
     forced = tuple(all(predicted[token] == gold_ids[token] for token in tokens) for _, tokens in wanted)
-    return Comparison(gold, said, free, forced)
+    return Comparison(gold, written, free, forced)
 
 
 def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
-    """The words of a rationale, ``<think>`` tags around it apart, and the indices of the tokens that each is made of."""
+    """The words of a rationale without ``<think>`` tags, each with the indices of its tokens."""
     pieces = [str(tokenizer.decode([token])) for token in ids]
     text, ends = "".join(pieces), list(accumulate(map(len, pieces)))
     starts = [0, *ends]

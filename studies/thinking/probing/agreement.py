@@ -1,4 +1,4 @@
-"""Do two answers to the same question agree more often than two that know nothing of each other?"""
+"""The rate at which two independent answers to the same question would agree."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def agreement_by_chance(one: Sequence[str], other: Sequence[str], among: Sequenc
     """How often ``one`` of a query equals the ``other`` of a different query: the rate if both were independent.
 
     Args:
-        one: An answer to each query.
-        other: Another answer to each.
-        among: Only queries for which this is the same are compared, such as the right answer: the rate if both depended on
-            it and on nothing else. Queries that are alone with theirs are left out.
+        one: One answer to each query.
+        other: Another answer to each query.
+        among: A value for each query, such as its right answer. Only queries with equal values are compared, which gives the
+            rate if both answers depended on this value alone. Queries with a unique value are left out.
 
     Returns:
-        0 to 1, the mean over queries; ``None`` where there are no two to compare.
+        0 to 1, the mean over queries; ``None`` if there are no two queries to compare.
     """
     firsts, seconds = np.asarray(one), np.asarray(other)
     groups = np.asarray(among) if among is not None else np.zeros(len(one))

@@ -1,4 +1,4 @@
-"""How much room a set of vectors takes, and how alike they are."""
+"""Effective rank and mean cosine similarity of a set of vectors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 def effective_rank(vectors: Tensor) -> float:
     """The exponential of the entropy of the normalised singular values (Roy & Vetterli, EUSIPCO 2007).
 
-    Nothing is centred: vectors that share a direction have a low rank for it.
+    The vectors are not centred, so a shared direction lowers the rank.
 
     Args:
         vectors: (B, D), not all zero.
 
     Returns:
-        From 1, all on one line, to min(B, D), orthogonal and of one length.
+        1 if all vectors lie on one line, up to min(B, D) if they are orthogonal and of equal length.
     """
     values = torch.linalg.svdvals(vectors.double())
     return float(torch.special.entr(values / values.sum()).sum().exp())

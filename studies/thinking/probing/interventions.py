@@ -1,4 +1,4 @@
-"""Thoughts that are not one's own: what a thought is replaced by, to see whether the embedding depends on it."""
+"""Replacements for the thought of an item, which show whether its embedding depends on the thought."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ T = TypeVar("T")
 
 
 def swapped_rows(count: int, seed: int) -> Tensor:
-    """For each of ``count`` rows another one, each of them once; (B,) int64.
+    """A permutation of ``count`` rows that leaves no row in its place; (B,) int64.
 
     Raises:
-        InputError: If there is no other.
+        InputError: There are fewer than two rows.
     """
     if count < 2:
-        raise InputError(f"A thought is swapped with that of another item, but there are {count}; give 2 or more.")
+        raise InputError(f"A thought can be swapped among items, and there are {count}; give 2 or more.")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return torch.empty_like(order).scatter(0, order, order.roll(1))
 
 
 def swap(thoughts: Tensor, seed: int) -> Tensor:
-    """Each item thinks what another one thought."""
+    """Give each item the thought of another item."""
     return thoughts[:, swapped_rows(thoughts.shape[1], seed)]
 
 
 def shuffle(thoughts: Tensor, seed: int) -> Tensor:
-    """Each item thinks its own thought in another order, the same in all layers.
+    """Put the steps of each item into another order, the same in all layers.
 
     Raises:
-        InputError: If there is no other order.
+        InputError: There are fewer than two steps.
     """
     _, rows, steps, _ = thoughts.shape
     if steps < 2:
-        raise InputError(f"The thought has {steps} step, which has no other order; give 2 or more.")
+        raise InputError(f"The order of {steps} step cannot be changed; give 2 or more.")
     order = torch.rand(rows, steps, generator=torch.Generator().manual_seed(seed)).argsort(1)  # (B, K)
     same = (order == torch.arange(steps)).all(1, keepdim=True)  # (B, 1)
     order = torch.where(same, order.roll(1, 1), order)
@@ -50,12 +50,12 @@ def shuffle(thoughts: Tensor, seed: int) -> Tensor:
 
 
 def zero(thoughts: Tensor, _seed: int) -> Tensor:
-    """Each item thinks nothing."""
+    """Replace every hidden state by zeros."""
     return torch.zeros_like(thoughts)
 
 
 def mean(thoughts: Tensor, _seed: int) -> Tensor:
-    """Each item thinks what all of them think on average, step by step."""
+    """Replace each step by its mean over the items."""
     return thoughts.mean(1, keepdim=True).expand_as(thoughts)
 
 
@@ -65,16 +65,16 @@ INTERVENTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "zero": zero,
     "mean": mean,
 }
-"""Name → a function of the states at the thoughts of several items, (layers, B, K, D), and a seed, to others like them."""
+"""Name → a function of the hidden states of several thoughts, (layers, B, K, D), and a seed, to states of the same shape."""
 
 
 def swap_items(items: Sequence[T], seed: int) -> list[T]:
-    """As :func:`swap`, for anything that there is one of for each item, such as rationales."""
+    """As :func:`swap`, for a list with one element for each item, such as its rationale."""
     return [items[row] for row in swapped_rows(len(items), seed).tolist()]
 
 
 def shuffle_words(text: str, seed: int) -> str:
-    """A text with its words in another order, or as it is if all orders read the same."""
+    """A text with its words in another order; unchanged if it has fewer than two different words."""
     words = text.split()
     if len(set(words)) < 2:
         return text

@@ -53,7 +53,7 @@ def answers_table(results: Results) -> str:
     rows = []
     for name in (arm for arm in results.study.arms if arm in results.probes):
         for (family,), row in results.probed(name, "answers").items():
-            keys = ("said", "retrieved", "agree", "agree_by_chance", "agree_given_gold")
+            keys = ("written", "retrieved", "agree", "agree_by_chance", "agree_given_gold")
             rows.append([f"`{name}`", family, *(number(row[key]) for key in keys)])
     return table(
         ["arm", "family", "said right", "retrieved right", "the same", "by chance", "given the right one"], rows

@@ -1,4 +1,4 @@
-"""A rationale against what was said, word by word, whatever tokens the words are made of."""
+"""A written rationale is compared with the true one word by word, whatever tokens its words have."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_words_are_compared_in_their_places(bundled, ids_of):
     long = compare(bundled.tokenizer, gold, ids_of(f" {GOLD} so red"), gold)
     assert (long.exact, all(long.free)) == (False, True)
     nothing = compare(bundled.tokenizer, gold, [], gold)
-    assert (nothing.said, any(nothing.free)) == ((), False)
+    assert (nothing.written, any(nothing.free)) == ((), False)
 
 
 def test_a_word_is_predicted_if_all_of_its_tokens_are(bundled, ids_of):
@@ -40,7 +40,7 @@ def test_a_word_is_predicted_if_all_of_its_tokens_are(bundled, ids_of):
         assert forced == tuple(place != index for place in range(len(words)))
     tags = {token for _, tokens in words for token in tokens} ^ set(range(len(gold)))
     wrong = [0 if place in tags else token for place, token in enumerate(gold)]
-    assert all(compare(bundled.tokenizer, gold, gold, wrong).forced)  # tags are no words
+    assert all(compare(bundled.tokenizer, gold, gold, wrong).forced)  # tags are not words
 
 
 def test_words_of_several_tokens(untrained):

@@ -1,4 +1,4 @@
-"""Queries of the small world, as a probe asks them again and again with other thoughts."""
+"""Queries of the small world, which a probe embeds several times with different thoughts."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ BATCH = 50
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Queries of one family, and what they are ranked over.
+class ProbeQueries:
+    """Queries of one family and the candidates that they are ranked over.
 
     Attributes:
         family: The task.
         pairs: B queries with their answers.
         batches: Their features, :data:`BATCH` at a time.
-        candidates: Vectors of all candidates, thought of as the model does.  (N, E) float32
-        contents: What each candidate is.
+        candidates: Vectors of all candidates, encoded by the unchanged model.  (N, E) float32
+        contents: Content of each candidate.
     """
 
     family: Family
@@ -45,26 +45,26 @@ class Asked:
     contents: list[object]
 
     @classmethod
-    def draw(cls, encoder: TTEEncoder, family: Family, queries: int, *, split: Split, seed: int | str) -> Asked:
-        """``queries`` fresh pairs of a family, a pure function of the arguments."""
+    def draw(cls, encoder: TTEEncoder, family: Family, queries: int, *, split: Split, seed: int | str) -> ProbeQueries:
+        """Draw ``queries`` pairs of a family; the same arguments give the same pairs."""
         pairs = draw_pairs(family, queries, seed=seed, split=split)
         items, contents = candidates_of(pairs)
         batches = [encoder.preprocess([encoder_item(pair.query) for pair in part]) for part in in_batches(pairs)]
         candidates = encoder.encode([encoder_item(item) for item in items], batch_size=BATCH)  # (N, E)
         return cls(family, pairs, batches, candidates, contents)
 
-    def embedded(self, encoder: TTEEncoder) -> Iterator[dict[str, Any]]:
-        """What leaves the model for each batch."""
+    def outputs(self, encoder: TTEEncoder) -> Iterator[dict[str, Any]]:
+        """The outputs of the model for each batch."""
         for features in self.batches:
             with torch.no_grad():
                 yield encoder(dict(features))
 
     def retrieved(self, vectors: Tensor) -> list[object]:
-        """What the queries find first, when these are their vectors (B, E)."""
+        """The content that each query retrieves first, for query vectors (B, E)."""
         return [self.contents[best] for best in np.argmax(vectors.numpy() @ self.candidates.T, axis=1)]
 
     def hits(self, vectors: Tensor) -> np.ndarray:
-        """Whether that answers them: (B,) float64 of 0 and 1."""
+        """1 for each query whose first candidate answers it, else 0: (B,) float64."""
         found = self.retrieved(vectors)
         return np.array([float(pair.accepts(each)) for pair, each in zip(self.pairs, found, strict=True)])
 
@@ -75,7 +75,7 @@ def in_batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def gold_ids(encoder: TTEEncoder, config: TrainConfig, pairs: Sequence[Pair]) -> list[list[int]]:
-    """What was to be written for such queries in training, in tokens, without the one that ends it."""
+    """Token ids of the rationales that training asks for such queries, without the end token."""
     options = config.collator_options | {"nested_budgets": False}
     collator = METHODS[config.model.method].resolve("collator")(encoder, **options)
     rows = [
