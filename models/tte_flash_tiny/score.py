@@ -2,7 +2,7 @@
 
     python -m models.tte_flash_tiny.score runs/bundled-model/model
 
-Expects ``training.json`` in the folder, as ``build.py`` leaves it there.
+The folder must have the ``training.json`` that ``build.py`` writes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tte_retriever import TTEEncoder
+from tte_retriever.atomic import atomic_write_text
 from tte_retriever.methods import tte_flash
 from tte_retriever.small_world import FAMILIES, Split
 from tte_retriever.small_world.backbone import TinyShape, build_backbone
@@ -51,7 +52,7 @@ def cell(score: Score) -> str:
 
 
 def untrained_twin(shape: TinyShape, think_tokens: int) -> TTEEncoder:
-    """The same architecture with the weights it started from."""
+    """The same architecture with its initial weights."""
     with tempfile.TemporaryDirectory() as folder:
         build_backbone(shape, Path(folder))
         return TTEEncoder(modules=tte_flash.build(folder, think_tokens), device="cpu")
@@ -61,7 +62,7 @@ def main() -> None:
     """Score, then write ``scores.json`` and ``README.md`` into the model's folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--queries", type=int, default=200, help="per family and seed")
+    parser.add_argument("--queries", type=int, default=200, help="number for each family and seed; default: 200")
     arguments = parser.parse_args()
     folder: Path = arguments.model
     queries: int = arguments.queries
@@ -89,7 +90,7 @@ def main() -> None:
     scores = {name: [score.right, score.asked, score.chance] for name, score in test.items()}
     scores_held_out = {name: [score.right, score.asked, score.chance] for name, score in held_out.items()}
     payload = {"seeds": TEST_SEEDS, "queries": queries, "test": scores, "held-out": scores_held_out}
-    (folder / "scores.json").write_text(json.dumps(payload, indent=1) + "\n")
+    atomic_write_text(folder / "scores.json", json.dumps(payload, indent=1) + "\n")
     minutes = {stage: seconds / 60 for stage, seconds in training["cpu_seconds"].items()}
     card = CARD.format(
         parameters=sum(parameter.numel() for parameter in encoder.parameters()) / 1e6,
@@ -104,7 +105,7 @@ def main() -> None:
         budget_rows="\n".join(budget_rows),
         rule="|---" * (len(BUDGETS) + 1) + "|",
     )
-    (folder / "README.md").write_text(card)
+    atomic_write_text(folder / "README.md", card)
 
 
 CARD = """---

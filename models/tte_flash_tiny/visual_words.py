@@ -1,4 +1,4 @@
-"""Dense perception loss: every visual token has to name what is drawn in its cell."""
+"""Dense loss on visual tokens: each of them is trained to name what is drawn in its cell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def visual_word_nll(visual_tokens: Tensor, words: Tensor, embed_tokens: nn.Embedding, scale: Tensor) -> Tensor:
-    """Dense perception loss: every visual token names the words that are drawn in its cell.
+    """Mean negative log-likelihood of the words in the cells of visual tokens.
 
     Args:
         visual_tokens: Merged visual tokens as they enter the language model.  (N, D)

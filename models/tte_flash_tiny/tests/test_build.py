@@ -1,4 +1,4 @@
-"""The recipe of the bundled model: what it draws, what it minimises, and all of its stages, two steps long."""
+"""The training of the bundled model: its data, its loss, and all of its stages with two steps each."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from models.tte_flash_tiny import build
+from models.tte_flash_tiny.config import WorldConfig
+from models.tte_flash_tiny.data import WorldCollator, mixture
+from models.tte_flash_tiny.loss import WorldLoss
 from tte_retriever import TTEEncoder
 from tte_retriever.errors import InputError
-from tte_retriever.small_world import ANSWERS, FAMILIES
+from tte_retriever.small_world import ANSWERS, FAMILIES, draw_pairs
 from tte_retriever.training.config_files import read_config_as
 from tte_retriever.training.contrastive import distinct_candidates
 
@@ -30,31 +33,26 @@ ROWS = 8
 
 
 @pytest.fixture(scope="module")
-def recipe():
-    return build
-
-
-@pytest.fixture(scope="module")
 def encoder():
     return TTEEncoder("tte-flash-tiny", device="cpu")
 
 
 @pytest.fixture
-def config(recipe):
+def config():
     def read(*overrides):
-        return read_config_as(recipe.WorldConfig, CONFIG, ["model.backbone=tte-flash-tiny", *overrides])
+        return read_config_as(WorldConfig, CONFIG, ["model.backbone=tte-flash-tiny", *overrides])
 
     return read
 
 
 @pytest.fixture
-def drawn(recipe, encoder, config):
-    """``drawn(family, stage)`` is a batch: what the loss gets, column by column."""
+def drawn(encoder, config):
+    """``drawn(family, stage)`` is a batch as the loss takes it: its columns."""
 
     def draw(family, stage="joint", first=0, **changed):
         whole = config()
         chosen = replace(next(each for each in whole.stages if each.name == stage), **changed)
-        collate = recipe.WorldCollator(encoder, whole, chosen, {family: 800})
+        collate = WorldCollator(encoder, whole, chosen, {family: 800})
         batch = collate([{"index": first + row, "dataset_name": family} for row in range(ROWS)])
         names = [name for name in ("anchor", "positive", "negative") if f"{name}_input_ids" in batch]
         return {
@@ -84,16 +82,16 @@ def test_the_config(config):
     assert all(set(stage.mixture) <= set(FAMILIES) for stage in stages)
 
 
-def test_families_are_drawn_by_their_shares(recipe, config):
+def test_families_are_drawn_by_their_shares(config):
     stage = config().stages[0]  # caption and page once, moment twice
-    lengths = {name: len(rows) // 48 for name, rows in recipe.mixture(config(), stage).items()}
+    lengths = {name: len(rows) // 48 for name, rows in mixture(config(), stage).items()}
     assert lengths == {"caption": stage.steps // 4, "page": stage.steps // 4, "moment": stage.steps // 2}
 
 
-def test_a_mixture_of_unknown_families_is_refused(recipe, config):
+def test_a_mixture_of_unknown_families_is_refused(config):
     stage = replace(config().stages[0], mixture={"captions": 1.0})
     with pytest.raises(InputError, match=r"transcription.*'captions'.*'caption'"):
-        recipe.mixture(config(), stage)
+        mixture(config(), stage)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -104,10 +102,10 @@ def test_a_batch_depends_on_seed_stage_and_row_alone(drawn, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_candidate_that_answers_a_query_is_its_negative(recipe, encoder, drawn, config, family, monkeypatch):
+def test_false_negatives_are_excluded(encoder, drawn, config, family, monkeypatch):
     pairs = []
-    draw = recipe.WorldCollator._draw
-    monkeypatch.setattr(recipe.WorldCollator, "_draw", lambda *a: pairs.extend(draw(*a)) or pairs)
+    draw = WorldCollator._draw
+    monkeypatch.setattr(WorldCollator, "_draw", lambda *a: pairs.extend(draw(*a)) or pairs)
     columns = drawn(family)
     cells = torch.cat([column["content_id"] for name, column in columns.items() if name != "anchor"])
     contents = [pair.content for pair in pairs]
@@ -123,9 +121,9 @@ def test_no_candidate_that_answers_a_query_is_its_negative(recipe, encoder, draw
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_visual_token_is_asked_for_its_own_cell(recipe, encoder, drawn, family):
-    """The bundled model can name what its visual tokens show; with the words of other cells it cannot."""
-    loss = recipe.WorldLoss(encoder, visual_weight=1.0, contrastive_weight=0, rationale_weight=1)
+def test_each_visual_token_is_trained_on_the_words_of_its_own_cell(encoder, drawn, family):
+    """The bundled model names the content of its visual tokens; with the words of other cells the loss is high."""
+    loss = WorldLoss(encoder, visual_weight=1.0, contrastive_weight=0, rationale_weight=1)
     columns = drawn(family)
     with torch.no_grad():
         torch.manual_seed(0)
@@ -138,38 +136,38 @@ def test_each_visual_token_is_asked_for_its_own_cell(recipe, encoder, drawn, fam
     assert wrong > right + 2
 
 
-def test_page_queries_say_less_and_less(recipe, encoder, config):
-    collate = recipe.WorldCollator(encoder, config(), config().stages[2], {})
+def test_page_queries_name_fewer_facts_as_training_goes_on(encoder, config):
+    collate = WorldCollator(encoder, config(), config().stages[2], {})
     said = [np.mean([len(pair.query["text"]) for pair in collate._draw("page", 40, "s", at)]) for at in (0.0, 1.0)]
     assert said[0] > 1.5 * said[1]
 
 
-def test_a_share_of_batches_thinks_with_fewer_tokens(encoder, drawn):
-    def thoughts(**options):
+def test_a_share_of_batches_has_fewer_think_tokens(encoder, drawn):
+    def budgets(**options):
         lengths = set()
         for step in range(6):
             ids = drawn("caption", first=step * ROWS, **options)["anchor"]["input_ids"]
             lengths |= set(torch.isin(ids, torch.tensor(encoder.thought.think_ids)).sum(1).tolist())
         return lengths
 
-    assert thoughts(short_budgets=0.0) == {8}
-    assert max(thoughts(short_budgets=1.0)) < 8
+    assert budgets(short_budgets=0.0) == {8}
+    assert max(budgets(short_budgets=1.0)) < 8
 
 
-def test_fast_patches_are_the_same_patches(recipe, encoder, config):
-    items = [pair.positive for pair in recipe.draw_pairs("caption", 4, seed=0, split="train")]
-    np.testing.assert_allclose(recipe.load("tte-flash-tiny", config()).encode(items), encoder.encode(items), atol=1e-5)
+def test_fast_patches_are_the_same_patches(encoder, config):
+    items = [pair.positive for pair in draw_pairs("caption", 4, seed=0, split="train")]
+    np.testing.assert_allclose(build.load("tte-flash-tiny", config()).encode(items), encoder.encode(items), atol=1e-5)
 
 
 @pytest.fixture
-def trained(recipe, config, tmp_path):
-    """``trained()`` trains two steps of each stage, as far as that is not done yet; returns the result."""
+def trained(config, tmp_path):
+    """``trained()`` trains each stage for two steps, unless it is finished, and returns the folder of the model."""
     small = ("per_device_train_batch_size=4", "logging_steps=1", "save_steps=1")
     words = ("max_steps=2", f"output_dir={tmp_path / 'out'}", *(f"trainer.{each}" for each in small))
-    return lambda: recipe.build(config(*words))
+    return lambda: build.build(config(*words))
 
 
-def test_all_stages_leave_a_plain_model_and_a_record(trained, encoder, tmp_path):
+def test_all_stages_write_a_plain_model_and_a_record(trained, encoder, tmp_path):
     result = trained()
     after = SentenceTransformer(str(result), device="cpu").encode(["a big red circle"])
     assert np.isfinite(after).all()
@@ -185,7 +183,7 @@ def test_all_stages_leave_a_plain_model_and_a_record(trained, encoder, tmp_path)
         assert parts == {"rationale", "visual"} | ({"contrastive"} if stage in ("joint", "finish") else set())
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(trained, tmp_path):
+def test_a_stopped_run_resumes_with_the_same_result(trained, tmp_path):
     result = trained()
     weights, record = (result / "model.safetensors").read_bytes(), (result / "training.json").read_text()
     for lost in (result, tmp_path / "out/finish/model", tmp_path / "out/finish/checkpoint-2"):

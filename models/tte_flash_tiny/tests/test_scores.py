@@ -1,4 +1,4 @@
-"""The bundled model knows what its card says it knows, on a draw that the card does not use."""
+"""The bundled model reaches the scores of its card on another draw."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def encoder():
 def test_the_card_holds_on_another_seed(encoder, family, split):
     score = score_family(encoder, family, split=split, seed=777, queries=100)[0]
     right, asked, _ = CARD[split][family]
-    # Fewer candidates are easier; below, only chance can take it, and no further than four standard errors.
+    # With fewer candidates the task is easier; the score may be lower by four standard errors at most.
     rate = right / asked
     assert score.hit_rate > rate - 4 * (rate * (1 - rate) / score.asked) ** 0.5 - 0.01
     assert score.chance < 0.1
 
 
-def test_thinking_pays_where_the_card_says_so(encoder):
+def test_think_tokens_help_where_the_card_says_so(encoder):
     without, with_thought = (
         score_family(encoder, "moment-question", split="test", seed=777, queries=100, think_budget=budget)[0].hit_rate
         for budget in (0, 8)
