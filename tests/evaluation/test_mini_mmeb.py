@@ -331,7 +331,7 @@ def test_a_cached_file_that_is_broken_is_named(tmp_path, encoder):
     evaluate(encoder, **run)
     files = list(tmp_path.rglob("*.npy"))
     assert len(files) == 2
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".partial-*"))
     for file in files:
         file.write_bytes(b"")
     with pytest.raises(InputError, match="delete the file"):

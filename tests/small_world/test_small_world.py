@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import load_image, load_video, probe_video
-from tte_retriever.small_world import ANSWERS, FAMILIES, SPLITS, Clip, Page, Scene, draw_pairs, split_of
+from tte_retriever.small_world import ANSWERS, FAMILIES, SPLITS, Clip, Page, Scene, draw_pairs
 from tte_retriever.small_world.files import write_gif, write_image, write_mp4, write_pdf
 from tte_retriever.small_world.scoring import Score, candidates_of
+from tte_retriever.small_world.splits import split_of
 from tte_retriever.small_world.vocabulary import HELD_OUT_FACTS, HELD_OUT_LOOKS
 
 families = st.sampled_from(FAMILIES)

@@ -1,4 +1,4 @@
-"""The benchmark of inference: every figure is a ratio between two ways of doing the same work on the same machine."""
+"""The benchmark of inference. Figures are ratios between two ways to do the same work on the same machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of a stream: it must not grow with the number of items."""
+"""Memory of a stream, which must not grow with the number of items."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def growth(model: str, few: int, many: int) -> Iterator[Measurement]:
-    """Peak memory of a process that streams ``many`` mixed items over that of one that streams ``few``, less 1.
+    """Growth of peak memory, in per cent, from a process that streams ``few`` mixed items to one that streams ``many``.
 
-    Only where the kernel keeps the peak in ``/proc``, as Linux does; elsewhere nothing is measured.
+    Linux only: other systems do not have the peak in ``/proc``, and nothing is measured there.
     """
     if not Path("/proc/self/status").exists():
         return
@@ -38,10 +38,10 @@ def growth(model: str, few: int, many: int) -> Iterator[Measurement]:
 
 
 def _peak_memory(model: str, count: int) -> int:
-    """Most resident KiB of this process after streaming; the vectors are dropped."""
+    """Peak resident memory of this process after streaming, in KiB; the vectors are dropped."""
     settle()
     for _ in load(model).embed(draw("mixed", count)):
         pass
-    # Not getrusage: on Linux its peak is inherited from the process that started this one.
+    # On Linux, the peak of getrusage is inherited from the parent process.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0])

@@ -1,4 +1,4 @@
-"""The models that are timed: speed does not depend on what weights have learnt, so that most are random."""
+"""The models of the benchmark. Speed does not depend on training, so most of them are random."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _SHAPES = {
 
 
 def load(name: str) -> TTEEncoder:
-    """The bundled model, or a random Qwen3-VL with 32 think tokens that sees pictures of up to 448 x 448 pixels."""
+    """Load the bundled model, or a random Qwen3-VL with 32 think tokens and pictures of up to 448 x 448 pixels."""
     if name not in _SHAPES:
         return TTEEncoder(name, device="cpu")
     return _random(name, partial(tte_flash.build, think_tokens=MOST_THINK_TOKENS))
 
 
 def load_plume(name: str) -> TTEEncoder:
-    """A PLUME of 8 latent steps on the random backbone of that name."""
+    """A PLUME model with 8 latent steps on the random backbone of this name."""
     return _random(name, partial(plume.build, think_tokens=PLUME_STEPS))
 
 
@@ -57,7 +57,7 @@ def described(name: str, encoder: TTEEncoder) -> str:
 
 
 def settle() -> None:
-    """One thread, whose time says most about the work and least about the neighbours; and no bars between the lines."""
+    """Use one thread, whose time depends least on other load, and switch progress bars off."""
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""``embed`` against ``encode``: the same vectors for less time, and batches without padding."""
+"""``embed`` compared with ``encode``: the same vectors in less time, and batches with little padding."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ if TYPE_CHECKING:
 BATCH_SIZES = (2, 4, 8, 16, 32)
 DEFAULT_BATCH_SIZE = 32
 BATCH_TOKENS = 1024
-"""What suits the caches of a CPU."""
+"""A batch of this size fits the caches of a CPU."""
 _WANTED = {"texts": "≥ 1.9", "mixed": "≥ 1.8", "messages": "≥ 2.1"}
 
 
 def throughput(model: str, count: int, rounds: int) -> Iterator[Measurement]:
-    """CPU time of ``SentenceTransformer.encode`` over that of ``embed``, per workload.
+    """CPU time of ``SentenceTransformer.encode`` divided by that of ``embed``, for each workload.
 
-    ``encode`` is the stock method on the same modules: at its default batch size, and at the best one for the very
-    items that are timed.
+    ``encode`` is the stock method on the same modules, at its default batch size and at the best one for the timed items.
     """
     encoder = load(model)
     stock = SentenceTransformer(modules=list(encoder), device="cpu")
@@ -58,7 +57,7 @@ def throughput(model: str, count: int, rounds: int) -> Iterator[Measurement]:
 
 
 def _stock_input(item: dict[str, Any]) -> Any:
-    """As users of ``encode`` give it: what has one part is given bare."""
+    """An item in the form that ``encode`` takes: without a dict if it has one part."""
     return next(iter(item.values())) if len(item) == 1 else item
 
 
@@ -68,7 +67,7 @@ def _lengths(encoder: TTEEncoder, items: list[Any]) -> str:
 
 
 def packing(model: str, count: int) -> Iterator[Measurement]:
-    """Padded tokens over real ones, and the largest batch, as the model sees them."""
+    """Padded tokens divided by real ones, and the largest batch, measured at the model."""
     encoder = load(model)
     name = described(model, encoder)
     for workload in ("mixed", "messages"):

@@ -15,10 +15,20 @@ if TYPE_CHECKING:
 
 
 def run(*, quick: bool = False) -> Iterator[Measurement]:
-    """Measure, in about half an hour of CPU time; figures come as they are taken.
+    """Run the benchmark, which takes about half an hour of CPU time.
 
     Args:
-        quick: A smaller model, fewer items and rounds, in about a minute: to see that it works, not to quote.
+        quick: Use a smaller model, fewer items and fewer rounds. This takes about a minute and shows that the benchmark
+            works; do not quote its figures.
+
+    Yields:
+        Figures, as soon as they are measured.
+
+    Example:
+        >>> from tte_retriever.bench import run
+        >>> first = next(run(quick=True))
+        >>> first.part, first.value > 0
+        ('streaming', True)
     """
     settle()
     if quick:

@@ -1,4 +1,4 @@
-"""What thinking costs: think tokens against none, and against writing the thought out."""
+"""The cost of thinking: think tokens compared with none, with written rationales and with latent steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tte_retriever.bench.models import PLUME_STEPS, described, load, load_plume
 from tte_retriever.bench.workloads import draw, picture, sentence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from transformers import Qwen3VLModel
 
@@ -30,11 +30,11 @@ _TOGETHER = 16
 
 
 def cost(model: str, batches: tuple[int, ...], rounds: int) -> Iterator[Measurement]:
-    """CPU time of a forward pass with K think tokens over one with none, beside the ratio of floating-point operations.
+    """CPU time of a forward pass with K think tokens divided by that with none, and the ratio of floating-point operations.
 
-    The last rows of each shape are over ``tte-flash`` with 8 think tokens. One generates 128 tokens, greedily and with a
-    cache, before it embeds: what an explicit chain of thought would cost. One takes PLUME's 8 latent steps on the same
-    backbone, behind its longer prompt. Preprocessing is not counted on any side.
+    The last two rows of each shape are divided by the time of ``tte-flash`` with 8 think tokens. The first generates 128
+    tokens, greedily and with a cache, before it embeds, as an explicit chain of thought does. The second takes PLUME's 8
+    latent steps on the same backbone, with its longer prompt. Preprocessing is not counted.
     """
     encoder, plume = load(model).eval(), load_plume(model).eval()
     random = np.random.default_rng(0)
@@ -62,10 +62,10 @@ def cost(model: str, batches: tuple[int, ...], rounds: int) -> Iterator[Measurem
 
 
 def sharing(model: str, rounds: int) -> Iterator[Measurement]:
-    """CPU time of a PLUME for 16 different items together over that for each alone: as a whole, and of the thought only.
+    """CPU time of a PLUME model for 16 items in one batch divided by that for each alone: in total, and of the latent steps.
 
-    The prompts of the batch are padded to the longest. Reading them is the same work together and alone; the latent steps
-    read all weights for one token each, and for 16 as fast.
+    The prompts of the batch are padded to the longest. Reading prompts takes the same work in a batch and alone. A latent
+    step reads all weights for one token, and takes about as long for 16.
     """
     plume = load_plume(model).eval()
     items = list(draw("mixed", _TOGETHER))
@@ -118,12 +118,13 @@ def _write_then_embed(
 ) -> None:
     counts = {"num_images_per_sample", "num_videos_per_sample", "modality"}
     inputs = {key: value for key, value in features.items() if key not in counts}
+    generate: Callable[..., object] = generator.generate
     with torch.inference_mode():
-        cast("Any", generator).generate(
+        generate(
             **inputs,
             do_sample=False,
             use_cache=True,
-            # One more step reads the last written token and stands for the embed token.
+            # One more step reads the last written token, as the embed token would.
             min_new_tokens=WRITTEN_TOKENS + 1,
             max_new_tokens=WRITTEN_TOKENS + 1,
             pad_token_id=encoder.tokenizer.pad_token_id,
@@ -134,7 +135,7 @@ def _operations(encoder: TTEEncoder, features: dict[str, Any]) -> int:
     """Floating-point operations of one forward pass, counted as it runs."""
     model = cast("Qwen3VLModel", encoder.transformer.model)
     usual = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the counter does not know the fused attention of a CPU
+    model.set_attn_implementation("eager")  # the counter does not count the fused attention of a CPU
     try:
         with FlopCounterMode(display=False) as counter:
             _embed(encoder, features)

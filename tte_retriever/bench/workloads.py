@@ -1,4 +1,4 @@
-"""Items to encode: pure functions of their number, drawn one by one, so that a stream of them takes no memory."""
+"""Items to encode, drawn one by one from their number alone, so that a stream of them takes no memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _SIZES = ((224, 224), (320, 240), (336, 336), (448, 224), (448, 336), (192, 320)
 
 
 def sentence(words: int, random: np.random.Generator) -> str:
-    """Words that are one token each for the bundled vocabulary."""
+    """Random words with one token each in the bundled vocabulary."""
     return " ".join(random.choice(_WORDS, words))
 
 
 def picture(width: int, height: int, random: np.random.Generator) -> Image.Image:
-    """Noise."""
+    """A picture of noise."""
     return Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
 
 
 def _text(random: np.random.Generator) -> dict[str, Any]:
-    """A few words or a few lines, as queries and passages are: lognormal, 30 words in the middle."""
+    """A text of lognormal length with a median of 30 words, like queries and passages."""
     return {"text": sentence(int(np.clip(random.lognormal(3.4, 1.0), 3, 220)), random)}
 
 
@@ -47,11 +47,11 @@ def _chat(random: np.random.Generator) -> list[dict[str, Any]]:
 
 
 WORKLOADS: dict[str, Callable[[np.random.Generator], Any]] = {"texts": _text, "mixed": _mixed, "messages": _chat}
-"""``texts``; ``mixed``: half texts, a quarter pictures, a quarter both; ``messages``: half texts, half one to three
-pictures and a text, each as a chat."""
+"""Name → drawn item. ``mixed`` is half texts, a quarter pictures, a quarter both; ``messages`` are chats, half of them with
+one to three pictures."""
 
 
 def draw(workload: str, count: int) -> Iterator[Any]:
-    """The first ``count`` items of a workload, always the same."""
+    """The first ``count`` items of a workload, the same in every run."""
     for number in range(count):
         yield WORKLOADS[workload](np.random.default_rng([number, len(workload)]))

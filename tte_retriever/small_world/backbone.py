@@ -1,12 +1,10 @@
-"""An untrained Qwen3-VL of about a million parameters, with a vocabulary of its own, for the small world."""
+"""An untrained Qwen3-VL of about a million parameters, with its own vocabulary, for the small world."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -14,8 +12,12 @@ from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen3VLConfig, Q
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
+from tte_retriever.atomic import atomic_write
 from tte_retriever.errors import InputError
 from tte_retriever.small_world import ANSWERS, FAMILIES, draw_pairs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,13 @@ class TinyShape:
     """Sizes of the backbone.
 
     Attributes:
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
         width: Hidden size of the language model, a multiple of the head size 32.
-        layers: Its layers.
+        layers: Number of layers of the language model.
         vision_width: Hidden size of the vision tower.
-        vision_layers: Its layers.
+        vision_layers: Number of layers of the vision tower.
         vocabulary: Rows of the embedding matrix.
-        reserved_tokens: Rows that are left free for think and embed tokens.
+        reserved_tokens: Rows that are free for think and embed tokens.
     """
 
     seed: int = 0
@@ -59,7 +61,7 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 
 
 def corpus() -> list[str]:
-    """Everything that is ever written in the small world, and the words of the template."""
+    """Texts with all words of the small world and of the chat template."""
     pairs = [pair for family in FAMILIES for pair in draw_pairs(family, 3000, seed="corpus", split="train")]
     texts = [pair.query["text"] for pair in pairs if "text" in pair.query]
     texts += [text for pair in pairs for text in (pair.query_rationale, pair.positive_rationale)]
@@ -99,7 +101,7 @@ def build_backbone(shape: TinyShape, folder: Path) -> None:
 
     Args:
         shape: Sizes and seed; the same shape gives the same weights.
-        folder: Where to.
+        folder: Where to write it.
     """
     tokenizer = build_tokenizer(shape)
     grid = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
@@ -134,7 +136,7 @@ def build_backbone(shape: TinyShape, folder: Path) -> None:
                 "num_key_value_heads": heads,
                 "head_dim": 32,
                 "max_position_embeddings": 1024,
-                # A small theta: with so few frequencies the usual one leaves the width axis of mrope almost constant.
+                # With so few frequencies, the usual theta would leave the width axis of mrope almost constant.
                 "rope_parameters": {
                     "rope_type": "default",
                     "rope_theta": 1000.0,
@@ -164,30 +166,29 @@ def build_backbone(shape: TinyShape, folder: Path) -> None:
 
 
 def bare_backbone(checkpoint: str | Path, folder: Path) -> None:
-    """Write the backbone of a checkpoint of the small world with its weights, as it was before it got a thought.
+    """Write the trained backbone of a checkpoint of the small world, without think and embed tokens.
 
     Args:
-        checkpoint: One that was built on ``tiny-backbone``.
-        folder: Where to; it appears when it is complete.
+        checkpoint: A checkpoint that was built on ``tiny-backbone``.
+        folder: Where to write it; it appears when it is complete.
 
     Raises:
-        InputError: If there is no such checkpoint.
+        InputError: The checkpoint does not exist or is of another architecture.
     """
     try:
         trained = Qwen3VLModel.from_pretrained(checkpoint)
     except OSError as error:
-        raise InputError(f"{str(checkpoint)!r} is no checkpoint of the small world: {error}") from error
-    text, vision = cast("Any", trained.config.text_config), cast("Any", trained.config.vision_config)
+        raise InputError(f"{str(checkpoint)!r} is not a checkpoint of the small world: {error}") from error
+    config = trained.config.to_dict()
+    text, vision = config["text_config"], config["vision_config"]
     shape = TinyShape(
-        width=text.hidden_size,
-        layers=text.num_hidden_layers,
-        vision_width=vision.hidden_size,
-        vision_layers=vision.depth,
-        vocabulary=text.vocab_size,
+        width=text["hidden_size"],
+        layers=text["num_hidden_layers"],
+        vision_width=vision["hidden_size"],
+        vision_layers=vision["depth"],
+        vocabulary=text["vocab_size"],
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent) as scratch:
-        bare = Path(scratch) / folder.name
-        build_backbone(shape, bare)
-        trained.save_pretrained(bare)
-        bare.rename(folder)
+    with atomic_write(folder) as draft:
+        build_backbone(shape, draft)
+        trained.save_pretrained(draft)

@@ -20,12 +20,18 @@ CLIP_S = STATES * STATE_S
 
 @dataclass(frozen=True)
 class Clip:
-    """One actor does two things; whatever else there is stays as it was.
+    """A clip in which one thing, the actor, does two things and the others do not change.
 
     Attributes:
         states: Three scenes.
-        actor: The thing that acts, as it first appears.
+        actor: The thing that acts, as it looks at first.
         events: Two events in words: ``moves north``, ``turns blue``, ``grows``, ``shrinks``, ``vanishes``, ``appears``.
+
+    Example:
+        >>> from tte_retriever.small_world import draw_pairs
+        >>> clip = draw_pairs("moment", 1, seed=0, split="test")[0].content
+        >>> clip.actor.look, clip.events
+        ('small green ring', ('moves north', 'turns purple'))
     """
 
     states: tuple[Scene, Scene, Scene]
@@ -34,7 +40,7 @@ class Clip:
 
     @property
     def key(self) -> str:
-        """What makes two clips the same content."""
+        """Equal for clips with the same content."""
         return " | ".join(state.key for state in self.states)
 
     @property
@@ -49,7 +55,7 @@ class Clip:
 
     @property
     def bystanders(self) -> tuple[Thing, ...]:
-        """What is there and does not act."""
+        """The things that do not act."""
         return tuple(thing for thing in self.states[1].things if all(thing in state.things for state in self.states))
 
     @property
@@ -60,7 +66,7 @@ class Clip:
 
 
 def _events(rng: random.Random, thing: Thing | None, actor: Thing, free: list[str]) -> tuple[str, Thing | None] | None:
-    """One event and the actor after it; ``None`` where the drawn kind is impossible now."""
+    """One event and the actor after it; ``None`` if the drawn kind is impossible in this state."""
     if thing is None:
         return "appears", actor
     kind = rng.choice(("moves", "moves", "turns", "turns", "resizes", "vanishes"))
@@ -81,7 +87,7 @@ def _events(rng: random.Random, thing: Thing | None, actor: Thing, free: list[st
 
 
 def _act(rng: random.Random, others: list[Thing], actor: Thing, there: bool) -> Clip:
-    """Two events of one actor among others; whether it is there at first is given."""
+    """Draw two events of one actor among others; ``there`` is whether the actor is visible at first."""
     current: Thing | None = actor if there else None
     held_out = any(thing.held_out for thing in (*others, actor))
     states = [Scene.of([*others, *([current] if current else [])])]
@@ -100,7 +106,7 @@ def _act(rng: random.Random, others: list[Thing], actor: Thing, there: bool) -> 
 
 
 _ABSENT = 0.15
-"""How often the actor is not there at first."""
+"""Share of clips whose actor is not visible at first."""
 
 
 def _draw(rng: random.Random, split: Split) -> Clip:
@@ -110,18 +116,18 @@ def _draw(rng: random.Random, split: Split) -> Clip:
 
 
 def draw_clip(rng: random.Random, split: Split) -> Clip:
-    """Draw a clip that belongs to ``split``; a pure function of the state of ``rng``."""
+    """Draw a clip of ``split``; a pure function of the state of ``rng``."""
     return draw_in_split(lambda: _draw(rng, split), split)
 
 
 _TRIES = 400
-"""Draws per clip or video before another is begun: a split that holds a tenth of all content yields some in these."""
+"""Draws for one clip or video before another is started; enough for a split with a tenth of all content."""
 
 
 def draw_alternatives(rng: random.Random, clip: Clip, count: int) -> list[Clip]:
-    """Draw up to ``count`` hard negatives of a clip and of each other, from its split.
+    """Draw up to ``count`` clips of the same split that are hard negatives of a clip and of each other.
 
-    They start as it does, and the same actor does one of the same two things, or both in the other order.
+    They start like the clip, and the same actor does one of the same two things, or both in the other order.
     """
     split, start = split_of(clip), clip.states[0].things
     others = [thing for thing in start if thing != clip.actor]
@@ -137,20 +143,20 @@ def draw_alternatives(rng: random.Random, clip: Clip, count: int) -> list[Clip]:
 
 
 def draw_windows(rng: random.Random, split: Split, count: int) -> list[Clip]:
-    """Draw a video of ``count`` clips in a row: each starts where the one before it ended and belongs to ``split``.
+    """Draw a video of ``count`` clips of ``split`` in a row, each of which starts in the last state of the one before.
 
-    No two things of one colour and shape do the same, so that words that name both mean one clip.
+    Colour and shape of the actor and the two events together occur in one clip only, so a text that names them is unique.
     """
     while True:
         scene = draw_scene(rng, "held-out" if split == "held-out" else "train", 3)
         windows: dict[tuple[object, ...], Clip] = {}
         for _ in range(_TRIES):
             clip = _go_on(rng, scene)
-            told = clip.actor.color, clip.actor.shape, clip.events
-            # A video that has lost its held-out combination could not go on in its split.
+            named = clip.actor.color, clip.actor.shape, clip.events
+            # Without a held-out combination in its last state, the video could not continue in the held-out split.
             lasting = clip.states[-1].held_out == (split == "held-out")
-            if lasting and told not in windows and split_of(clip) == split:
-                windows[told] = clip
+            if lasting and named not in windows and split_of(clip) == split:
+                windows[named] = clip
                 scene = clip.states[-1]
             if len(windows) == count:
                 return list(windows.values())
@@ -160,7 +166,7 @@ _MOST_THINGS = 4
 
 
 def _go_on(rng: random.Random, scene: Scene) -> Clip:
-    """What one thing of the scene does next, or a new one where there is none or, now and then, room for one."""
+    """Draw what a thing of the scene does next; sometimes, or if the scene is empty, a new thing appears."""
     if not scene.things or (len(scene.things) < _MOST_THINGS and rng.random() < _ABSENT):
         look = rng.choice(SIZES), rng.choice(list(COLORS)), rng.choice(SHAPES)
         return _act(rng, list(scene.things), Thing(*look, rng.choice(scene.free_places)), there=False)
@@ -170,7 +176,7 @@ def _go_on(rng: random.Random, scene: Scene) -> Clip:
 
 @dataclass(frozen=True)
 class ClipDescription:
-    """What a text says of a clip."""
+    """The content of a text about a clip."""
 
     actor: Mention
     events: tuple[str, str]
@@ -182,7 +188,7 @@ class ClipDescription:
 
     @property
     def words(self) -> str:
-        """The description as it stands in a listing."""
+        """The description in the words of a listing."""
         return " ".join((self.actor.words, *self.events))
 
     def matches(self, clip: Clip) -> bool:

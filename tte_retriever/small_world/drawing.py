@@ -84,7 +84,7 @@ def _tint(word: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _scene_canvas(scene: Scene, styles: dict[str, tuple[int, int]], paper: np.ndarray, seed: int) -> np.ndarray:
-    """(96, 96, 3) float32; ``styles`` holds each cell's jitter, so that the same thing stays still between states."""
+    """(96, 96, 3) float32; ``styles`` has the jitter of each cell, so that things do not move between states."""
     canvas = np.empty((3 * CELL, 3 * CELL, 3), np.float32)
     canvas[:] = paper
     for thing in scene.things:
@@ -139,7 +139,7 @@ def page_image(page: Page, rng: np.random.Generator) -> np.ndarray:
 
 
 def worn(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What files do to pixels: a JPEG round trip, or doubling and shrinking.  (H, W, 3) uint8 → same."""
+    """Send pixels through JPEG, or double and halve their size, as files do.  (H, W, 3) uint8 → same."""
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
     if rng.random() < 0.5:

@@ -23,13 +23,13 @@ FRAMES_PER_SECOND = 4
 def write_image(path: Path, pixels: np.ndarray) -> Path:
     """Write (H, W, 3) uint8 as PNG or JPEG, by the suffix of ``path``."""
     if path.suffix not in (".png", ".jpg", ".jpeg"):
-        raise InputError(f"{path.name} is neither .png nor .jpg; give one of these suffixes")
-    Image.fromarray(pixels).save(path, quality=90)  # PNG has no use for a quality and ignores it
+        raise InputError(f"{path.name} has the suffix {path.suffix!r}; give .png, .jpg or .jpeg")
+    Image.fromarray(pixels).save(path, quality=90)  # PNG ignores the quality
     return path
 
 
 def write_gif(path: Path, states: np.ndarray) -> Path:
-    """Write the states of one clip, (S, H, W, 3) uint8, as an animation that shows each for two seconds."""
+    """Write the states of one clip, (S, H, W, 3) uint8, as an animation with two seconds for each."""
     first, *rest = [Image.fromarray(state).quantize(256) for state in states]
     first.save(path, save_all=True, append_images=rest, duration=round(1000 * STATE_S), loop=0)
     return path

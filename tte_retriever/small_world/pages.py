@@ -26,16 +26,22 @@ GRID = 4
 
 @dataclass(frozen=True)
 class Page:
-    """Cells in row-major order; each holds the two words of a field, or no word.
+    """A page as its cells in row-major order; each holds the two words of a field, or no word.
 
-    A title is a field of a title word over another; an icon is a field of a colour and a shape.
+    A title is a field of two title words; an icon is a field of a colour and a shape.
+
+    Example:
+        >>> from tte_retriever.small_world import draw_pairs
+        >>> page = draw_pairs("page", 1, seed=0, split="test")[0].content
+        >>> page.title, len(page.facts)
+        (('cold', 'fort'), 6)
     """
 
     cells: tuple[tuple[str, ...], ...]
 
     @property
     def key(self) -> str:
-        """What makes two pages the same content."""
+        """Equal for pages with the same content."""
         return " ".join(" ".join(cell) or "-" for cell in self.cells)
 
     @property
@@ -80,7 +86,7 @@ def _draw(rng: random.Random, held_out: bool, facts: int) -> Page:
 
 
 def lay_out(rng: random.Random, fields: list[tuple[str, str]], title: tuple[str, str] | None = None) -> Page:
-    """Put fields and a title, which is drawn where none is given, onto a page; what lies where is drawn, too."""
+    """Put a title and fields into random cells of a page; the title is drawn if it is ``None``."""
     cells: list[tuple[str, ...]] = [()] * GRID**2
     title_cell = rng.randrange(2)
     cells[title_cell] = title or (rng.choice(TITLE_FIRST), rng.choice(TITLE_SECOND))
@@ -91,7 +97,7 @@ def lay_out(rng: random.Random, fields: list[tuple[str, str]], title: tuple[str,
 
 
 def draw_page(rng: random.Random, split: Split, facts: int | None = None) -> Page:
-    """Draw a page that belongs to ``split``.
+    """Draw a page of ``split``.
 
     Args:
         rng: Source of all randomness.
@@ -105,7 +111,7 @@ def draw_page(rng: random.Random, split: Split, facts: int | None = None) -> Pag
 
 @dataclass(frozen=True)
 class PageDescription:
-    """What a text says of a page: title words, facts, icons; anything may be left unsaid."""
+    """The content of a text about a page: title words, facts and icons, any of which may be missing."""
 
     title: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
@@ -121,11 +127,11 @@ class PageDescription:
 
     @property
     def words(self) -> str:
-        """The description as it stands in a listing."""
+        """The description in the words of a listing."""
         return " ".join([*self.title, *(" ".join(pair) for pair in (*self.facts, *self.icons))])
 
     def matches(self, page: Page) -> bool:
-        """Whether the page shows everything that is said."""
+        """Whether the page shows everything in the text."""
         return (
             set(self.title) <= set(page.title)
             and set(self.facts) <= set(page.facts.items())

@@ -1,4 +1,4 @@
-"""Scenes: up to five things on a three-by-three grid, what can be said of them, and how they can be edited."""
+"""Scenes: up to five things on a three-by-three grid, with descriptions and edits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,14 @@ class Thing(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in reading order, at most one per cell."""
+    """Things in reading order, at most one in each cell.
+
+    Example:
+        >>> from tte_retriever.small_world import draw_pairs
+        >>> scene = draw_pairs("caption", 1, seed=0, split="test")[0].content
+        >>> scene.key
+        'northwest small red triangle west big yellow ring center small orange circle east big green ring'
+    """
 
     things: tuple[Thing, ...]
 
@@ -44,7 +51,7 @@ class Scene:
 
     @property
     def key(self) -> str:
-        """What makes two scenes the same content; also their complete description in words."""
+        """Complete description in words; equal for scenes with the same content."""
         return " ".join(f"{thing.place} {thing.look}" for thing in self.things)
 
     @property
@@ -55,7 +62,7 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether any thing wears a held-out combination."""
+        """Whether any thing has a held-out combination of shape and colour."""
         return any(thing.held_out for thing in self.things)
 
     @property
@@ -76,7 +83,7 @@ def _draw(rng: random.Random, held_out: bool, count: int) -> Scene:
 
 
 def draw_scene(rng: random.Random, split: Split, count: int | None = None) -> Scene:
-    """Draw a scene that belongs to ``split``.
+    """Draw a scene of ``split``.
 
     Args:
         rng: Source of all randomness; the result is a pure function of its state.
@@ -89,7 +96,7 @@ def draw_scene(rng: random.Random, split: Split, count: int | None = None) -> Sc
 
 
 class Mention(NamedTuple):
-    """What a text says of one thing; empty fields are left unsaid."""
+    """The content of a text about one thing; empty fields are not mentioned."""
 
     size: str
     color: str
@@ -97,7 +104,7 @@ class Mention(NamedTuple):
     place: str
 
     def matches(self, thing: Thing) -> bool:
-        """Whether the thing is one that this mention may mean."""
+        """Whether the thing has everything that is mentioned."""
         return all(said in ("", given) for said, given in zip(self, thing, strict=True))
 
     @property
@@ -109,17 +116,17 @@ class Mention(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The mention as it stands in a listing: ``north big red circle``."""
+        """The mention in the words of a listing: ``north big red circle``."""
         return " ".join(word for word in (self.place, self.size, self.color, self.shape) if word)
 
 
 @dataclass(frozen=True)
 class SceneDescription:
-    """What a text says of a scene.
+    """The content of a text about a scene.
 
     Attributes:
-        mentions: Things that are there.
-        count: How many things there are, where the text lists them all; ``None`` where there may be more.
+        mentions: Things in the scene.
+        count: Number of things if the text lists all of them; ``None`` if there may be more.
     """
 
     mentions: tuple[Mention, ...]
@@ -132,11 +139,11 @@ class SceneDescription:
 
     @property
     def words(self) -> str:
-        """The description as it stands in a listing."""
+        """The description in the words of a listing."""
         return " ".join(mention.words for mention in self.mentions)
 
     def matches(self, scene: Scene) -> bool:
-        """Whether every mention fits some thing of the scene, and nothing is left out that must not be."""
+        """Whether every mention matches a thing of the scene, and the number of things is right if it is given."""
         if self.count not in (None, len(scene.things)):
             return False
         return all(any(mention.matches(thing) for thing in scene.things) for mention in self.mentions)
@@ -151,7 +158,7 @@ class Edit:
 
 
 def shortest_name(scene: Scene, thing: Thing) -> str | None:
-    """The shortest words that mean this thing and no other, or ``None`` where even colour and shape do not."""
+    """The shortest unique name of a thing, or ``None`` if colour and shape do not identify it."""
     if sum(other.shape == thing.shape for other in scene.things) == 1:
         return thing.shape
     same = [other for other in scene.things if (other.shape, other.color) == (thing.shape, thing.color)]
@@ -159,15 +166,14 @@ def shortest_name(scene: Scene, thing: Thing) -> str | None:
 
 
 _EDIT_TRIES = 120
-"""Draws per scene: enough that most scenes yield four results of a split that holds a tenth of all content."""
+"""Draws for one scene; with these, most scenes yield four results in a split with a tenth of all content."""
 
 
 def draw_edits(rng: random.Random, scene: Scene, count: int) -> list[Edit]:
     """Draw up to ``count`` edits of one scene with pairwise different results: hard negatives of each other.
 
-    Kinds: recolour, remove, add, move to a free cell, swap two things (the hard one). Every result belongs to the
-    split of the scene itself, so that editing never leaks content from one split into another; a scene may
-    therefore yield fewer than ``count``.
+    Kinds: recolour, remove, add, move to a free cell, swap two things. Every result is in the split of the scene, so that
+    edits leak nothing from one split into another. A scene may therefore yield fewer than ``count`` edits.
     """
     named = [(thing, name) for thing in scene.things if (name := shortest_name(scene, thing))]
     split = split_of(scene)

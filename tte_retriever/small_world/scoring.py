@@ -1,4 +1,4 @@
-"""Hit@1 of an encoder on fresh items of the small world."""
+"""Hit@1 of an encoder on new items of the small world."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Score:
     Attributes:
         name: The family, or one kind of it.
         split: ``test``, ``held-out``, …
-        right: Queries whose best candidate answers them.
+        right: Number of queries whose best candidate answers them.
         asked: Number of queries.
-        chance: Expected share of right answers of a blind guess.
+        chance: Expected hit@1 of a random guess.
     """
 
     name: str
@@ -54,28 +54,31 @@ class Score:
 
 
 def encoder_item(item: Item) -> dict[str, Any]:
-    """A drawn item as a :class:`~tte_retriever.TTEEncoder` takes it, frames with their times."""
-    fed: dict[str, Any] = dict(item)
+    """A drawn item as input of :class:`~tte_retriever.TTEEncoder`; frames get their times."""
+    encodable: dict[str, Any] = dict(item)
     if "video" in item:
         frames = item["video"]
-        fed["video"] = VideoFrames(tuple(map(Image.fromarray, frames)), tuple(sample_times(len(frames))), 0.0, CLIP_S)
-    return fed
+        encodable["video"] = VideoFrames(
+            tuple(map(Image.fromarray, frames)), tuple(sample_times(len(frames))), 0.0, CLIP_S
+        )
+    return encodable
 
 
 def candidates_of(pairs: list[Pair]) -> tuple[list[Item], list[object]]:
-    """What the queries of one family are ranked over: items, and what each of them is.
+    """The candidates of the queries of one family: their items and their contents.
 
-    Questions: every possible answer. Edits: all results and all unedited pictures. Else: the positives.
+    For questions every possible answer, for edits all results and all unedited pictures, else the positives.
     """
     family = pairs[0].family
     if family in ANSWERS:
         return [{"text": answer} for answer in ANSWERS[family]], list(ANSWERS[family])
-    items, contents = [pair.positive for pair in pairs], [pair.content for pair in pairs]
+    items = [pair.positive for pair in pairs]
+    contents: list[object] = [pair.content for pair in pairs]
     if family == "edit":
         sources = pairs[::EDITS_PER_SCENE]
         items += [{"image": pair.query["image"]} for pair in sources]
-        contents += [pair.shown for pair in sources]  # type: ignore[misc]
-    return items, list(contents)
+        contents += [pair.shown for pair in sources]
+    return items, contents
 
 
 def score_family(
@@ -87,15 +90,15 @@ def score_family(
     queries: int = 200,
     **encode_kwargs: Any,
 ) -> list[Score]:
-    """Hit@1 of a family and of each kind in it, on ``queries`` fresh pairs.
+    """Hit@1 of a family and of each kind in it, on ``queries`` newly drawn pairs.
 
     Args:
         encoder: The model.
         family: The task.
-        split: Which content.
-        seed: Which draw.
-        queries: Number of queries; where candidates are the positives, also their number.
-        **encode_kwargs: For ``encode``, such as ``think_budget``.
+        split: Split of the small world.
+        seed: Seed of the draw.
+        queries: Number of queries, and of candidates where these are the positives.
+        **encode_kwargs: Arguments of ``encode``, such as ``think_budget``.
     """
     pairs = draw_pairs(family, queries, seed=seed, split=split)
     items, contents = candidates_of(pairs)

@@ -1,4 +1,4 @@
-"""Which split a piece of content belongs to: decided by its hash, so train and test can never overlap."""
+"""The split of a piece of content follows from its hash, so train and test cannot overlap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Content(Protocol):
 
     @property
     def key(self) -> str:
-        """Equal keys mean equal content."""
+        """Equal for equal content."""
 
     @property
     def held_out(self) -> bool:
@@ -27,7 +27,7 @@ ContentT = TypeVar("ContentT", bound=Content)
 
 
 def split_of(content: Content) -> Split:
-    """The one split this content belongs to: held-out combinations first, then one bucket in ten each."""
+    """The split of a content: ``held-out`` if it has such a combination, else by hash (test and validation a tenth each)."""
     if content.held_out:
         return "held-out"
     bucket = hashlib.sha256(content.key.encode()).digest()[0] % 10

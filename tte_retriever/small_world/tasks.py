@@ -1,4 +1,4 @@
-"""The retrieval families of the small world: pairs of items with rationales, deterministic per seed."""
+"""The retrieval families of the small world: pairs of items with rationales, which depend on a seed alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,14 @@ ANSWERS: dict[Family, tuple[str, ...]] = {
 
 
 class Item(TypedDict, total=False):
-    """What the encoder takes: text and pixels. Images are (H, W, 3) uint8, videos (T, H, W, 3) uint8."""
+    """Text and pixels of one item. Images are (H, W, 3) uint8, videos (T, H, W, 3) uint8.
+
+    Example:
+        >>> from tte_retriever.small_world import Item
+        >>> query: Item = {"text": "a big red circle in the north"}
+        >>> list(query)
+        ['text']
+    """
 
     text: str
     image: np.ndarray
@@ -43,18 +50,26 @@ class Item(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Pair:
-    """A query, the candidate that answers it, and the thought between them.
+    """A query, the candidate that answers it, and the rationale between them.
 
     Attributes:
-        family: Which task it belongs to.
+        family: The task.
         kind: The sub-task, for scores per kind, such as ``question/color-of``.
         query: Text, or pixels and text.
         positive: The right candidate.
-        query_rationale: The thought that leads from the query to what is wanted.
-        positive_rationale: What the candidate shows, in words; empty for plain answers.
-        shown: What the pixels of the query show; ``None`` where the query is text alone.
-        content: What the candidate is: a :class:`Scene`, :class:`Clip`, :class:`Page`, or an answer.
-        accepts: Whether some other candidate answers the query as well (it is then no negative).
+        query_rationale: The reasoning from the query to its answer.
+        positive_rationale: The content of the candidate in words; empty for plain answers.
+        shown: Content of the pixels of the query; ``None`` if the query is text alone.
+        content: Content of the candidate: a :class:`Scene`, :class:`Clip`, :class:`Page`, or an answer.
+        accepts: Whether a content answers the query; a candidate with such a content is a false negative.
+
+    Example:
+        >>> from tte_retriever.small_world import draw_pairs
+        >>> pair = draw_pairs("question", 1, seed=0, split="test")[0]
+        >>> pair.query["text"], pair.query_rationale
+        ('what color is in the east ?', 'east big red cross so red')
+        >>> pair.accepts(pair.content)
+        True
     """
 
     family: Family
@@ -69,7 +84,7 @@ class Pair:
 
 
 def rngs(*key: object) -> tuple[random.Random, np.random.Generator]:
-    """Two generators (content, pixels) that depend on ``key`` alone."""
+    """Two random generators, for content and for pixels, that depend on ``key`` alone."""
     content = random.Random("/".join(map(str, key)))
     return content, np.random.default_rng(content.getrandbits(64))
 
@@ -114,7 +129,7 @@ def caption_pair(rng: random.Random, pixels: np.random.Generator, split: Split) 
 
 
 def draw_question(rng: random.Random, scene: Scene) -> tuple[str, str, str, str] | None:
-    """(kind, question, evidence, answer), or ``None`` where the drawn kind cannot be asked of this scene."""
+    """Kind, question, evidence and answer, or ``None`` if the drawn kind of question does not fit the scene."""
     thing: Thing = rng.choice(scene.things)
     unique_shape = sum(other.shape == thing.shape for other in scene.things) == 1
     kind = rng.choice(
@@ -174,7 +189,7 @@ def question_pair(rng: random.Random, pixels: np.random.Generator, split: Split)
 
 
 def edit_pairs(rng: random.Random, pixels: np.random.Generator, split: Split, count: int) -> list[Pair]:
-    """One image with ``count`` edits → the edited images: each result is a hard negative of the others."""
+    """One image with ``count`` edits → the edited images, which are hard negatives of each other."""
     edits: list[Edit] = []
     while len(edits) < count:
         scene = draw_scene(rng, split)
@@ -197,7 +212,7 @@ def edit_pairs(rng: random.Random, pixels: np.random.Generator, split: Split, co
 
 
 def describe_page(rng: random.Random, page: Page, detail: float) -> tuple[str, PageDescription]:
-    """(kind, description); the higher ``detail`` (0..1), the more is said."""
+    """Kind and description; with a higher ``detail`` (0 to 1) more facts are named."""
     facts, icons = list(page.facts.items()), page.icons
     if rng.random() < detail:
         said = tuple(rng.sample(facts, min(len(facts), rng.randint(2, 4))))
@@ -216,7 +231,7 @@ def describe_page(rng: random.Random, page: Page, detail: float) -> tuple[str, P
 
 
 def page_pair(rng: random.Random, pixels: np.random.Generator, split: Split, detail: float = 0.0) -> Pair:
-    """A description of a page → the page; ``detail`` is the dial of the training curriculum."""
+    """A description of a page → the page; the training curriculum changes ``detail``."""
     page = draw_page(rng, split)
     kind, said = describe_page(rng, page, detail)
     return Pair(
@@ -298,13 +313,21 @@ EDITS_PER_SCENE = 4
 
 
 def draw_pairs(family: Family, count: int, *, seed: int | str, split: Split) -> list[Pair]:
-    """Draw ``count`` pairs of one family: a pure function of the arguments.
+    """Draw ``count`` pairs of one family; the same arguments give the same pairs.
 
     Args:
         family: One of :data:`FAMILIES`.
         count: Number of pairs; edits come in groups of four that share a source image.
-        seed: Two seeds share nothing but chance.
-        split: Content of two different splits never coincides.
+        seed: Seed of the draw.
+        split: No content is in two splits.
+
+    Example:
+        >>> from tte_retriever.small_world import draw_pairs
+        >>> pair = draw_pairs("caption", 1, seed=0, split="test")[0]
+        >>> pair.query["text"]
+        'a small red triangle in the northwest and a big yellow ring in the west and a small orange circle in the center and a big green ring in the east'
+        >>> pair.positive["image"].shape
+        (96, 96, 3)
     """
     if family == "edit":
         groups = -(-count // EDITS_PER_SCENE)
@@ -314,5 +337,5 @@ def draw_pairs(family: Family, count: int, *, seed: int | str, split: Split) -> 
 
 
 def sample_times(frames: int) -> list[float]:
-    """Seconds of the frames of :func:`drawing.clip_states` at two frames a state, from half a second on."""
+    """Times in seconds of the frames of :func:`drawing.clip_states`, two for each state, the first at .5."""
     return [STATE_S / 2 * (index + 0.5) for index in range(frames)]

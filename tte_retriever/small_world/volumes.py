@@ -1,8 +1,9 @@
-"""Documents of several pages: volumes of one series, alike in all but what they are told apart by."""
+"""Documents of several pages: volumes of a series, which share a title and keys and differ in their facts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .pages import Page, lay_out
@@ -22,9 +23,9 @@ class Volume:
     """One document.
 
     Attributes:
-        title: On every page, and on every page of the other volumes of the series.
-        running: The fact that every page of this volume states, and no page of another volume of the series.
-        pages: Pages with the same keys, each with values of its own.
+        title: The title on every page of the series.
+        running: The fact on every page of this volume and on no page of another volume of the series.
+        pages: Pages with the same keys and different values.
     """
 
     title: tuple[str, str]
@@ -32,7 +33,7 @@ class Volume:
     pages: tuple[Page, ...]
 
     def own_facts(self, page: Page) -> list[tuple[str, str]]:
-        """What only this page of the series states."""
+        """The facts that no other page of the series has."""
         return [fact for fact in page.facts.items() if fact != self.running]
 
 
@@ -41,9 +42,9 @@ def _values(key: str, held_out: bool) -> list[str]:
 
 
 def draw_series(rng: random.Random, split: Split) -> list[Volume]:
-    """Draw two volumes of three pages, every page of which belongs to ``split``.
+    """Draw two volumes of three pages, all of them in ``split``.
 
-    In ``held-out`` the running facts are the held-out ones, so that every page carries one.
+    In ``held-out`` the running facts are held-out facts, so that every page has one.
     """
     title = rng.choice(TITLE_FIRST), rng.choice(TITLE_SECOND)
     held_out = split == "held-out"
@@ -55,6 +56,6 @@ def draw_series(rng: random.Random, split: Split) -> list[Volume]:
         pages = []
         for number in range(index * PAGES, (index + 1) * PAGES):
             facts = [(shared, value), *((key, own[key][number]) for key in keys)]
-            pages.append(draw_in_split(lambda facts=facts: lay_out(rng, facts, title), split))  # type: ignore[misc]
+            pages.append(draw_in_split(partial(lay_out, rng, facts, title), split))
         volumes.append(Volume(title, (shared, value), tuple(pages)))
     return volumes

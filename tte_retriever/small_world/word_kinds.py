@@ -1,4 +1,4 @@
-"""What kind of word each word of a rationale is."""
+"""The kind of each word of a rationale: colour, shape, place and so on."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ _WORDS: dict[str, Iterable[str]] = {
 _KIND = {word: kind for kind, words in _WORDS.items() for word in words}
 
 WORD_KINDS: tuple[str, ...] = (*_WORDS, "direction", "other")
-"""All kinds; ``other`` is what is in no list, such as ``so``."""
+"""All kinds; ``other`` is a word in no list, such as ``so``."""
 
 
 def word_kinds(words: Sequence[str]) -> list[str]:
     """The kind of each word of a rationale.
 
-    Four places are directions as well: where something moves, or where something lies from a thing, which its own place
-    follows.
+    Four words are both places and directions. They are directions after ``moves`` and before a place.
     """
     kinds = [_KIND.get(word, "other") for word in words]
     for index, word in enumerate(words):

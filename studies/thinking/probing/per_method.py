@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -130,8 +130,8 @@ def _replaced(encoder: TTEEncoder, queries: ProbeQueries, *, inputs_alone: bool 
 
 def _decoded(encoder: TTEEncoder, config: TrainConfig, queries: ProbeQueries) -> tuple[Comparison, ...]:
     sight = Thinking(encoder.thought, config.loss.rationale_from, config.loss.decoder, stop_gradient=False)
-    backbone, tokenizer = encoder.transformer.model, cast("Any", encoder.tokenizer)
-    end_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    backbone = encoder.transformer.model
+    end_id = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
     gold, written, predicted = gold_ids(encoder, config, queries.pairs), Ids(), Ids()
     for out, ids in zip(queries.outputs(encoder), in_batches(gold), strict=True):
         states, visible = out["token_embeddings"], sight.visible(out["input_ids"], out["attention_mask"])

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .report import Report, Score
 from .running import evaluate
-from .tasks import SPLITS, TASKS, SuiteSplit, Task
+from .tasks import SPLITS, TASKS
 
-__all__ = ["SPLITS", "TASKS", "Report", "Score", "SuiteSplit", "Task", "evaluate"]
+__all__ = ["SPLITS", "TASKS", "Report", "Score", "evaluate"]

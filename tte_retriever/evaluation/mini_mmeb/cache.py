@@ -1,12 +1,12 @@
-"""Vectors on disk, under everything that they depend on."""
+"""A cache of vectors on disk."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tte_retriever.atomic import atomic_write
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 
 def cached(file: Path | None, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """What ``file`` holds; where there is none, what ``compute`` gives, which is then kept there.
+    """Read vectors from ``file``; if it does not exist, compute and write them.
 
-    A file is there as a whole or not at all, however the run ends. ``None`` computes and keeps nothing.
+    Args:
+        file: An ``.npy`` file, written atomically; ``None`` computes without a cache.
+        compute: Computes the vectors.
 
     Raises:
-        InputError: If the file cannot be read or written.
+        InputError: The file cannot be read or written.
     """
     if file is None:
         return compute()
     try:
         if file.exists():
             return np.load(file, allow_pickle=False)
-        file.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that a bad folder costs none
+        file.parent.mkdir(parents=True, exist_ok=True)  # a bad folder is found before the work
     except (OSError, EOFError, ValueError) as error:
         raise _unusable(file, error) from error
     vectors = compute()
-    part = file.with_suffix(f".{os.getpid()}.part")
     try:
-        with part.open("wb") as stream:
-            np.save(stream, vectors)
-        part.replace(file)
+        with atomic_write(file) as draft:
+            np.save(draft, vectors)
     except OSError as error:
         raise _unusable(file, error) from error
     return vectors

@@ -1,4 +1,4 @@
-"""The tasks on visual documents. Every function draws ``count`` queries: a pure function of its arguments."""
+"""The tasks on visual documents. Every function draws ``count`` queries from its arguments alone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def _volumes(rng: random.Random, split: Split, count: int) -> list[Volume]:
-    """At least ``count`` volumes, whole series of them."""
+    """At least ``count`` volumes, in whole series."""
     return [volume for _ in range(-(-count // VOLUMES)) for volume in draw_series(rng, split)]
 
 
 def _pool(
     described: list[tuple[str, PageDescription]], volumes: list[Volume], pixels: np.random.Generator
 ) -> list[Pool]:
-    """All pages of all volumes as candidates; a page answers a query if all that is said is on it."""
+    """All pages of all volumes as candidates; a page answers a query if it shows everything in the text."""
     pages = [page for volume in volumes for page in volume.pages]
     queries = [Query({"text": said.text}, kind) for kind, said in described]
     candidates = [Candidate({"image": page_image(page, pixels)}, page.key) for page in pages]
@@ -37,7 +37,7 @@ def _pool(
 def page_retrieval(split: Split, seed: int, count: int) -> list[Pool]:
     """A fact of one page, and the title or the running fact of its document → that page.
 
-    The other pages of the document, and those of its other volume, have the same title and keys and other values.
+    All pages of both volumes of the series have the same title and keys, and different values.
     """
     rng, pixels = rngs("mini-mmeb", "page-retrieval", split, seed)
     volumes = _volumes(rng, split, -(-count // PAGES))
@@ -52,7 +52,7 @@ def page_retrieval(split: Split, seed: int, count: int) -> list[Pool]:
 
 
 def document_retrieval(split: Split, seed: int, count: int) -> list[Pool]:
-    """The title and the running fact of a document → all its pages; another volume has the title and another fact."""
+    """The title and the running fact of a document → all its pages; the other volume has the same title."""
     rng, pixels = rngs("mini-mmeb", "document-retrieval", split, seed)
     volumes = _volumes(rng, split, count)
     described = [

@@ -1,4 +1,4 @@
-"""From drawn items to vectors, with any model of sentence-transformers."""
+"""Encode drawn items with any model of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 Role = Literal["query", "document"]
 
 _CLOCK_HZ = 1000
-"""Frames have their times in milliseconds: the numbers of frames of a thousand-frames-a-second video."""
+"""Frame rate at which frame numbers are milliseconds."""
 
 
 def model_input(item: Item) -> dict[str, Any]:
-    """A drawn item as sentence-transformers and :class:`TTEEncoder` take it; frames have their times with them."""
+    """A drawn item as input of sentence-transformers and :class:`TTEEncoder`; frames get their times."""
     given: dict[str, Any] = dict(item)
     if "image" in item:
         given["image"] = Image.fromarray(item["image"])
@@ -43,15 +43,15 @@ def model_input(item: Item) -> dict[str, Any]:
 
 
 def check_modalities(model: SentenceTransformer, tasks: Sequence[Task]) -> None:
-    """Refuse a model that cannot take what a task is made of.
+    """Check that a model takes the inputs of all tasks.
 
     Raises:
-        InputError: Naming the tasks that the model can take.
+        InputError: It does not; the message names the tasks whose inputs it takes.
     """
     cannot = [task for task in tasks for part in (task.query, task.candidate) if not _takes(model, part)]
     if cannot:
         able = ",".join(task.name for task in tasks if task not in cannot)
-        advice = f"give --tasks {able} to leave out what it cannot" if able else "give a multimodal model"
+        advice = f"give --tasks {able}" if able else "give a multimodal model"
         made_of = " → ".join(" + ".join(part) for part in (cannot[0].query, cannot[0].candidate))
         raise InputError(
             f"The model takes {', '.join(map(str, model.modalities))}, but {cannot[0].name} is {made_of}; {advice}."
@@ -63,10 +63,10 @@ def _takes(model: SentenceTransformer, kinds: tuple[str, ...]) -> bool:
 
 
 def used_budget(model: SentenceTransformer, budget: int | None) -> int | None:
-    """The budget that the model will think with; ``None`` for a model that is no :class:`TTEEncoder`.
+    """The think budget of a model; ``None`` for a model that is not a :class:`TTEEncoder`.
 
     Raises:
-        InputError: If such a model is told to think.
+        InputError: Such a model is given a budget.
     """
     if isinstance(model, TTEEncoder):
         return model.max_budget if budget is None else budget
@@ -79,23 +79,23 @@ def used_budget(model: SentenceTransformer, budget: int | None) -> int | None:
 
 
 def embed(model: SentenceTransformer, items: Sequence[Item], role: Role, budget: int | None) -> np.ndarray:
-    """Vectors of items, by ``encode_query`` or ``encode_document``, so with the model's own prompts.
+    """Encode items with ``encode_query`` or ``encode_document``, which use the model's own prompts.
 
     Returns:
         (B, E) float32.
 
     Raises:
-        TTEError: If a vector holds NaN or infinity.
+        TTEError: A vector has NaN or infinity.
     """
     encode = model.encode_query if role == "query" else model.encode_document
     options: dict[str, Any] = {} if budget is None else {"think_budget": budget}
     if any("video" in item for item in items):
-        options["processing_kwargs"] = {"video": {"do_sample_frames": False}}  # they are sampled already
+        options["processing_kwargs"] = {"video": {"do_sample_frames": False}}  # the frames are sampled already
     vectors = encode([model_input(item) for item in items], show_progress_bar=False, **options)
     vectors = np.asarray(vectors, np.float32)
     if not np.isfinite(vectors).all():
         raise TTEError(
-            "The model gave vectors that hold NaN or infinity, which cannot be ranked. Load it in float32 or bfloat16; if "
+            "The model returned vectors with NaN or infinity, which cannot be ranked. Load it in float32 or bfloat16; if "
             "that does not help, its weights are broken."
         )
     return vectors

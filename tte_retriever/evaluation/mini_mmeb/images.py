@@ -1,18 +1,20 @@
-"""The tasks on images. Every function draws ``count`` queries: a pure function of its arguments."""
+"""The tasks on images. Every function draws ``count`` queries from its arguments alone."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tte_retriever.small_world import ANSWERS, Scene, draw_pairs, draw_scene
+from tte_retriever.small_world import ANSWERS, Scene, draw_pairs
 from tte_retriever.small_world.drawing import crop, scene_image
 from tte_retriever.small_world.scenes import (
     Mention,
     SceneDescription,
     Thing,
     draw_edits,
+    draw_scene,
     shortest_name,
 )
 from tte_retriever.small_world.scoring import candidates_of
@@ -26,20 +28,20 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
-    from tte_retriever.small_world import Split
+    from tte_retriever.small_world import Item, Split
 
 _LOOKS = [(color, shape) for color in COLORS for shape in SHAPES]
 
 
 def classification(split: Split, seed: int, count: int) -> list[Pool]:
-    """What is the one big thing among small ones? Over all 36 looks, those of its neighbours among them."""
+    """What is the big thing among small ones? Candidates are all 36 looks, with those of the small things."""
     rng, pixels = rngs("mini-mmeb", "classification", split, seed)
     wanted = [look for look in _LOOKS if ((look[1], look[0]) in HELD_OUT_LOOKS) == (split == "held-out")]
     queries, labels = [], spread(wanted, count)
     for label in labels:
-        scene = draw_in_split(lambda label=label: _one_big(rng, label), split)  # type: ignore[misc]
-        item = {"image": scene_image(scene, pixels), "text": "what is the big thing ?"}
-        queries.append(Query(item, "big-thing", scene.key))  # type: ignore[arg-type]
+        scene = draw_in_split(partial(_one_big, rng, label), split)
+        item: Item = {"image": scene_image(scene, pixels), "text": "what is the big thing ?"}
+        queries.append(Query(item, "big-thing", scene.key))
     candidates = [Candidate({"text": Mention("", color, shape, "").phrase}) for color, shape in _LOOKS]
     return [Pool(queries, candidates, gains_of([label.__eq__ for label in labels], _LOOKS))]
 
@@ -58,7 +60,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PLACES, ("place-of",)),
     **dict.fromkeys(("one", "two", "three"), ("count-color", "count-shape")),
 }
-"""Answer → the kinds of questions that have it. More than three alike are too rare to be asked for."""
+"""Answer → kinds of questions that have it. Counts above three are too rare."""
 
 
 def question_answering(split: Split, seed: int, count: int) -> list[Pool]:
@@ -102,7 +104,7 @@ def _captioned(rng: random.Random, split: Split, count: int) -> tuple[list[Scene
 
 
 def _description(rng: random.Random, scene: Scene, group: list[Scene]) -> SceneDescription:
-    """All that is there, or one or two of the things that not every scene of the group has."""
+    """All things of a scene, or one or two that not every scene of the group has."""
     if rng.random() < 0.5:
         return SceneDescription(tuple(Mention(*thing) for thing in scene.things), len(scene.things))
     telling = [thing for thing in scene.things if any(thing not in other.things for other in group)]
@@ -117,7 +119,7 @@ def _kind(said: SceneDescription) -> str:
 
 
 def text_to_image(split: Split, seed: int, count: int) -> list[Pool]:
-    """A caption → the pictures it is true of, among pictures that differ by one edit."""
+    """A caption → the pictures that it describes, among pictures that differ by one edit."""
     rng, pixels = rngs("mini-mmeb", "text-to-image", split, seed)
     scenes, said = _captioned(rng, split, count)
     queries = [Query({"text": each.text}, _kind(each)) for each in said[:count]]
@@ -126,7 +128,7 @@ def text_to_image(split: Split, seed: int, count: int) -> list[Pool]:
 
 
 def image_to_text(split: Split, seed: int, count: int) -> list[Pool]:
-    """A picture → the captions that are true of it, among captions of pictures that differ by one edit."""
+    """A picture → the captions that describe it, among captions of pictures that differ by one edit."""
     rng, pixels = rngs("mini-mmeb", "image-to-text", split, seed)
     scenes, said = _captioned(rng, split, count)
     queries = [
@@ -138,7 +140,7 @@ def image_to_text(split: Split, seed: int, count: int) -> list[Pool]:
 
 
 def composed(split: Split, seed: int, count: int) -> list[Pool]:
-    """A picture and a change in words → the changed picture; other changes of it, and itself, are candidates too."""
+    """A picture and a change in words → the changed picture, among other changes of it and the picture itself."""
     pairs = draw_pairs("edit", count, seed=f"mini-mmeb/{seed}", split=split)
     queries = [Query(pair.query, pair.kind.split("/")[1], _key(pair.shown)) for pair in pairs]
     items, contents = candidates_of(pairs)
@@ -155,10 +157,10 @@ _THINGS = 5
 
 
 def grounding(split: Split, seed: int, count: int) -> list[Pool]:
-    """A picture and words that point into it → the part they point at.
+    """A picture and words that name a part of it → the crop of that part.
 
-    Candidates are the crops of the five things in the picture, each of which is asked for, and five crops of things
-    that are not there and differ from one that is in size, colour or shape alone.
+    Candidates are the crops of the five things in the picture, each of which has a query, and five crops of other things
+    that differ from one of them in size, colour or shape alone.
     """
     rng, pixels = rngs("mini-mmeb", "grounding", split, seed)
     return [_grounded(rng, pixels, split, asked) for asked in parts(count, _THINGS)]
@@ -168,7 +170,7 @@ def _grounded(rng: random.Random, pixels: np.random.Generator, split: Split, ask
     looks: set[str] = set()
     while len(looks) < 2 * _THINGS:
         scene = draw_scene(rng, split, _THINGS)
-        foil = draw_in_split(lambda scene=scene: _foil(rng, scene), split)  # type: ignore[misc]
+        foil = draw_in_split(partial(_foil, rng, scene), split)
         looks = {thing.look for thing in (*scene.things, *foil.things)}
     style = int(pixels.integers(2**63))
     image, other = (scene_image(each, np.random.default_rng(style)) for each in (scene, foil))  # of one style
@@ -196,7 +198,7 @@ def _foil(rng: random.Random, scene: Scene) -> Scene:
 
 
 def _pointer(rng: random.Random, scene: Scene, thing: Thing) -> tuple[str, str]:
-    """(kind, words): by what the thing stands beside, or by its place."""
+    """Kind and words that name a thing by its neighbour or by its place."""
     row, column = divmod(PLACES.index(thing.place), 3)
     steps = []
     for direction, (rows, columns) in DIRECTIONS.items():

@@ -1,4 +1,4 @@
-"""The metrics of MMEB-v2, made honest about ties, and what they give to a system that has not read the query."""
+"""The metrics of MMEB-v2 with fair handling of ties, and their values for systems that ignore the query."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ METRICS: dict[str, int] = {"hit@1": 1, "ndcg@5": 5}
 """Metric → cut-off. Hit@1 is nDCG@1 of gains that are 0 or 1."""
 
 _DIGITS = 6
-"""Of the largest similarity: what differs by less is a tie, and not what the rounding of a matrix product makes of it."""
+"""Similarities that are equal to this many digits of the largest are ties; smaller differences come from rounding."""
 
 
 def ndcg(similarities: np.ndarray, gains: np.ndarray, k: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def ndcg(similarities: np.ndarray, gains: np.ndarray, k: int) -> np.ndarray:
         k: Cut-off.
 
     Returns:
-        (B,) float64 in 0..1; 0 where nothing answers a query.
+        (B,) float64 in 0..1; 0 if no candidate answers a query.
     """
     largest = np.abs(similarities).max(initial=1e-12)
     rounded = np.round(similarities / largest, _DIGITS)
@@ -29,15 +29,15 @@ def ndcg(similarities: np.ndarray, gains: np.ndarray, k: int) -> np.ndarray:
 
 
 def chance(gains: np.ndarray, k: int) -> np.ndarray:
-    """The expected score of a random ranking, exactly: that of a ranking in which all are tied.  (B, N) → (B,)."""
+    """The exact expected score of a random ranking, computed as one in which all candidates are tied.  (B, N) → (B,)."""
     return ndcg(np.zeros(gains.shape), gains, k)
 
 
 def prior_only(gains: np.ndarray, k: int) -> np.ndarray:
     """The score of the best ranking that is the same for all queries over these candidates.  (B, N) → (B,).
 
-    That is the most a system can reach that knows how often each candidate is the answer, and not the query. No fixed
-    ranking has a higher mean than the one by mean gain, each query's in units of its ideal ranking.
+    No system that ignores the query can reach more. Candidates are ranked by mean gain, with the gains of each query
+    divided by its ideal discounted gain; no fixed ranking has a higher mean score.
     """
     ideal = ndcg_ideal(gains, k)
     shares = (gains / ideal[:, None]).mean(0)  # (N,)
@@ -45,7 +45,7 @@ def prior_only(gains: np.ndarray, k: int) -> np.ndarray:
 
 
 def ndcg_ideal(gains: np.ndarray, k: int) -> np.ndarray:
-    """Discounted gain of each query's best ranking; 1 where nothing answers it.  (B, N) → (B,)."""
+    """Discounted gain of the best ranking of each query; 1 if no candidate answers it.  (B, N) → (B,)."""
     best = -np.sort(-gains, axis=1)[:, :k]  # (B, k)
     ideal = best @ (1 / np.log2(np.arange(best.shape[1]) + 2))  # (B,)
     return np.where(ideal > 0, ideal, 1.0)

@@ -1,4 +1,4 @@
-"""What a task is made of: queries that share their candidates, and how well each candidate answers each query."""
+"""Pools: queries that share their candidates, and the gain of each candidate for each query."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Query:
     """One query.
 
     Attributes:
-        item: What the model gets.
+        item: Input of the model.
         kind: The sub-task, for scores per kind, such as ``color-of``.
-        content: What its pixels show, in words; empty for text alone.
+        content: Content of its pixels in words; empty for text alone.
     """
 
     item: Item
@@ -37,8 +37,8 @@ class Candidate:
     """One candidate.
 
     Attributes:
-        item: What the model gets.
-        content: What its pixels show, in words; empty for text alone.
+        item: Input of the model.
+        content: Content of its pixels in words; empty for text alone.
     """
 
     item: Item
@@ -50,9 +50,9 @@ class Pool:
     """Queries over one set of candidates.
 
     Attributes:
-        queries: B of them.
-        candidates: N of them.
-        gains: (B, N) int8; 0 where a candidate does not answer a query.
+        queries: B queries.
+        candidates: N candidates.
+        gains: 1 where a candidate answers a query, else 0.  (B, N) int8
     """
 
     queries: Sequence[Query]
@@ -61,22 +61,22 @@ class Pool:
 
 
 def gains_of(accepts: Sequence[Callable[[Any], bool]], contents: Sequence[Any]) -> np.ndarray:
-    """1 where a content is what a query asks for.  (B, N) int8."""
+    """1 where a query accepts a content, else 0.  (B, N) int8."""
     return np.array([[accept(content) for content in contents] for accept in accepts], np.int8)
 
 
 def spread(choices: Sequence[DrawnT], count: int) -> list[DrawnT]:
-    """``count`` values that take turns, so that each occurs as often as any other, or once more."""
+    """``count`` values that take turns, so that their numbers differ by one at most."""
     return [choices[index % len(choices)] for index in range(count)]
 
 
 def parts(count: int, most: int) -> list[int]:
-    """``count`` in parts of ``most``, and the rest."""
+    """Split ``count`` into parts of ``most`` and a remainder."""
     return [min(most, count - start) for start in range(0, count, most)]
 
 
 def balanced(wanted: Iterable[Hashable], draws: Iterator[DrawnT], key: Callable[[DrawnT], Hashable]) -> list[DrawnT]:
-    """Take from an endless stream until every wanted key has been met as often as it is wanted."""
+    """Take from an endless stream until every wanted key has occurred as often as it is wanted."""
     room = Counter(wanted)
 
     def fitting() -> Iterator[DrawnT]:

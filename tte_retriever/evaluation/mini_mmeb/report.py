@@ -1,4 +1,4 @@
-"""What a run of the suite says: one row per task, as JSON and as a table."""
+"""The report of a run: one row for each task, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -15,21 +15,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """One task.
+    """The score of one task.
 
     Attributes:
         name: The task.
         modality: ``image``, ``video`` or ``document``.
         family: Its meta-task.
-        split: Which content.
+        split: Split of mini-MMEB.
         metric: ``hit@1`` or ``ndcg@5``.
         score: Mean over queries, 0..1.
         ci95: 95 % bootstrap interval of the mean over queries.
-        chance: What a random ranking is expected to reach.
-        prior_only: What the best ranking reaches that is the same for every query.
+        chance: Expected score of a random ranking.
+        prior_only: Score of the best ranking that is the same for every query.
         n: Number of queries.
-        per_query: (n,) the metric of each query, for paired comparisons; not in the JSON.
+        per_query: The metric of each query, for paired comparisons; not in the JSON.  (B,) float64
         kinds: The sub-task of each query; not in the JSON.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> from tte_retriever.evaluation.mini_mmeb import evaluate
+        >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
+        >>> score = evaluate(encoder, queries=5, tasks=["grounding"]).tasks[0]
+        >>> score.metric, score.chance, score.per_query.shape
+        ('hit@1', 0.1, (5,))
     """
 
     name: str
@@ -53,16 +61,24 @@ class Score:
 
 @dataclass(frozen=True)
 class Report:
-    """One run.
+    """The scores of one model.
 
     Attributes:
         suite: ``mini-mmeb``.
-        seed: Which draw of items.
-        model: Its name, as it was given.
-        fingerprint: Of its embedding space.
-        split: Which content.
-        think_budget: Think tokens that it used; ``None`` for a model that is no ``TTEEncoder``.
-        tasks: A row per task.
+        seed: Seed of the drawn items.
+        model: Name of the model, as it was given.
+        fingerprint: Fingerprint of its embedding space.
+        split: Split of mini-MMEB.
+        think_budget: Number of think tokens; ``None`` for a model that is not a ``TTEEncoder``.
+        tasks: Scores, one for each task.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> from tte_retriever.evaluation.mini_mmeb import evaluate
+        >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
+        >>> report = evaluate(encoder, name="tiny", queries=5, tasks=["grounding"])
+        >>> report.model, report.think_budget, list(report.to_dict())[:3]
+        ('tiny', 8, ['suite', 'seed', 'model'])
     """
 
     suite: str

@@ -1,4 +1,4 @@
-"""Run the suite: draw, encode, rank, score."""
+"""Run the suite: draw items, encode them, rank the candidates, score the rankings."""
 
 from __future__ import annotations
 
@@ -47,18 +47,29 @@ def evaluate(
 
     Args:
         model: A multimodal ``SentenceTransformer``, a :class:`~tte_retriever.TTEEncoder` or another.
-        name: What the report calls it; its class if not given.
+        name: Name of the model in the report; default: its class.
         split: ``iid``, ``held-out`` (every item shows a combination that training never does) or ``validation``.
-        seed: Which draw of items.
-        queries: Per task.
+        seed: Seed of the drawn items.
+        queries: Number of queries for each task.
         tasks: Names of the tasks to run; ``None`` is all.
         think_budget: As for ``TTEEncoder.encode``.
-        cache: A folder for vectors, which later runs with the same weights, settings and items take from there.
-        show_progress_bar: Whether to count tasks on stderr.
+        cache: Folder of cached vectors, which later runs with the same weights, settings and items read.
+        show_progress_bar: Whether to show progress on stderr.
+
+    Returns:
+        The scores, one for each task.
 
     Raises:
-        InputError: An argument that makes no sense, or a model that cannot take what a task is made of.
-        TTEError: If a vector holds NaN or infinity.
+        InputError: An argument is out of range, or the model does not take the inputs of a task.
+        TTEError: A vector has NaN or infinity.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> from tte_retriever.evaluation.mini_mmeb import evaluate
+        >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
+        >>> report = evaluate(encoder, queries=10, tasks=["grounding"])
+        >>> report.tasks[0].score > report.tasks[0].chance
+        True
     """
     if split not in SPLITS:
         raise InputError(f"The split {split!r} does not exist; there are {', '.join(SPLITS)}.")
@@ -69,7 +80,7 @@ def evaluate(
     used = used_budget(model, think_budget)
     space = fingerprint(model)
 
-    # The fingerprint holds for every dtype that the weights fit into; the vectors are those of one.
+    # The fingerprint is the same for every dtype of the weights; the vectors are not.
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
 
     def vectors(task: Task, items: list[Item], role: Role) -> np.ndarray:
@@ -98,7 +109,7 @@ def _score(
     for pool in pools:
         q, asked = np.split(asked, [len(pool.queries)])  # (B, E)
         c, offered = np.split(offered, [len(pool.candidates)])  # (N, E)
-        # In float64, so that equal vectors have equal similarities whatever stands beside them.
+        # In float64, so that equal vectors have equal similarities in every position of the matrix.
         similarities = model.similarity(torch.from_numpy(q).double(), torch.from_numpy(c).double())  # (B, N)
         parts.append(ndcg(similarities.numpy(), pool.gains, k))
     per_query = np.concatenate(parts)

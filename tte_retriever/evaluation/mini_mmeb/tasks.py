@@ -30,9 +30,9 @@ class Task:
         modality: ``image``, ``video`` or ``document``, as MMEB-v2 groups them.
         family: The meta-task within the modality.
         metric: One of :data:`~.metrics.METRICS`.
-        query: What a query is made of, in alphabetical order.
-        candidate: What a candidate is made of.
-        draw: Split of the small world, seed, number of queries → pools.
+        query: Modalities of a query, in alphabetical order.
+        candidate: Modalities of a candidate.
+        draw: Function of the split of the small world, the seed and the number of queries; returns pools.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Task:
     draw: Callable[[Split, int, int], list[Pool]]
 
     def pools(self, split: SuiteSplit, seed: int, count: int) -> list[Pool]:
-        """Draw ``count`` queries with their candidates: a pure function of the arguments."""
+        """Draw ``count`` queries with their candidates; the same arguments give the same pools."""
         return self.draw("test" if split == "iid" else split, seed, count)
 
 
@@ -71,7 +71,7 @@ def tasks_named(names: Sequence[str] | None) -> tuple[Task, ...]:
     """The tasks of these names, in the order of :data:`TASKS`; ``None`` is all of them.
 
     Raises:
-        InputError: If a name is that of no task, or none is given.
+        InputError: A name is unknown, or there are none.
     """
     known = [task.name for task in TASKS]
     wanted = known if names is None else list(names)

@@ -1,4 +1,4 @@
-"""The tasks on videos. Every function draws ``count`` queries: a pure function of its arguments."""
+"""The tasks on videos. Every function draws ``count`` queries from its arguments alone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tte_retriever.small_world import ANSWERS, Clip, draw_clip
-from tte_retriever.small_world.clips import ClipDescription, draw_alternatives, draw_windows
+from tte_retriever.small_world import ANSWERS, Clip
+from tte_retriever.small_world.clips import ClipDescription, draw_alternatives, draw_clip, draw_windows
 from tte_retriever.small_world.drawing import clip_states
 from tte_retriever.small_world.scenes import Mention
 from tte_retriever.small_world.tasks import rngs
@@ -25,7 +25,9 @@ _CLASSES = [
     *((first, second) for first in ("appears", *_WHILE_THERE) for second in (*_WHILE_THERE, "vanishes")),
     ("vanishes", "appears"),
 ]
-_CLASSES = [pair for pair in _CLASSES if pair not in (("grows", "grows"), ("shrinks", "shrinks"))]  # twice is too far
+_CLASSES = [
+    pair for pair in _CLASSES if pair not in (("grows", "grows"), ("shrinks", "shrinks"))
+]  # there are two sizes
 
 
 def _class_of(clip: Clip) -> tuple[str, str]:
@@ -39,7 +41,7 @@ def _clips(rng: random.Random, split: Split) -> Iterator[Clip]:
 
 
 def classification(split: Split, seed: int, count: int) -> list[Pool]:
-    """What happens, and then what? Over all 24 orders of two kinds of events."""
+    """What happens? Candidates are all 24 orders of two kinds of events."""
     rng, pixels = rngs("mini-mmeb", "video-classification", split, seed)
     clips = balanced(spread(_CLASSES, count), _clips(rng, split), _class_of)
     queries = [
@@ -79,7 +81,7 @@ _ALIKE = 4
 
 
 def retrieval(split: Split, seed: int, count: int) -> list[Pool]:
-    """What happens, in words → the clips that show it, among clips that differ in one event or in their order."""
+    """Two events in words → the clips that show them, among clips that differ in one event or in the order."""
     rng, pixels = rngs("mini-mmeb", "video-retrieval", split, seed)
     clips: list[Clip] = []
     while len(clips) < count:
@@ -93,18 +95,18 @@ def retrieval(split: Split, seed: int, count: int) -> list[Pool]:
 
 
 WINDOWS = 10
-"""Windows of a video, as in MMEB-v2; each is asked for."""
+"""Windows of a video, as in MMEB-v2; each has a query."""
 
 
 def moment_retrieval(split: Split, seed: int, count: int) -> list[Pool]:
-    """What happens, in words → the window of one longer video in which it does."""
+    """Two events in words → the window of a longer video that shows them."""
     rng, pixels = rngs("mini-mmeb", "moment-retrieval", split, seed)
     pools = []
     for asked in parts(count, WINDOWS):
         windows = draw_windows(rng, split, WINDOWS)
         described = [_description(rng, window) for window in windows[:asked]]
         queries = [Query({"text": said.text}, kind) for kind, said in described]
-        style = int(pixels.integers(2**63))  # one video is of one style
+        style = int(pixels.integers(2**63))  # the windows of a video have one style
         candidates = [
             Candidate({"video": clip_states(window, np.random.default_rng(style))}, window.key) for window in windows
         ]
