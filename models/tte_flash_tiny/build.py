@@ -40,6 +40,7 @@ from tte_retriever.training.run import pin_config, run_stage
 from tte_retriever.training.stages import is_finished, stage_arguments, stage_folder
 
 if TYPE_CHECKING:
+    from tte_retriever.backbones import QwenVLModel
     from tte_retriever.encoder import TTEEncoder
 
 logger = logging.getLogger("tte_flash_tiny")
@@ -53,7 +54,7 @@ def load(name: str | Path, config: WorldConfig) -> TTEEncoder:
     Its patches do not overlap, so their convolution is replaced by a matrix product, which is several times faster on a CPU.
     """
     model = load_model(name, config.model)
-    patches = cast("Any", model.transformer.model).visual.patch_embed
+    patches = cast("QwenVLModel", model.transformer.model).visual.patch_embed
     patches.forward = lambda pixels: F.linear(pixels, patches.proj.weight.flatten(1), patches.proj.bias)
     return model
 

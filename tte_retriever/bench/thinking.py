@@ -15,10 +15,11 @@ from tte_retriever.bench.models import PLUME_STEPS, described, load, load_plume
 from tte_retriever.bench.workloads import draw, picture, sentence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from transformers import Qwen3VLModel
 
+    from tte_retriever.backbones import QwenVLModel
     from tte_retriever.encoder import TTEEncoder
     from tte_retriever.methods.plume import PlumeTransformer
 
@@ -104,23 +105,20 @@ def _embed(encoder: TTEEncoder, features: dict[str, Any]) -> np.ndarray:
         return encoder(dict(features))["sentence_embedding"].numpy()
 
 
-def _generator(encoder: TTEEncoder) -> Qwen3VLForConditionalGeneration:
+def _generator(encoder: TTEEncoder) -> QwenVLModel:
     """The same backbone with its output head."""
     model = cast("Qwen3VLModel", encoder.transformer.model)
     generator = Qwen3VLForConditionalGeneration(model.config)
     generator.model = model
     generator.lm_head.weight = model.get_input_embeddings().weight
-    return generator.eval()
+    return cast("QwenVLModel", generator.eval())
 
 
-def _write_then_embed(
-    encoder: TTEEncoder, generator: Qwen3VLForConditionalGeneration, features: dict[str, Any]
-) -> None:
+def _write_then_embed(encoder: TTEEncoder, generator: QwenVLModel, features: dict[str, Any]) -> None:
     counts = {"num_images_per_sample", "num_videos_per_sample", "modality"}
     inputs = {key: value for key, value in features.items() if key not in counts}
-    generate: Callable[..., object] = generator.generate
     with torch.inference_mode():
-        generate(
+        generator.generate(
             **inputs,
             do_sample=False,
             use_cache=True,

@@ -67,7 +67,7 @@ def evaluate(
         >>> from tte_retriever import TTEEncoder
         >>> from tte_retriever.evaluation.mini_mmeb import evaluate
         >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
-        >>> report = evaluate(encoder, queries=10, tasks=["grounding"])
+        >>> report = evaluate(encoder, queries=10, tasks=["moment-retrieval"])
         >>> report.tasks[0].score > report.tasks[0].chance
         True
     """
