@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,20 +68,6 @@ def test_stock_sentence_transformer_gives_the_same_vectors(encoder, items):
     stock_video = {"video": {"array": array, "video_metadata": metadata}}
     same = stock.encode([stock_video], processing_kwargs={"video": {"do_sample_frames": False}})
     assert np.array_equal(same, encoder.encode([items[4]]))
-
-
-def test_plain_load_needs_neither_our_package_nor_a_flag(encoder, tmp_path):
-    """In a process in which tte_retriever cannot be imported."""
-    script = (
-        "import sys; sys.modules['tte_retriever'] = None\n"
-        "from sentence_transformers import SentenceTransformer\n"
-        "import numpy as np\n"
-        "model = SentenceTransformer(sys.argv[1], device='cpu')\n"
-        "np.save(sys.argv[2], model.encode(['a red circle', 'two']))\n"
-    )
-    out = tmp_path / "vectors.npy"
-    subprocess.run([sys.executable, "-c", script, model_path("tte-flash-tiny"), str(out)], check=True, cwd=tmp_path)
-    assert np.array_equal(np.load(out), encoder.encode(["a red circle", "two"]))
 
 
 def test_vectors_are_unit_and_finite(encoder, items):

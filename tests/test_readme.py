@@ -7,15 +7,15 @@ The blocks of one document share a namespace, in order, in an empty folder. A bl
 from __future__ import annotations
 
 import functools
-import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from tte_retriever.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -84,10 +84,9 @@ def make_targets() -> set[str]:
 @functools.cache
 def help_of(*words: str) -> str | None:
     """The help of a sub-command as a user gets it, or None if there is no such sub-command."""
-    program = Path(sys.executable).parent / "tte-retriever"
-    wide = os.environ | {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
-    run = subprocess.run([program, *words, "--help"], capture_output=True, text=True, env=wide, check=False)
-    return run.stdout if run.returncode == 0 else None
+    wide = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
+    run = CliRunner(env=wide).invoke(app, [*words, "--help"], prog_name="tte-retriever")
+    return run.stdout if run.exit_code == 0 else None
 
 
 def complaints(script: str) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -28,7 +30,7 @@ def completion(text, reason="stop"):
     return 200, {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": reason}]}, {}
 
 
-def said(request):
+def text_of(request):
     """The text of the item that a request shows."""
     return "".join(part["text"] for part in request["messages"][0]["content"][:-1] if part["type"] == "text")
 
@@ -46,8 +48,8 @@ class Endpoint:
                 with lock:
                     endpoint.requests.append(request)
                     endpoint.headers.append((self.path, dict(self.headers)))
-                    times[said(request)] = times.get(said(request), 0) + 1
-                status, body, headers = reply(request, times[said(request)])
+                    times[text_of(request)] = times.get(text_of(request), 0) + 1
+                status, body, headers = reply(request, times[text_of(request)])
                 body = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 for key, value in ({"Content-Length": str(len(body))} | headers).items():
@@ -79,27 +81,30 @@ def serve():
 
 @pytest.fixture
 def recipe(tmp_path):
-    """``recipe(endpoint, rows, …)`` runs it to its end, or hands over the process."""
+    """``recipe(endpoint, rows, …)`` runs it in this process and returns exit code and stderr; or it returns a process."""
     media = tmp_path / "media"
     media.mkdir()
 
-    def run(endpoint, rows=None, *options, wait=True, **environment):
+    def run(endpoint, rows=None, *options, process=False, **environment):
         source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
         if rows is not None:
             source.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-        command = [sys.executable, RECIPE, source, out, "--media-root", media, "--endpoint", endpoint.url]
+        command = [RECIPE, source, out, "--media-root", media, "--endpoint", endpoint.url]
         command += ["--model", "teacher", "--backoff", "0.01", "--retries", "3", *options]
-        process = subprocess.Popen(
-            list(map(str, command)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={"PATH": "", "PYTHONPATH": str(RECIPE.parents[1]), "OMP_NUM_THREADS": "1"} | environment,
-        )
-        if not wait:
-            return process
-        _, errors = process.communicate(timeout=60)
-        return process.returncode, errors
+        command = list(map(str, command))
+        if process:
+            paths = {"PATH": "", "PYTHONPATH": str(RECIPE.parents[1]), "OMP_NUM_THREADS": "1"}
+            return subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, env=paths)
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as errors:
+            patch.setattr(sys, "argv", command)
+            patch.delenv("OPENAI_API_KEY", raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                runpy.run_path(str(RECIPE), run_name="__main__")
+            except SystemExit as end:
+                return end.code, errors.getvalue()
+        return 0, errors.getvalue()
 
     run.media, run.out = media, tmp_path / "out.jsonl"
     run.quarantine = tmp_path / "out.jsonl.quarantine.jsonl"
@@ -113,7 +118,7 @@ def lines(path):
 def test_rationales_of_text_image_video_and_chat(serve, recipe):
     Image.fromarray(np.full((300, 2000, 3), (255, 0, 0), np.uint8)).save(recipe.media / "red.png")
     write_mp4(recipe.media / "clip.mp4", np.zeros((2, 64, 64, 3), np.uint8))
-    endpoint = serve(lambda request, n: completion(f"<think>hm</think>\nIt says:\n {said(request) or 'pixels'}. "))
+    endpoint = serve(lambda request, n: completion(f"<think>hm</think>\nIt says:\n {text_of(request) or 'pixels'}. "))
     chat = [{"role": "user", "content": [{"type": "image", "image": "red.png"}, {"type": "text", "text": "what?"}]}]
     rows = [
         {"anchor": {"text": "look", "image": "red.png"}, "positive": {"video": "clip.mp4"}, "kept": [1]},
@@ -127,7 +132,7 @@ def test_rationales_of_text_image_video_and_chat(serve, recipe):
     assert len(endpoint.requests) == 3  # what has a rationale keeps it
     assert all(path == "/v1/chat/completions" for path, _ in endpoint.headers)
     assert all(headers["Authorization"] == "Bearer k3y" for _, headers in endpoint.headers)
-    shown = {said(request): request["messages"][0]["content"] for request in endpoint.requests}
+    shown = {text_of(request): request["messages"][0]["content"] for request in endpoint.requests}
     assert [part["type"] for part in shown["look"]] == ["text", "image_url", "text"]
     assert [part["type"] for part in shown[""]] == ["image_url"] * 3 + ["text"]
     url = shown["look"][1]["image_url"]["url"]
@@ -156,7 +161,7 @@ ANSWERS = {
 def test_what_is_no_rationale_is_quarantined_and_tried_again(serve, recipe):
     good = False
     endpoint = serve(
-        lambda request, n: completion("red") if good or said(request) == "ok" else ANSWERS[said(request)][0]
+        lambda request, n: completion("red") if good or text_of(request) == "ok" else ANSWERS[text_of(request)][0]
     )
     names = ["ok", *ANSWERS, "ok"]
     rows = [{"anchor": name, "positive": name} for name in names]
@@ -180,7 +185,7 @@ def test_what_is_no_rationale_is_quarantined_and_tried_again(serve, recipe):
 
 def test_rows_of_another_format_become_pairs(serve, recipe):
     Image.new("RGB", (32, 32)).save(recipe.media / "a.png")
-    endpoint = serve(lambda request, n: completion(f"It says {said(request)}."))
+    endpoint = serve(lambda request, n: completion(f"It says {text_of(request)}."))
     row = {"qry": "<|image_1|> what?", "qry_image_path": "a.png", "pos_text": "red\n", "neg_text": "blue"}
     code, errors = recipe(endpoint, [row], "--format", "mmeb")
     assert code == 0, errors
@@ -205,13 +210,13 @@ def test_a_busy_endpoint_is_asked_again(serve, recipe):
 
 @pytest.mark.parametrize(("status", "asked"), [(401, 1), (500, 4)])
 def test_a_hopeless_endpoint_ends_the_run_and_keeps_what_is_done(serve, recipe, status, asked):
-    endpoint = serve(lambda request, n: completion("red") if said(request) == "ok" else (status, b"no", {}))
+    endpoint = serve(lambda request, n: completion("red") if text_of(request) == "ok" else (status, b"no", {}))
     rows = [{"anchor": "ok", "positive": "ok"}, {"anchor": "bad", "positive": "ok"}]
     code, errors = recipe(endpoint, rows, "--concurrency", "1")
     assert code == 1
     assert f"HTTP {status}: no" in errors
     assert "Traceback" not in errors
-    assert [said(request) for request in endpoint.requests].count("bad") == asked
+    assert [text_of(request) for request in endpoint.requests].count("bad") == asked
     assert [row["generated"]["line"] for row in lines(recipe.out)] == [1]
     assert lines(recipe.quarantine) == []
 
@@ -219,16 +224,16 @@ def test_a_hopeless_endpoint_ends_the_run_and_keeps_what_is_done(serve, recipe, 
 def test_killed_and_run_again_nothing_is_lost_or_done_twice(serve, recipe):
     def slow(request, n):
         time.sleep(0.02)
-        return completion(f"It says {said(request)}.")
+        return completion(f"It says {text_of(request)}.")
 
     endpoint = serve(slow)
     rows = [{"anchor": f"a{number}", "positive": f"p{number}"} for number in range(1, 41)]
-    process = recipe(endpoint, rows, "--concurrency", "2", wait=False)
+    process = recipe(endpoint, rows, "--concurrency", "2", process=True)
     deadline = time.monotonic() + 60
     while len(lines(recipe.out)) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     kept = recipe.out.read_text().count("\n")
     assert 5 <= kept < 40
     with recipe.out.open("a") as file:
