@@ -1,4 +1,4 @@
-"""What a training run of explicit chain of thought is, as values."""
+"""The config of a training run of explicit chain of thought."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tte_retriever.training.config import StageConfig, TrainConfig
 
 @dataclass(frozen=True)
 class ExplicitCoTStage(StageConfig):
-    """One stage, whose contrastive loss is on the embedding after the rationale.
+    """One stage. Its contrastive loss is on the embedding after the rationale.
 
     Attributes:
-        disc_weight: Of the same on the embedding in front of it; 0 leaves it out.
+        disc_weight: Weight of the contrastive loss on the embedding before the rationale; 0 leaves it out.
     """
 
     disc_weight: float = 1.0

@@ -1,4 +1,4 @@
-"""What a training run of LaME is, as values."""
+"""The config of a training run of LaME."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from tte_retriever.training.config import CollatorConfig, LossConfig, StageConfig, TrainConfig
 
 Reconstruct = Literal["answer", "rationale"]
-"""What the reason tokens have to hold."""
+"""The text that is reconstructed from the reason tokens."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class LameCollatorConfig(CollatorConfig):
     """How rows become batches.
 
     Attributes:
-        reconstruct: What the reason tokens have to hold: ``answer`` is the text of the positive, for the query's tokens;
-            ``rationale`` each item's own rationale, as in TTE-Flash.
-        rationale_as_caption: Whether the rationale of a positive with media is its caption. Otherwise the text beside the
-            media is reconstructed, and where there is none, nothing.
+        reconstruct: The text that is reconstructed from the reason tokens. ``answer`` is the text of the positive, from the
+            tokens of the query; ``rationale`` is each item's own rationale, as in TTE-Flash.
+        rationale_as_caption: Whether the rationale of a positive with media is used as its caption. Otherwise the text
+            beside the media is reconstructed, if there is any.
     """
 
     reconstruct: Reconstruct = "answer"
@@ -35,10 +35,10 @@ class LameLossConfig(LossConfig):
 
 @dataclass(frozen=True)
 class LameStage(StageConfig):
-    """One stage, whose generation loss is the reconstruction.
+    """One stage. Its generation loss is the reconstruction.
 
     Attributes:
-        diversity_weight: Of the regulariser on the reason states; 0 leaves it out.
+        diversity_weight: Weight of the diversity regulariser on the reason tokens' hidden states; 0 leaves it out.
     """
 
     diversity_weight: float = 1.0

@@ -1,4 +1,4 @@
-"""What a training run of PLUME is, as values."""
+"""The config of a training run of PLUME."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from tte_retriever.training.plume.curriculum import Curriculum
 
 @dataclass(frozen=True)
 class PlumeModelConfig(ModelConfig):
-    """What is trained: a PLUME, or a backbone that becomes one, also one with think tokens, which it does not use.
+    """The model that is trained: a PLUME, or a backbone from which one is built; think tokens of the backbone are unused.
 
     Attributes:
-        instruction: What is asked for after every item, when a backbone becomes a PLUME; ``None`` is PLUME's own, ``""``
-            nothing.
-        experts: Of the adapter, when a backbone becomes a PLUME; 0 is no adapter, for which ``balance_weight`` has to be 0.
+        instruction: Instruction after every item, if a PLUME is built; ``None`` is PLUME's own, ``""`` is none.
+        experts: Number of experts of the adapter, if a PLUME is built; 0 is no adapter, and needs a ``balance_weight`` of 0.
     """
 
     instruction: str | None = None
@@ -24,7 +23,7 @@ class PlumeModelConfig(ModelConfig):
 
     @property
     def build_options(self) -> dict[str, Any]:
-        """Besides the number of steps, the instruction and the number of experts."""
+        """The number of steps, the instruction and the number of experts."""
         own = {"instruction": self.instruction, "experts": self.experts}
         return super().build_options | {name: value for name, value in own.items() if value is not None}
 
@@ -39,11 +38,11 @@ class PlumeLossConfig(LossConfig):
 
 @dataclass(frozen=True)
 class PlumeStage(StageConfig):
-    """One stage, in which training goes through the whole curriculum.
+    """One stage, which goes through the whole curriculum.
 
     Attributes:
-        disc_weight: Of the contrastive loss at ``<disc_emb>``, in front of the thought; 0 leaves it out.
-        balance_weight: Of the load balance of the experts; 0 leaves it out.
+        disc_weight: Weight of the contrastive loss at ``<disc_emb>``, before the latent steps; 0 leaves it out.
+        balance_weight: Weight of the load balance of the experts; 0 leaves it out.
     """
 
     disc_weight: float = 1.0
@@ -55,7 +54,7 @@ class PlumeConfig(TrainConfig):
     """A whole run.
 
     Attributes:
-        curriculum: From a written rationale to a latent one.
+        curriculum: How written rationales become latent steps.
     """
 
     model: PlumeModelConfig
