@@ -1,4 +1,4 @@
-# Everything a checkout needs: `make` lists the targets. Needs only Python >= 3.10, make and git.
+# `make` lists the targets. They need Python >= 3.10, make and git.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,60 +6,76 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OURS := -e ".[all,dev]" -e "integrations/qdrant[ray]" -e integrations/llama-index
 
-# What follows the command of a target: make demo ARGS="--seed 3", make test ARGS="-k video"
+# Arguments of the command that a target runs: make demo ARGS="--seed 3", make test ARGS="-k video"
 ARGS ?=
 
-# The bundled model is small: threads cost more in hand-over than they save. Raise it for a real model.
+# The bundled model is too small to gain from threads. Raise this for a larger model.
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
-# Tests at a time; each takes up to two gigabytes.
+# Test processes; each takes up to 2 GB of memory.
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-all lint type fix install tiny clean
+.PHONY: help demo test test-slow test-all test-lowest test-newest lint type fix install tiny clean
 
-help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## draw sample media, index it, search it (ARGS="--seed 3")
 	$(BIN)/tte-retriever demo $(ARGS)
 
-test: $(STAMP)  ## the fast tests (ARGS="-k video", JOBS=4 for more at a time)
+test: $(STAMP)  ## run the fast tests (ARGS="-k video", JOBS=4)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-slow: $(STAMP)  ## those that take minutes, one after the other: they start processes of their own
+test-slow: $(STAMP)  ## run the slow tests one after another: they start processes of their own
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-all: test test-slow  ## every test
+test-all: test test-slow  ## run every test
 
-lint: $(STAMP)  ## style and formatting, changing nothing
+test-lowest:  ## run the fast tests with the lowest declared versions, in .venv-lowest
+	$(call test_in,.venv-lowest,lowest-direct)
+
+test-newest:  ## run the fast tests with the newest versions, without constraints, in .venv-newest
+	$(call test_in,.venv-newest,highest)
+
+lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: $(STAMP)  ## static types
+type: $(STAMP)  ## check static types
 	$(BIN)/mypy
 
-fix: $(STAMP)  ## repair what lint can repair
+fix: $(STAMP)  ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-install: $(STAMP)  ## make .venv with this checkout in it, editable
+install: $(STAMP)  ## make .venv with this checkout installed in it, editable
 
-tiny: $(STAMP)  ## retrain the bundled model (70 minutes on a CPU; goes on where it was stopped)
+tiny: $(STAMP)  ## retrain the bundled model (70 minutes on a CPU; a stopped run resumes)
 	$(BIN)/python -m models.tte_flash_tiny.build models/tte_flash_tiny/config.yaml $(ARGS) --set output_dir=runs/bundled-model
 	$(BIN)/python -m models.tte_flash_tiny.score runs/bundled-model/model
 	cp -r runs/bundled-model/model/. tte_retriever/models/tte-flash-tiny
 
-clean:  ## remove .venv, caches and build leftovers
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove environments, caches and build output
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
 
-# A .venv that already works is kept; one that was interrupted, or whose Python is gone, is made again.
-# Editable installs by pyproject.toml alone need pip >= 21.3, which Python 3.10's venv may not bring; setuptools warns
-# about each of them, at length, and there is nothing to do about it.
+# Run the fast tests in a fresh environment (first argument) whose versions uv resolves (second argument). pip has no
+# lowest resolution. Only direct dependencies are lowered: theirs are the newest that fit.
+define test_in
+"$(PYTHON)" -m venv --clear $(1)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check uv
+$(1)/bin/uv pip install --quiet --python $(1) --resolution $(2) $(OURS)
+$(1)/bin/uv pip list --python $(1)
+$(1)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+endef
+
+# A working .venv is kept. One that is incomplete, or whose Python is gone, is made again.
+# Editable installs from pyproject.toml need pip >= 21.3, and the venv of Python 3.10 may bring an older one.
+# PYTHONWARNINGS silences a long warning of setuptools about every editable install.
 $(STAMP): pyproject.toml $(wildcard integrations/*/pyproject.toml) constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  command -v "$(PYTHON)" >/dev/null 2>&1 || { \

@@ -236,3 +236,56 @@ def test_no_model_library_is_imported():
     """Decoding workers start fast and small."""
     code = "import sys, tte_retriever.media; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def without_format(monkeypatch, name):
+    """A Pillow that has no plugin for a format, as Pillow 11.0 has none for AVIF."""
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, name)
+
+
+def without_library(monkeypatch, name):
+    """A Pillow that has the plugin for a format and was built without its library."""
+    plugin = {"AVIF": "AvifImagePlugin", "WEBP": "WebPImagePlugin"}[name]
+    monkeypatch.setattr(f"PIL.{plugin}.SUPPORTED", False)
+
+
+def without_decoder(monkeypatch, name):
+    monkeypatch.delattr(Image.core, {"JPEG": "jpeg_decoder", "JPEG2000": "jpeg2k_decoder", "PNG": "zip_decoder"}[name])
+
+
+@pytest.mark.parametrize(
+    ("remove", "format"),
+    [
+        *((without_format, name) for name in ("AVIF", "WEBP", "JPEG2000")),
+        *((without_library, name) for name in ("AVIF", "WEBP")),
+        *((without_decoder, name) for name in ("JPEG", "JPEG2000", "PNG")),
+    ],
+)
+def test_a_format_that_pillow_was_built_without_is_unsupported_and_named(media, monkeypatch, remove, format):
+    formats = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+    files = {name: media.image(Image.effect_noise((16, 16), 50), name) for name in formats}
+    remove(monkeypatch, format)
+    with pytest.raises(MediaError, match="Pillow was built without") as caught:
+        load_image(files[format])
+    assert caught.value.reason == "unsupported"
+    assert format in str(caught.value) or remove is without_decoder
+    assert all(load_image(files[name]).size == (16, 16) for name in formats if name != format)
+
+
+def test_damage_is_still_called_corrupt_by_a_pillow_without_avif(media, monkeypatch):
+    damaged = media.image(Image.effect_noise((64, 64), 50), "JPEG2000")[:100]
+    without_format(monkeypatch, "AVIF")
+    assert refused(load_image, damaged) == "corrupt"
+
+
+@pytest.mark.skipif("libx264" not in av.codecs_available, reason="renames the codec of an H.264 file")
+@pytest.mark.parametrize(("tag", "name"), [(b"evc1", "evc"), (b"xyz1", "xyz1")])
+def test_a_codec_that_pyav_has_no_decoder_for_is_unsupported_and_named(media, tag, name):
+    whole = media.video(5)
+    start = whole.index(b"avc1", whole.index(b"stsd"))
+    for _ in range(2):
+        with pytest.raises(MediaError, match=f"codec {name}, which PyAV was built without") as caught:
+            load_video(whole[:start] + tag + whole[start + 4 :])
+        assert caught.value.reason == "unsupported"
+    assert av.logging.get_level() is None

@@ -1,4 +1,4 @@
-"""Video containers through PyAV: the exact frames at given instants, decoding as little as that takes."""
+"""Decode video containers with PyAV: the exact frames at given instants, with as little decoding as possible."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import av
 from PIL import Image
 
 from tte_retriever.errors import MediaError
+from tte_retriever.media.decoders import video_codecs
 from tte_retriever.media.files import Source, corrupt_if_it_fails, describe, open_source, read_head
 from tte_retriever.media.images import check_size
 from tte_retriever.media.signatures import kind_of
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from tte_retriever.errors import MediaReason
     from tte_retriever.media.limits import MediaLimits
 
-# The containers that store the time of every frame and an index. Elsewhere, times are guessed from where reading began
-# (MPEG-PS) or are the order of decoding (AVI), so only reading from the start gives the same frames every time.
+# Containers that store an index and the time of every frame. In others, times depend on where reading began (MPEG-PS) or
+# follow the order of decoding (AVI), so only reading from the start always gives the same frames.
 _EXACT_SEEKING = ("mov", "matroska")
-_SLACK_S = 1e-6  # times are floats: an instant and a frame that are equal on paper may differ in the last bit
+_SLACK_S = 1e-6  # rounding error of times, which are floats
 _UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
@@ -37,8 +38,8 @@ class Container:
     """The video stream of a file on a timeline that starts at 0; made by :func:`open_container`.
 
     Attributes:
-        size: Width and height in pixels as shown, that is after the rotation that phones write.
-        duration_s: From the stream's start to the end of its last frame, measured rather than believed.
+        size: Displayed width and height in pixels, after the rotation in the file's metadata.
+        duration_s: From the stream's start to the end of its last frame, in seconds, measured from the packets.
     """
 
     def __init__(self, reader: _Reader, source: Source, limits: MediaLimits) -> None:
@@ -50,18 +51,20 @@ class Container:
         with _open_reader(source, limits) as decoder:
             first = next(decoder.frames(), None)
             if first is None:
-                raise MediaError(f"{describe(source)} has not one frame that can be decoded", "corrupt")
+                raise MediaError(
+                    f"{describe(source)} has no frame that can be decoded; give a complete file", "corrupt"
+                )
             self.size = decoder.to_image(first.frame).size
 
     def frames_at(self, instants_s: Sequence[float], *, seek: bool = True) -> list[tuple[float, Image.Image]]:
-        """Return, for each of the ascending instants, the frame on screen and when it appeared, in seconds.
+        """Return the frame on screen at each instant, with the time when it appeared, in seconds.
 
-        That is the last frame whose time is not after the instant, or the first frame if there is none.
+        The frame on screen is the last one whose time is not after the instant, or else the first frame.
 
         Args:
             instants_s: Seconds from the start of the stream, ascending.
-            seek: Jump to the last keyframe before an instant where that saves decoding. The frames are the same
-                without; it only takes longer.
+            seek: Jump to the last keyframe before an instant where that saves decoding. The frames are the same either
+                way.
         """
         shown: list[tuple[float, Image.Image]] = []
         converted: VideoFrame | None = None
@@ -82,11 +85,11 @@ class Container:
     def frames_between(
         self, start_s: float, end_s: float, *, seek: bool = True
     ) -> Iterator[tuple[float, Image.Image]]:
-        """Yield all frames that are on screen in a stretch, one at a time, each with when it appeared, in seconds.
+        """Yield every frame on screen between two times, with the time when it appeared, in seconds.
 
         Args:
-            start_s: Start of the stretch; the first frame may have appeared before it.
-            end_s: Its end, in seconds from the start of the stream.
+            start_s: Start, in seconds from the start of the stream; the first frame may have appeared before it.
+            end_s: End, in seconds.
             seek: As for :meth:`frames_at`.
         """
         with _open_reader(self._source, self._limits) as decoder:
@@ -98,24 +101,26 @@ class Container:
                 return
             while current is not None and current.time_s < end_s - _SLACK_S:
                 ahead = next(frames, None)
-                if ahead is None or ahead.time_s > start_s + _SLACK_S:  # else it is gone before the stretch begins
+                if ahead is None or ahead.time_s > start_s + _SLACK_S:  # else it has left the screen by start_s
                     yield current.time_s, decoder.to_image(current.frame)
                 current = ahead
 
     def _measure(self) -> float:
         declared_s = self._scout.declared_s
         ends = self._scout.ends_s(declared_s - 1.0) if declared_s is not None else None
-        if ends is None or ends.video_s is None:  # nothing said, or nothing where the end should be: read it all
+        if ends is None or ends.video_s is None:  # no declared duration, or no packets there
             with _open_reader(self._source, self._limits) as reader:
                 ends = reader.ends_s()
         if ends.video_s is None:
             reason: MediaReason = "empty" if declared_s is None else "corrupt"
-            raise MediaError(f"{describe(self._source)} has a video stream without a single frame in it", reason)
-        # Headers round, some count from 0 rather than from the first frame, some count a longer soundtrack: only a real
-        # gap, by the clock of the file, means that it was cut short.
+            raise MediaError(
+                f"{describe(self._source)} has a video stream without frames; give a complete file", reason
+            )
+        # Declared durations are rounded, and some start at 0 instead of the first frame or include a longer soundtrack:
+        # only a large gap, in the file's own time, means that the file was cut short.
         if declared_s is not None and ends.file_s < declared_s - max(0.5, 0.05 * declared_s):
-            message = f"{describe(self._source)} says it lasts {declared_s:.1f} s but ends after {ends.file_s:.1f} s"
-            raise MediaError(f"{message}: it was cut short; give the complete file", "corrupt")
+            message = f"{describe(self._source)} declares {declared_s:.1f} s and ends after {ends.file_s:.1f} s"
+            raise MediaError(f"{message}; give the complete file", "corrupt")
         return max(ends.video_s, 0.0)
 
 
@@ -124,14 +129,14 @@ def open_container(source: Source, limits: MediaLimits) -> Iterator[Container]:
     """Open a video file and measure it.
 
     Raises:
-        MediaError: ``unsupported`` for what is no allowed video container or has no video stream, ``corrupt``,
-            ``empty``, ``too-large``.
+        MediaError: ``unsupported`` (not an allowed container, no video stream, or a codec without a decoder),
+            ``corrupt``, ``empty`` or ``too-large``.
     """
     kind = kind_of(read_head(source, limits))
     if kind != "video":
         allowed = ", ".join(limits.video_formats)
         raise MediaError(
-            f"{describe(source)} (content: {kind}) is no video of an allowed format ({allowed})", "unsupported"
+            f"{describe(source)} (content: {kind}) is not a video of an allowed format ({allowed})", "unsupported"
         )
     with corrupt_if_it_fails(source), _open_reader(source, limits) as scout:
         yield Container(scout, source, limits)
@@ -144,16 +149,16 @@ class _TimedFrame(NamedTuple):
 
 class _Keyframe(NamedTuple):
     time_s: float
-    target_s: float  # seeking to here arrives at or before it
+    target_s: float  # seeking to this time arrives at the keyframe or before it
 
 
 class _Ends(NamedTuple):
-    video_s: float | None  # end of the last packet of the video stream, None if there is none
-    file_s: float  # end of the last packet of any stream, by the clock of the file, which need not start at 0
+    video_s: float | None  # end of the video stream's last packet; None without packets
+    file_s: float  # end of the last packet of any stream, in the file's own time, which need not start at 0
 
 
 class _Playhead:
-    """Moves forward over decoded frames, one frame ahead of what is on screen."""
+    """A position in a stream of decoded frames, which are read one frame ahead of the screen."""
 
     def __init__(self, frames: Iterator[_TimedFrame]) -> None:
         self._frames = frames
@@ -162,7 +167,7 @@ class _Playhead:
 
     @property
     def time_s(self) -> float:
-        """The time of the newest decoded frame; infinite where there are no more."""
+        """The time of the newest decoded frame; infinite at the end."""
         return math.inf if self._ahead is None else self._ahead.time_s
 
     def must_move(self, instant: float) -> bool:
@@ -177,7 +182,7 @@ class _Playhead:
 
 
 class _Reader:
-    """One open container and its video stream; every time is in seconds from the start of that stream."""
+    """An open container and its video stream. Times are in seconds from the start of that stream."""
 
     def __init__(self, container: InputContainer, stream: VideoStream, source: Source, limits: MediaLimits) -> None:
         self._container, self.stream, self._source, self._limits = container, stream, source, limits
@@ -189,13 +194,13 @@ class _Reader:
 
     @property
     def declared_s(self) -> float | None:
-        """How long the headers say it is: the video stream, or else the whole file; None if they do not."""
+        """The duration in the headers, of the video stream or else of the file; None without one."""
         if self.stream.duration:
             return float(self.stream.duration * self._time_base)
         return self._container.duration / av.time_base if self._container.duration else None
 
     def frames(self, keyframe: _Keyframe | None = None) -> Iterator[_TimedFrame]:
-        """Decode in the order of presentation, from the current position or from a keyframe on."""
+        """Decode frames in order of presentation, from the current position or from a keyframe."""
         latest = -math.inf
         waiting_for = keyframe
         if keyframe is not None:
@@ -206,12 +211,12 @@ class _Reader:
             waiting_for = None
             for frame in packet.decode():
                 time_s = self._time_s(frame)
-                # Times never run backwards on screen; where a file's do (AVI), the order of the frames is right.
+                # Where the times in a file run backwards (AVI), the order of the frames is right.
                 latest = latest if time_s is None else max(latest, time_s)
                 yield _TimedFrame(latest if math.isfinite(latest) else 0.0, frame)
 
     def keyframe_before(self, instant: float) -> _Keyframe | None:
-        """Find a keyframe shown at or before an instant, near to it, without decoding; None to decode on instead."""
+        """Find a keyframe close before an instant, without decoding; None if decoding on is the only way."""
         if not self._container.format.name.startswith(_EXACT_SEEKING):
             return None
         back_s = 0.0
@@ -219,17 +224,17 @@ class _Reader:
             target_s = instant - back_s
             try:
                 self._seek(target_s)
-            except av.FFmpegError:  # a file cut short of its index
+            except av.FFmpegError:  # the index was cut off
                 return None
             packet = next(self._container.demux(self.stream))
             time_s = self._time_s(packet)
             if packet.is_keyframe and time_s is not None and time_s <= instant:
                 return _Keyframe(time_s, target_s)
-            back_s = max(1.0, 2 * back_s)  # MP4 seeks by time of decoding, and so lands up to a few frames late
+            back_s = max(1.0, 2 * back_s)  # MP4 seeks by time of decoding, which may land a few frames late
         return None
 
     def ends_s(self, from_s: float | None = None) -> _Ends:
-        """Read on to the end of the file, from a time if one is given, without decoding."""
+        """Read packets to the end of the file, from a given time or the current position, without decoding."""
         if from_s is not None and from_s > 0:
             try:
                 self._seek(from_s)
@@ -250,7 +255,7 @@ class _Reader:
         return _Ends(video_s if math.isfinite(video_s) else None, file_s)
 
     def to_image(self, frame: VideoFrame) -> Image.Image:
-        """Convert to RGB, upright, and of the stream's size even if it changes on the way."""
+        """Convert a frame to upright RGB of the stream's initial size."""
         check_size((frame.width, frame.height), self._source, self._limits)
         image = frame.to_image(width=self._size[0], height=self._size[1])
         turn = _UPRIGHT.get(round(frame.rotation) % 360)
@@ -266,23 +271,27 @@ class _Reader:
 
 @contextmanager
 def _open_reader(source: Source, limits: MediaLimits) -> Iterator[_Reader]:
-    # PyAV is only ever given an open file: its own idea of a path includes every protocol FFmpeg speaks.
+    # PyAV gets an open file, never a name: FFmpeg would take a name as a URL of any protocol.
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(limits.video_formats)}
     with open_source(source, limits) as file:
         try:
             container = av.open(file, mode="r", options=options, metadata_errors="replace")
-        except av.ArgumentError as error:  # FFmpeg's answer to a format that is not on the list
+        except av.ArgumentError as error:  # FFmpeg found a format that is not on the list
             allowed = ", ".join(limits.video_formats)
             raise MediaError(
-                f"{describe(source)} is a video, but of no allowed format ({allowed})", "unsupported"
+                f"{describe(source)} is not a video of an allowed format ({allowed})", "unsupported"
             ) from error
         with container:
             yield _Reader(container, _video_stream(container, source), source, limits)
 
 
 def _video_stream(container: InputContainer, source: Source) -> VideoStream:
-    for stream in container.streams.video:
-        cover_art = av.stream.Disposition.attached_pic in stream.disposition
-        if stream.codec_context is not None and not cover_art:
+    cover_art = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if cover_art not in stream.disposition]
+    for stream in streams:
+        if stream.codec_context is not None:
             return stream
-    raise MediaError(f"{describe(source)} has no video stream that can be decoded (audio only?)", "unsupported")
+    if not streams:
+        raise MediaError(f"{describe(source)} has no video stream; give a file with pictures", "unsupported")
+    message = f"{describe(source)} has video in the codec {video_codecs(container)}, which PyAV was built without"
+    raise MediaError(f"{message}; install a build that has it, or convert the file", "unsupported")

@@ -1,4 +1,4 @@
-"""Open a path or a byte string under limits, without ever touching what is not a regular file."""
+"""Open a path or a byte string under limits. Only regular files are opened."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from tte_retriever.errors import MediaError, TTEError
+from tte_retriever.media.decoders import missing_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tte_retriever.media.limits import MediaLimits
 
 Source: TypeAlias = Path | bytes
-"""Where encoded media comes from. A ``str`` is text, never a path or a URL."""
+"""An encoded file: a path or its bytes. A ``str`` is text, never a path or a URL."""
 
 
 def describe(source: object) -> str:
@@ -30,10 +31,10 @@ def describe(source: object) -> str:
 
 
 def refuse_string(kind: str) -> MediaError:
-    """The error for a ``str`` where an image or a video belongs."""
+    """Return the error for a ``str`` that was given as an image or a video."""
     message = (
-        f"a str was given as {kind}, and a str is never taken as a path, and as a URL only from allowed hosts; give a "
-        "pathlib.Path, bytes or decoded pixels, or name the host of a URL in MediaLimits.url_hosts"
+        f"a str was given as {kind}; a str is never a path, and a URL only if its host is allowed; give a pathlib.Path, "
+        "bytes or decoded pixels, or name the host of the URL in MediaLimits.url_hosts"
     )
     return MediaError(message, "not-allowed")
 
@@ -69,7 +70,7 @@ def read_head(source: Source, limits: MediaLimits, size: int = 8192) -> bytes:
 
 @contextmanager
 def closed_on_error(resource: BinaryIO) -> Iterator[None]:
-    """Close ``resource`` if the block fails; if it does not, the caller goes on with it open."""
+    """Close ``resource`` if the block fails; otherwise it stays open."""
     try:
         yield
     except BaseException:
@@ -79,23 +80,26 @@ def closed_on_error(resource: BinaryIO) -> Iterator[None]:
 
 @contextmanager
 def corrupt_if_it_fails(source: object) -> Iterator[None]:
-    """Turn whatever a decoder throws at broken bytes into ``MediaError("corrupt")``.
+    """Raise ``MediaError`` for any error of a decoder: ``unsupported`` if Pillow was built without it, else ``corrupt``.
 
-    Decoders of hostile bytes raise almost anything (OSError, SyntaxError, struct.error, IndexError, ...), hence the
-    wide net; our own errors pass through.
+    Broken bytes make decoders raise almost anything (OSError, SyntaxError, struct.error, IndexError, ...), so every
+    exception counts. Errors of this project pass through.
     """
     try:
         yield
     except TTEError:
         raise
     except Exception as error:
+        if decoder := missing_decoder(error):
+            message = f"{describe(source)} needs the decoder {decoder}, which Pillow was built without"
+            raise MediaError(f"{message}; install a build that has it, or convert the file", "unsupported") from error
         message = f"{describe(source)} is corrupt or cut short: {error or type(error).__name__}; give a complete file"
         raise MediaError(message, "corrupt") from error
 
 
 def _open_path(path: Path) -> BinaryIO:
-    # Looked at before it is opened, since opening a device can already do something; opened without blocking and
-    # looked at again, since it may have become a pipe in between.
+    # Checked before it is opened, because opening a device can have effects; then opened without blocking and checked
+    # again, because it may have been replaced by a pipe in between.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         _require_regular(path, path.stat().st_mode)

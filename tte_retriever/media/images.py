@@ -1,4 +1,4 @@
-"""Decode an image, from wherever it comes, to upright 8-bit RGB."""
+"""Decode images to upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tte_retriever.errors import InputError, MediaError
+from tte_retriever.media.decoders import missing_format, registered_formats
 from tte_retriever.media.files import (
     Source,
     corrupt_if_it_fails,
@@ -35,8 +36,8 @@ _ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")  # the frames of TIFF and MPO
 def load_image(source: ImageLike, limits: MediaLimits = DEFAULT_LIMITS) -> Image.Image:
     """Decode an image to a fully loaded, upright RGB image.
 
-    EXIF orientation is applied; transparency is laid on white; 16-bit, 32-bit and float grey is scaled by its range;
-    CMYK is converted; of an animation the first frame is taken.
+    EXIF orientation is applied, transparent pixels become white, 16-bit, 32-bit and float grey is scaled by its range,
+    and CMYK is converted. An animation gives its first frame.
 
     Args:
         source: A path, the bytes of a file, a PIL image (its current frame), or an array of shape (H, W), (H, W, 1),
@@ -44,11 +45,17 @@ def load_image(source: ImageLike, limits: MediaLimits = DEFAULT_LIMITS) -> Image
         limits: What may be opened.
 
     Returns:
-        A new image of mode RGB, without metadata, that holds no file open.
+        A new image of mode RGB, without metadata and without an open file.
 
     Raises:
-        MediaError: With the ``reason`` why the source is not a usable image.
-        InputError: The source is of a type that is no image at all.
+        MediaError: The source is not a usable image; ``reason`` says why.
+        InputError: The source is of another type.
+
+    Example:
+        >>> import numpy as np
+        >>> from tte_retriever.media import load_image
+        >>> load_image(np.zeros((4, 6), dtype=np.uint16)).size  # width and height
+        (6, 4)
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, limits)
@@ -62,11 +69,11 @@ def load_image(source: ImageLike, limits: MediaLimits = DEFAULT_LIMITS) -> Image
 
 @contextmanager
 def open_image(source: Source, limits: MediaLimits) -> Iterator[Image.Image]:
-    """Open an encoded image far enough to know its size, and check that; no pixel is decoded yet.
+    """Open an encoded image and check its size without decoding pixels.
 
     Raises:
-        MediaError: Not a readable file, not of an allowed format (``unsupported``), a broken header (``corrupt``), or
-            more pixels than allowed (``too-large``).
+        MediaError: The file cannot be read, its format is not allowed or not built into Pillow (``unsupported``), its
+            header is broken (``corrupt``), or it has too many pixels (``too-large``).
         InputError: The source is neither a path nor bytes.
     """
     if isinstance(source, str):
@@ -76,8 +83,8 @@ def open_image(source: Source, limits: MediaLimits) -> Iterator[Image.Image]:
         raise InputError(message)
     with open_source(source, limits) as file, _quiet_pillow():
         try:
-            image = Image.open(file, formats=limits.image_formats)
-        except Exception as error:  # plugins raise almost anything at a broken header
+            image = Image.open(file, formats=registered_formats(limits.image_formats))
+        except Exception as error:  # plugins raise almost anything for a broken header
             raise _refusal(source, limits, error) from error
         with image:
             check_size(image.size, source, limits)
@@ -85,7 +92,7 @@ def open_image(source: Source, limits: MediaLimits) -> Iterator[Image.Image]:
 
 
 def is_animation(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> bool:
-    """Whether an encoded image has more than one frame, shown one after the other; raises as :func:`open_image`."""
+    """Whether an encoded image has several frames that are shown one after the other. Raises as :func:`open_image`."""
     with open_image(source, limits) as image, corrupt_if_it_fails(source):
         return image.format in _ANIMATED_FORMATS and getattr(image, "is_animated", False)
 
@@ -94,7 +101,7 @@ def check_size(size: tuple[int, int], source: object, limits: MediaLimits) -> No
     """Refuse an image or frame of no pixels (``empty``) or of too many (``too-large``)."""
     width, height = size
     if width < 1 or height < 1:
-        raise MediaError(f"{describe(source)} is {width}x{height} pixels; there is nothing to see in it", "empty")
+        raise MediaError(f"{describe(source)} is {width}x{height} pixels; give an image with pixels", "empty")
     if width * height > limits.max_pixels:
         message = (
             f"{describe(source)} is {width}x{height} = {width * height} pixels; at most {limits.max_pixels} are decoded "
@@ -104,14 +111,14 @@ def check_size(size: tuple[int, int], source: object, limits: MediaLimits) -> No
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Decode an opened image and convert it to upright 8-bit RGB; decoders raise what they like."""
+    """Decode an opened image and convert it to upright 8-bit RGB. Raises whatever the decoder raises."""
     image.load()
     try:
         upright = ImageOps.exif_transpose(image)
-    except Exception:  # broken metadata around good pixels: there is no orientation to apply
+    except Exception:  # broken metadata, good pixels: no orientation to apply
         upright = image
     rgb = _to_rgb(upright)
-    rgb.info.clear()  # EXIF, XMP and the like describe the file, and would be applied a second time
+    rgb.info.clear()  # EXIF orientation, for one, would be applied a second time
     return rgb
 
 
@@ -127,10 +134,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale deep grey to 8 bit; Pillow's own conversion clips at 255, which turns a 16-bit scan into plain white.
+    """Scale deep grey to 8 bit. Pillow's own conversion clips at 255, which turns a 16-bit scan white.
 
-    16-bit values are scaled from 0..65535. The wider modes I and F do not say what their range is, so the narrowest
-    usual one that holds every value is taken (I: 0..65535; F: 0..1, then 0..255), else their own minimum to maximum.
+    16-bit values are scaled from 0..65535. The modes I and F have no range of their own: the narrowest usual range that
+    holds every value is used (I: 0..65535; F: 0..1, then 0..255), or else the image's minimum to maximum.
     """
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
@@ -141,7 +148,7 @@ def _grey_to_rgb(image: Image.Image) -> Image.Image:
         low, high = 0.0, next(limit for limit in usual if high <= limit)
     grey = np.rint((values - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8)
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):  # PNG: one grey level that is to be seen through
+    if isinstance(transparent, int):  # PNG: one grey level that is transparent
         grey[values == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
 
@@ -159,7 +166,7 @@ def _from_array(array: np.ndarray, limits: MediaLimits) -> Image.Image:
     elif array.dtype == np.uint16:
         array = np.rint(array / 257.0).astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
-        if not (array.min() >= 0.0 and array.max() <= 1.0):  # written so that NaN fails, too
+        if not (array.min() >= 0.0 and array.max() <= 1.0):  # true for NaN as well
             message = f"{given} has values outside 0..1 or NaN; scale it to 0..1, or give uint8 in 0..255"
             raise MediaError(message, "unsupported")
         array = np.rint(array * 255.0).astype(np.uint8)
@@ -169,18 +176,22 @@ def _from_array(array: np.ndarray, limits: MediaLimits) -> Image.Image:
 
 
 def _refusal(source: Source, limits: MediaLimits, error: Exception) -> MediaError:
-    """Say why Pillow did not open a source: too big, broken, or not an image that is opened."""
+    """Return the error for a source that Pillow did not open: too large, corrupt or unsupported."""
     if isinstance(error, Image.DecompressionBombError):
         message = (
             f"{describe(source)} has too many pixels; at most {limits.max_pixels} are decoded (MediaLimits.max_pixels)"
         )
         return MediaError(message, "too-large")
-    kind = kind_of(read_head(source, limits))
+    head = read_head(source, limits)
+    kind, missing = kind_of(head), missing_format(head)
+    if missing in limits.image_formats:
+        message = f"{describe(source)} is a {missing} image, and Pillow was built without {missing}"
+        return MediaError(f"{message}; install a build that has it, or convert the file", "unsupported")
     if kind == "image" and set(limits.image_formats) >= set(DEFAULT_LIMITS.image_formats):
         return MediaError(f"{describe(source)} is corrupt or cut short; give a complete file", "corrupt")
     advice = {"video": "; give it as a video", "pdf": "; render its pages to images"}.get(kind, "")
     allowed = ", ".join(limits.image_formats)
-    message = f"{describe(source)} (content: {kind}) is no image of an allowed format ({allowed}){advice}"
+    message = f"{describe(source)} (content: {kind}) is not an image of an allowed format ({allowed}){advice}"
     return MediaError(message, "unsupported")
 
 
@@ -191,10 +202,10 @@ _quiet_filters: warnings.catch_warnings | None = None
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings from callers: what they warn of is refused here, or does not touch the pixels.
+    """Silence Pillow's warnings: their causes are refused here, or do not change the pixels.
 
-    ``warnings`` filters belong to the process and are not restored properly when threads overlap, so the first thread
-    in sets the filter and the last one out restores what was there; decoding stays parallel.
+    ``warnings`` filters belong to the process, and overlapping threads would not restore them properly. So the first
+    thread in sets the filter, the last one out restores the previous state, and decoding stays parallel.
     """
     global _quiet_depth, _quiet_filters
     with _quiet_lock:

@@ -1,31 +1,44 @@
-"""How much of a stranger's media is opened, and in which formats."""
+"""How large media may be, which formats are opened, and which hosts media is fetched from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
 from tte_retriever.errors import InputError
-from tte_retriever.media.urls import check_host
+from tte_retriever.media.origins import parse_origin
 
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Limits that every image and video is held to, as early as its headers allow.
+    """Limits for every image and video, checked as early as the headers of a file allow.
 
     Attributes:
-        max_bytes: Largest file or byte string, in bytes.
-        max_pixels: Largest image or video frame, in pixels (width x height), checked before anything is decoded.
-            Pillow itself opens nothing above about 178 million.
-        max_frames: Most frames handed on per video; longer lists are subsampled uniformly.
-        max_video_pixels: Most pixels of all frames handed on per video together; 3 bytes of memory each.
-        max_seconds: Longest video, in seconds.
-        max_url_seconds: Longest wait for a URL, in seconds.
+        max_bytes: Size of the largest file or byte string, in bytes.
+        max_pixels: Size of the largest image or video frame, in pixels (width x height), checked before decoding.
+            Pillow itself opens nothing above about 178 million pixels.
+        max_frames: Most frames returned per video; longer lists are subsampled uniformly.
+        max_video_pixels: Most pixels of all returned frames of a video together; each takes 3 bytes of memory.
+        max_seconds: Duration of the longest video, in seconds.
+        max_url_seconds: Timeout of a whole download, in seconds.
         url_hosts: Hosts from which media given by URL is fetched: ``"example.com"`` for https, or an origin such as
-            ``"http://127.0.0.1:8000"``. Empty, nothing is fetched. What is fetched is held in memory.
-        image_formats: Pillow's names of the formats that are opened. Formats that run another program (EPS) or that
-            need one of their own (SVG, PDF) do not belong here.
-        video_formats: FFmpeg's names of the containers that are opened. Playlists (hls, dash, concat) do not belong
-            here: they name other files.
+            ``"http://127.0.0.1:8000"``. With the empty default nothing is fetched. Downloads are held in memory.
+        image_formats: The image formats that are opened, by Pillow's names. Do not add formats that run another program
+            (EPS) or that Pillow does not read (SVG, PDF).
+        video_formats: The containers that are opened, by FFmpeg's names. Do not add playlists (hls, dash, concat): they
+            name other files.
+
+    Raises:
+        InputError: A limit is not above 0, or ``url_hosts`` holds something other than hosts and origins.
+
+    Example:
+        >>> from tte_retriever import MediaError, MediaLimits
+        >>> from tte_retriever.media import load_image
+        >>> from PIL import Image
+        >>> try:
+        ...     load_image(Image.new("RGB", (640, 480)), MediaLimits(max_pixels=100_000))
+        ... except MediaError as error:
+        ...     print(error.reason)
+        too-large
     """
 
     max_bytes: int = 2 * 1024**3
@@ -49,8 +62,8 @@ class MediaLimits:
             )
         object.__setattr__(self, "url_hosts", frozenset(self.url_hosts))
         for host in self.url_hosts:
-            check_host(host)
+            parse_origin(host)
 
 
 DEFAULT_LIMITS = MediaLimits()
-"""The limits that hold where none are given."""
+"""The limits of every function that is called without any."""

@@ -1,4 +1,4 @@
-"""Fetch media from hosts that the limits name, and from nowhere else."""
+"""Fetch media over HTTP, only from the hosts in ``MediaLimits.url_hosts``."""
 
 from __future__ import annotations
 
@@ -11,90 +11,77 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from tte_retriever.errors import InputError, MediaError
+from tte_retriever.errors import MediaError
+from tte_retriever.media.origins import origin_of, parse_origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tte_retriever.errors import MediaReason
     from tte_retriever.media.limits import MediaLimits
+    from tte_retriever.media.origins import Origin
 
 _MAX_REDIRECTS = 5
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "tte-retriever"}
-_PORTS = {"https": 443, "http": 80}
-_Origin = tuple[str, str, int]
 
 
 def is_url(value: object) -> bool:
-    """Whether a value is a ``str`` that starts as a web address does."""
+    """Whether a value is a ``str`` that starts with ``http://`` or ``https://``."""
     return isinstance(value, str) and value.lower().startswith(("https://", "http://"))
 
 
-def check_host(entry: object) -> None:
-    """Raise ``InputError`` unless an entry of ``MediaLimits.url_hosts`` is a host or an origin."""
-    try:
-        parts = urlsplit(_spelt_out(entry)) if isinstance(entry, str) else None
-        good = parts is not None and parts.scheme in _PORTS and bool(_origin(parts)[1])
-    except ValueError:
-        good = False
-    if not good or parts is None or parts.path or parts.query or "@" in parts.netloc:
-        raise InputError(
-            f"MediaLimits.url_hosts holds {entry!r}; give hosts such as 'example.com', or origins such as "
-            "'http://127.0.0.1:8000'"
-        )
-
-
 def fetch(url: str, limits: MediaLimits) -> bytes:
-    """Fetch a URL, under the limits, following redirects only to hosts that are allowed themselves.
+    """Download a URL under limits. Redirects are followed only to allowed hosts.
 
-    No proxy is used and no credentials are sent. An allowed name that leads to a private address is refused, unless what
-    is allowed is that address (or ``localhost``) itself.
+    No proxy is used and no credentials are sent. An allowed name that resolves to a private address is refused, unless
+    the allowed host is that address itself or ``localhost``.
 
     Args:
-        url: ``https``, or ``http`` where the origin is allowed so.
-        limits: ``url_hosts``, ``max_url_seconds`` and ``max_bytes`` hold.
+        url: An ``https`` URL, or an ``http`` URL whose origin is allowed.
+        limits: ``url_hosts``, ``max_url_seconds`` and ``max_bytes`` apply.
 
     Raises:
         MediaError: ``not-allowed``, ``missing`` (404, 410), ``unreadable`` (any other failure) or ``too-large``.
     """
-    allowed = {_origin(urlsplit(_spelt_out(host))) for host in limits.url_hosts}
+    allowed = {parse_origin(host) for host in limits.url_hosts}
     deadline = time.monotonic() + limits.max_url_seconds
-    at = url
+    current = url
     for _ in range(_MAX_REDIRECTS + 1):
-        answer = _ask(at, _allowed_parts(at, allowed, limits), limits, deadline)
+        answer = _request(current, _allowed_parts(current, allowed, limits), limits, deadline)
         if isinstance(answer, bytes):
             return answer
-        at = answer
+        current = answer
     raise MediaError(f"{url!r} redirects more than {_MAX_REDIRECTS} times; give the final address", "unreadable")
 
 
-def _ask(url: str, parts: SplitResult, limits: MediaLimits, deadline: float) -> bytes | str:
-    """What is at a URL, or the URL that it redirects to."""
-    _, host, port = _origin(parts)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(host, port, timeout=max(deadline - time.monotonic(), 0.001))
-    late = threading.Event()
+def _request(url: str, parts: SplitResult, limits: MediaLimits, deadline: float) -> bytes | str:
+    """Return the body behind a URL, or the URL that it redirects to."""
+    _, host, port = origin_of(parts)
+    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = connection_class(host, port, timeout=max(deadline - time.monotonic(), 0.001))
+    expired = threading.Event()
     try:
         connection.connect()
         _check_peer(connection.sock, host, url)
-        with _hung_up(connection.sock, deadline, late):
+        with _closed_at(deadline, connection.sock, expired):
             connection.request("GET", _target(parts), headers=_HEADERS)
             with connection.getresponse() as response:  # it keeps the socket open unless closed itself
                 redirected = response.status in _REDIRECTS
                 answer = (
                     urljoin(url, response.headers.get("Location", "")) if redirected else _body(response, url, limits)
                 )
-        if late.is_set():  # what was cut off looks like an end
+        if expired.is_set():  # a connection that was shut down looks like the end of the body
             raise TimeoutError
         return answer
     except Exception as error:
-        if late.is_set() or isinstance(error, TimeoutError):
-            message = f"{url!r} was not there after {limits.max_url_seconds} s"
-            raise MediaError(
-                f"{message}, the most that is waited (MediaLimits.max_url_seconds)", "unreadable"
-            ) from error
+        if expired.is_set() or isinstance(error, TimeoutError):
+            message = (
+                f"{url!r} took longer than {limits.max_url_seconds} s (MediaLimits.max_url_seconds); try again, or raise "
+                "the limit"
+            )
+            raise MediaError(message, "unreadable") from error
         if isinstance(error, MediaError) or not isinstance(error, (OSError, HTTPException, ValueError)):
             raise
         raise MediaError(f"{url!r} cannot be fetched: {error or type(error).__name__}", "unreadable") from error
@@ -103,15 +90,15 @@ def _ask(url: str, parts: SplitResult, limits: MediaLimits, deadline: float) -> 
 
 
 @contextmanager
-def _hung_up(sock: socket.socket, deadline: float, late: threading.Event) -> Iterator[None]:
-    """Hang up at the deadline: a timeout of the socket begins anew with every byte that drips in."""
+def _closed_at(deadline: float, sock: socket.socket, expired: threading.Event) -> Iterator[None]:
+    """Shut a connection down at a deadline: the timeout of a socket starts again with every byte that arrives."""
 
-    def hang_up() -> None:
-        late.set()
+    def shut_down() -> None:
+        expired.set()
         with suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
 
-    timer = threading.Timer(deadline - time.monotonic(), hang_up)
+    timer = threading.Timer(deadline - time.monotonic(), shut_down)
     timer.daemon = True
     timer.start()
     try:
@@ -120,23 +107,17 @@ def _hung_up(sock: socket.socket, deadline: float, late: threading.Event) -> Ite
         timer.cancel()
 
 
-def _spelt_out(host: str) -> str:
-    return host if "://" in host else f"https://{host}"
-
-
-def _origin(parts: SplitResult) -> _Origin:
-    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
-
-
-def _allowed_parts(url: str, allowed: set[_Origin], limits: MediaLimits) -> SplitResult:
+def _allowed_parts(url: str, allowed: set[Origin], limits: MediaLimits) -> SplitResult:
     try:
         parts = urlsplit(url)
-        origin = _origin(parts)
+        origin = origin_of(parts)
     except ValueError as error:
-        raise MediaError(f"{url!r} is no URL: {error}", "not-allowed") from error
+        raise MediaError(f"{url!r} is not a valid URL: {error}", "not-allowed") from error
     if origin not in allowed:
         hosts = ", ".join(sorted(limits.url_hosts))
-        raise MediaError(f"{url!r} is not fetched; only {hosts} may be (MediaLimits.url_hosts)", "not-allowed")
+        raise MediaError(
+            f"{url!r} is not fetched; the allowed hosts are {hosts} (MediaLimits.url_hosts)", "not-allowed"
+        )
     return parts
 
 
@@ -147,10 +128,13 @@ def _target(parts: SplitResult) -> str:
 
 
 def _check_peer(sock: socket.socket, host: str, url: str) -> None:
-    """Look at who answers: a name may lead anywhere, and elsewhere the next time it is looked up."""
+    """Check the address that was connected to: a name may resolve to another one at every lookup."""
     address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
     if not address.is_global and host != "localhost" and not _is_address(host):
-        raise MediaError(f"{url!r} leads to {address}, which is no public address; allow that itself", "not-allowed")
+        message = (
+            f"{url!r} leads to the private address {address}; to allow it, name that address in MediaLimits.url_hosts"
+        )
+        raise MediaError(message, "not-allowed")
 
 
 def _is_address(host: str) -> bool:
@@ -166,10 +150,10 @@ def _body(response: HTTPResponse, url: str, limits: MediaLimits) -> bytes:
         reason: MediaReason = "missing" if response.status in (404, 410) else "unreadable"
         raise MediaError(f"{url!r} answers {response.status} {response.reason}; check the address", reason)
     body = bytearray()
-    while len(body) + (response.length or 0) <= limits.max_bytes and (chunk := response.read(_CHUNK)):
+    while len(body) + (response.length or 0) <= limits.max_bytes and (chunk := response.read(_CHUNK_BYTES)):
         body += chunk
     if len(body) + (response.length or 0) > limits.max_bytes:
-        message = f"{url!r} has more than {limits.max_bytes} bytes, the most that are opened (MediaLimits.max_bytes)"
+        message = f"{url!r} has more than {limits.max_bytes} bytes (MediaLimits.max_bytes); give a smaller file"
         raise MediaError(message, "too-large")
     if response.length:
         raise MediaError(f"{url!r} ended {response.length} bytes early; try again", "unreadable")
