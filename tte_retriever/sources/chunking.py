@@ -1,4 +1,4 @@
-"""What a file becomes: an image, one chunk per page, one per window of a video or a text."""
+"""Cut files into chunks: an image is one, a document one per page, a video or a text one per window."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ DEFAULT_WINDOW_S = 6.0
 """Length of the windows that a video is cut into, in seconds."""
 
 SHORTEST_WINDOW_S = 1.0
-"""No window is shorter, unless the whole video is."""
+"""No window is shorter, unless the whole video is, in seconds."""
 
 WINDOW_CHARACTERS = 2_000
-"""Most characters of a text in one chunk; a longer text is cut into windows, between words where that can be done."""
+"""Most characters of a text in one chunk; a longer text is cut into windows, between words where that is possible."""
 
 OVERLAP_CHARACTERS = 200
 """About how many characters of a text a window shares with the one before it."""
@@ -40,7 +40,7 @@ MAX_TEXT_BYTES = 16 * 1024**2
 """Largest text file that is opened."""
 
 TEXT_SUFFIXES = (".txt", ".md")
-"""Names of text files that are indexed; of other text, such as source code, nobody asked for it."""
+"""Names of text files that are indexed; other text, such as source code, is skipped."""
 
 _NAMESPACE = uuid.UUID("6c1f4a52-3a0c-5f0e-9d1b-0f6f2f6c7a11")  # part of every point's id: never change it
 
@@ -52,6 +52,13 @@ class ChunkingConfig:
     Attributes:
         window_s: Their length, in seconds.
         overlap_s: How much of each is in the next one too, in seconds.
+
+    Raises:
+        InputError: The windows are shorter than a second, or overlap by more than half.
+
+    Example:
+        >>> str(ChunkingConfig(window_s=10.0, overlap_s=2.0))  # as the ledger keeps it
+        '10/2'
     """
 
     window_s: float = DEFAULT_WINDOW_S
@@ -72,15 +79,21 @@ DEFAULT_CHUNKING = ChunkingConfig()
 
 @dataclass(frozen=True)
 class Chunk:
-    """The part of a file that gets one vector.
+    """The part of a file that gets one vector: an image, a page, a window of a video or a text.
 
     Attributes:
         modality: What it is.
         page: Page number from 1, of a document.
-        start_s: Start of a window, in seconds, of a video or an animation.
+        start_s: Start of a window of a video or an animation, in seconds.
         end_s: Its end, in seconds.
-        start_char: Start of a window of a text, in characters; ``None`` for a text that fits one.
+        start_char: Start of a window of a text, in characters; ``None`` for a text that is one chunk.
         end_char: Its end.
+
+    Example:
+        >>> Chunk("video", start_s=6.0, end_s=12.0).name
+        't=6,12'
+        >>> Chunk("page", page=3).payload()
+        {'modality': 'page', 'page': 3}
     """
 
     modality: Modality
@@ -92,7 +105,7 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """Name within the file, by its standard: ``page=3`` (PDF), ``t=6,12`` (media), ``char=0,1990`` (text); empty for a whole file."""
+        """Name within the file: ``page=3`` (RFC 8118), ``t=6,12`` (Media Fragments), ``char=0,1990`` (RFC 5147), or ``""``."""
         if self.page is not None:
             return f"page={self.page}"
         if self.start_char is not None:
@@ -104,19 +117,33 @@ class Chunk:
         return str(uuid.uuid5(_NAMESPACE, f"{asset_id}|{fingerprint}|{self.modality}:{self.name}"))
 
     def payload(self) -> dict[str, Any]:
-        """What is stored of it."""
-        fields = asdict(self)
-        return {key: value for key, value in fields.items() if value is not None}
+        """What a store keeps of it: the attributes that apply."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def chunks_of(path: Path, cut: ChunkingConfig = DEFAULT_CHUNKING, limits: MediaLimits = DEFAULT_LIMITS) -> list[Chunk]:
-    """Tell what a file becomes, by its content; nothing is decoded yet.
+def chunks_of(
+    path: Path, chunking: ChunkingConfig = DEFAULT_CHUNKING, limits: MediaLimits = DEFAULT_LIMITS
+) -> list[Chunk]:
+    """The chunks of a file, by its content; nothing is decoded yet.
+
+    Args:
+        path: The file.
+        chunking: Into which windows videos are cut.
+        limits: What may be opened.
 
     Returns:
         Its chunks in order; none if it is of a kind that is not indexed.
 
     Raises:
         MediaError: It is broken or too large.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "note.txt").write_text("a red circle " * 200)
+        ...     [chunk.name for chunk in chunks_of(Path(folder, "note.txt"))]
+        ['char=0,1995', 'char=1794,2600']
     """
     kind = media_kind(path, limits)
     if kind == "image":
@@ -124,18 +151,31 @@ def chunks_of(path: Path, cut: ChunkingConfig = DEFAULT_CHUNKING, limits: MediaL
     if kind == "pdf":
         return [Chunk("page", page=page) for page in range(1, page_count(path, limits) + 1)]
     if kind in ("video", "animation"):
-        return [
-            Chunk("video", start_s=start, end_s=end)
-            for start, end in windows(probe_video(path, limits).duration_s, cut)
-        ]
+        spans = windows(probe_video(path, limits).duration_s, chunking)
+        return [Chunk("video", start_s=start, end_s=end) for start, end in spans]
     return _text_chunks(path, limits) if kind == "text" and path.suffix.lower() in TEXT_SUFFIXES else []
 
 
 def load_chunk(path: Path, chunk: Chunk, sampling: VideoSampling, limits: MediaLimits = DEFAULT_LIMITS) -> Item:
-    """Decode a chunk to an item that an encoder takes.
+    """Decode a chunk to an item for an encoder.
+
+    Args:
+        path: The file.
+        chunk: One of its chunks.
+        sampling: Which frames of a video are taken.
+        limits: What may be opened.
 
     Raises:
         MediaError: This part of the file is broken.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from tte_retriever.media import VideoSampling
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "note.txt").write_text("a red circle")
+        ...     load_chunk(Path(folder, "note.txt"), Chunk("text"), VideoSampling())
+        {'text': 'a red circle'}
     """
     if chunk.modality == "image":
         return {"image": load_image(path, limits)}
@@ -149,23 +189,28 @@ def load_chunk(path: Path, chunk: Chunk, sampling: VideoSampling, limits: MediaL
 
 
 def pixels(item: Item) -> int:
-    """How many pixels an item holds; each takes 3 bytes of memory."""
+    """The number of pixels that an item holds; each takes 3 bytes of memory.
+
+    Example:
+        >>> from PIL import Image
+        >>> pixels({"image": Image.new("RGB", (40, 30))}), pixels({"text": "a red circle"})
+        (1200, 0)
+    """
     images = item["video"].frames if "video" in item else [item["image"]] if "image" in item else []
     return sum(image.width * image.height for image in images)
 
 
-def windows(duration_s: float, cut: ChunkingConfig) -> list[tuple[float, float]]:
+def windows(duration_s: float, chunking: ChunkingConfig) -> list[tuple[float, float]]:
     """Cut a duration into windows, in seconds, rounded to milliseconds.
 
-    What is left at the end becomes a window of its own if it is at least a second long, else part of the last one, so
-    that nothing is lost.
+    The rest at the end becomes a window of its own if it is at least a second long; otherwise the last window is longer.
     """
-    step_s = cut.window_s - cut.overlap_s
-    count = max(int((duration_s - cut.overlap_s + 1e-6) // step_s), 1)
-    if duration_s - cut.overlap_s - count * step_s >= SHORTEST_WINDOW_S:
+    step_s = chunking.window_s - chunking.overlap_s
+    count = max(int((duration_s - chunking.overlap_s + 1e-6) // step_s), 1)
+    if duration_s - chunking.overlap_s - count * step_s >= SHORTEST_WINDOW_S:
         count += 1
     starts = [i * step_s for i in range(count)]
-    ends = [start + cut.window_s for start in starts[:-1]] + [duration_s]
+    ends = [start + chunking.window_s for start in starts[:-1]] + [duration_s]
     return [(round(start, 3), round(end, 3)) for start, end in zip(starts, ends, strict=True)]
 
 
@@ -178,7 +223,7 @@ def _text_chunks(path: Path, limits: MediaLimits) -> list[Chunk]:
 
 
 def _text_windows(text: str) -> list[tuple[int, int]]:
-    """Cut a text where words end, if a window has one in its second half."""
+    """Cut a text between words, if a word starts in the second half of a window."""
     spans: list[tuple[int, int]] = []
     start = 0
     while True:
@@ -191,7 +236,7 @@ def _text_windows(text: str) -> list[tuple[int, int]]:
 
 
 def _word_start(text: str, first: int, last: int) -> int:
-    """The last place from ``first`` to ``last`` that follows white space, or ``last`` if there is none."""
+    """The last position from ``first`` to ``last`` that follows white space, or ``last`` if there is none."""
     return next((i for i in range(last, first, -1) if text[i - 1].isspace()), last)
 
 
@@ -199,7 +244,7 @@ def _read_text(path: Path, limits: MediaLimits) -> str:
     with open_source(path, limits) as file:
         content = file.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
-        message = f"{describe(path)} has more than {MAX_TEXT_BYTES} bytes; no larger texts are opened: split it"
+        message = f"{describe(path)} has more than {MAX_TEXT_BYTES} bytes, and larger texts are not opened; split it"
         raise MediaError(message, "too-large")
     try:
         text = content.decode("utf-8-sig")

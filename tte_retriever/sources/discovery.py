@@ -1,4 +1,4 @@
-"""Find the files of a source, and nothing outside it."""
+"""Find the files of a folder, and nothing outside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 STORE_MANIFEST = "tte-store.json"
-"""A folder with such a file is a store, and no part of a source."""
+"""A folder with a file of this name is a store; its files are not indexed."""
 
 
 def check_source(source: str | Path) -> Path:
@@ -21,6 +21,12 @@ def check_source(source: str | Path) -> Path:
 
     Raises:
         InputError: It does not exist, or is neither a file nor a folder.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     check_source(folder).is_absolute()
+        True
     """
     try:
         resolved = Path(source).expanduser().resolve(strict=True)
@@ -32,25 +38,49 @@ def check_source(source: str | Path) -> Path:
 
 
 def root_of(source: Path) -> Path:
-    """The folder that the URIs of a source's files are relative to."""
+    """The folder that the URIs of a source's files are relative to: the source, or the folder of a single file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "note.txt").write_text("a red circle")
+        ...     root_of(Path(folder, "note.txt")) == Path(folder)
+        True
+    """
     return source if source.is_dir() else source.parent
 
 
 def uri_of(path: Path, root: Path) -> str:
-    """The path of a file under its root, with forward slashes, as text that any engine can store."""
-    # A name may hold bytes that are no UTF-8, which neither JSON nor SQLite takes.
+    """The path of a file under its root, with forward slashes, as text that any engine can store.
+
+    Example:
+        >>> from pathlib import Path
+        >>> uri_of(Path("/photos/2024/cat.png"), Path("/photos"))
+        '2024/cat.png'
+    """
+    # A name may hold bytes that are not UTF-8, which neither JSON nor SQLite accepts.
     return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
 
 
 def discover(source: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
     """Yield the regular files of a folder, or a single file, in a fixed order.
 
-    Hidden files and folders are left out, and so are stores. Symbolic links are not followed, so that nothing outside
-    the source is ever read.
+    Hidden files, hidden folders and stores are left out. Symbolic links are not followed, so nothing outside the source
+    is read.
 
     Args:
         source: What :func:`check_source` returned.
-        on_error: Is told of each folder that cannot be listed, and of each path in it that cannot be reached.
+        on_error: Is called for each folder that cannot be listed, and for each path that cannot be reached.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("b.txt", "a.txt", ".hidden.txt"):
+        ...         Path(folder, name).touch()
+        ...     [path.name for path in discover(Path(folder))]
+        ['a.txt', 'b.txt']
     """
     if not source.is_dir():
         yield source
@@ -66,7 +96,7 @@ def discover(source: Path, on_error: Callable[[OSError], None] | None = None) ->
 
 
 def _is_file(path: Path, on_error: Callable[[OSError], None] | None) -> bool:
-    """Whether it is a regular file; links are none."""
+    """Whether it is a regular file, and not a link."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:  # it was there a moment ago

@@ -22,7 +22,7 @@ MAX_PAGES = 5_000
 """Most pages of one document that are opened."""
 
 MAX_PAGE_PIXELS = 8_000_000
-"""Largest page image; a page that would be larger is drawn at a smaller scale, which loses no more than a thumbnail."""
+"""Largest image of a page; a larger page is drawn at a smaller scale."""
 
 _ENCRYPTED = (4, 5)  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 _pdfium_lock = threading.Lock()  # PDFium is not thread-safe, not even with separate documents
@@ -34,6 +34,14 @@ def page_count(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> int:
     Raises:
         MediaError: Missing, unreadable, broken or without pages (``corrupt``), protected by a password
             (``unsupported``), or with more than :data:`MAX_PAGES` pages (``too-large``).
+
+    Example:
+        >>> from io import BytesIO
+        >>> from PIL import Image
+        >>> file = BytesIO()
+        >>> Image.new("RGB", (200, 280), "red").save(file, "PDF")
+        >>> page_count(file.getvalue())
+        1
     """
     with _opened(source, limits) as document:
         return len(document)
@@ -54,12 +62,22 @@ def load_page(source: Source, page: int, limits: MediaLimits = DEFAULT_LIMITS, s
     Raises:
         MediaError: As :func:`page_count`, and ``corrupt`` for a page that cannot be drawn.
         InputError: There is no such page, or ``scale`` is not above 0.
+
+    Example:
+        >>> from io import BytesIO
+        >>> from PIL import Image
+        >>> file = BytesIO()
+        >>> Image.new("RGB", (200, 280), "red").save(file, "PDF", resolution=72)  # one pixel per point
+        >>> load_page(file.getvalue(), 1).size
+        (400, 560)
     """
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(f"scale is {scale!r}; give a finite number above 0")
     with _opened(source, limits) as document:
         if not 1 <= page <= len(document):
-            raise InputError(f"page {page} was asked of {describe(source)}, which has the pages 1 to {len(document)}")
+            raise InputError(
+                f"page is {page}, and {describe(source)} has the pages 1 to {len(document)}; give one of them"
+            )
         with corrupt_if_it_fails(source):
             return _draw(document[page - 1], min(limits.max_pixels, MAX_PAGE_PIXELS), scale)
 
@@ -96,5 +114,5 @@ def _refusal(source: Source, error: Exception) -> MediaError:
     if isinstance(error, pdfium.PdfiumError) and error.err_code in _ENCRYPTED:
         return MediaError(f"{describe(source)} is protected by a password; give an unprotected copy", "unsupported")
     return MediaError(
-        f"{describe(source)} is no PDF, a broken one, or one without pages ({error}); give a complete file", "corrupt"
+        f"{describe(source)} is not a PDF, is broken, or has no pages ({error}); give a complete file", "corrupt"
     )

@@ -1,4 +1,4 @@
-"""What identifies a file: its stamp for a quick look, its content for good."""
+"""What identifies a file: its stamp for a quick check, its content for a sure one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def stamp(path: Path) -> tuple[int, int]:
 
     Raises:
         MediaError: The file is gone or cannot be reached.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "note.txt").write_text("a red circle")
+        ...     size, mtime_ns = stamp(Path(folder, "note.txt"))
+        >>> size
+        12
     """
     try:
         status = path.stat()
@@ -34,6 +43,15 @@ def asset_id_of(path: Path, limits: MediaLimits) -> str:
 
     Raises:
         MediaError: It cannot be read, or is too large.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from tte_retriever.media import MediaLimits
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "note.txt").write_text("a red circle")
+        ...     asset_id_of(Path(folder, "note.txt"), MediaLimits())[:8]
+        'a1e4a280'
     """
     with open_source(path, limits) as file:
         digest = hashlib.sha256()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tte_retriever_qdrant import ingest, open_store
-from tte_retriever_qdrant.ingestion.updating import spec_of
+from tte_retriever_qdrant.encoder import spec_of
 from tte_retriever_qdrant.stores import updating
 from tte_retriever_qdrant.stores.edge import EdgeStore
 

@@ -12,7 +12,7 @@ from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.encoder import StreamingEncoder
 from tte_retriever_qdrant.ingestion import embedding
-from tte_retriever_qdrant.ingestion.decoding import DecoderPool
+from tte_retriever_qdrant.ingestion.decoder_pool import DecoderPool
 
 
 @pytest.fixture

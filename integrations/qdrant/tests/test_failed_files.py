@@ -13,8 +13,8 @@ from PIL import Image
 from tte_retriever.errors import InputError
 from tte_retriever.sources import discover
 from tte_retriever_qdrant import ingest, open_store
-from tte_retriever_qdrant.ingestion import decoding
-from tte_retriever_qdrant.ingestion.updating import spec_of
+from tte_retriever_qdrant.encoder import spec_of
+from tte_retriever_qdrant.ingestion import decoder_pool
 from tte_retriever_qdrant.stores import updating
 
 
@@ -95,14 +95,14 @@ def test_a_part_that_failed_is_tried_again_alone_until_it_is_there(uri, encoder,
 def test_parts_that_are_there_stay_when_the_file_fails_as_a_whole(uri, encoder, without_blue, monkeypatch):
     refusing, run = without_blue
     run(uri, refusing)
-    ask = decoding._Worker.ask
+    ask = decoder_pool._Worker.ask
 
     def killed(worker, request, seconds):
         worker.kill()
         return ask(worker, request, seconds)
 
     with monkeypatch.context() as patched:
-        patched.setattr(decoding._Worker, "ask", killed)
+        patched.setattr(decoder_pool._Worker, "ask", killed)
         report = run(uri, refusing)
     assert [(failure.uri, failure.reason) for failure in report.failed] == [("a.pdf", "corrupt")]
     assert (report.indexed, report.unchanged) == (0, 5)

@@ -9,7 +9,7 @@ import pytest
 from tte_retriever_qdrant import ingest
 from tte_retriever_qdrant.errors import StoreError
 from tte_retriever_qdrant.ingestion import journal
-from tte_retriever_qdrant.ingestion.journal import MANIFEST, RunJournal
+from tte_retriever_qdrant.ingestion.journal import JOURNAL, RunJournal
 from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 
 
@@ -22,9 +22,9 @@ def killed(small_folder, store, encoder, monkeypatch):
         ingest(small_folder, store, encoder)
         encoder.encoded = []
         with Ledger(store.state_dir / LEDGER) as ledger:
-            written = {row.uri: row for row in ledger.rows()}
+            written = {row.uri: row for row in ledger.records()}
             planned = [replace(row, state="NEW") for row in written.values()]
-            ledger.record(planned)
+            ledger.write(planned)
         RunJournal(store.state_dir, planned).add(written[uri])
 
     return kill
@@ -37,19 +37,19 @@ def test_what_is_noted_is_not_done_again(small_folder, store, encoder, killed, c
     assert (report.unchanged, report.indexed) == (1, 4)
     assert not [item for item in encoder.encoded if "video" in item]
     assert contents(store) == before
-    assert not (store.state_dir / MANIFEST).exists()
+    assert not (store.state_dir / JOURNAL).exists()
 
 
 def test_a_file_that_has_changed_since_is_done_again(small_folder, store, encoder, killed):
     killed("notes.md")
     with Ledger(store.state_dir / LEDGER) as ledger:
-        ledger.record(replace(row, asset_id="another") for row in ledger.rows() if row.uri == "notes.md")
+        ledger.write(replace(row, asset_id="another") for row in ledger.records() if row.uri == "notes.md")
     report = ingest(small_folder, store, encoder)
     assert (report.unchanged, report.indexed) == (0, 5)
 
 
 def test_a_manifest_that_is_broken(small_folder, store, encoder, killed):
     killed("notes.md")
-    (store.state_dir / MANIFEST / "part-000000.parquet").write_bytes(b"PAR1")
+    (store.state_dir / JOURNAL / "part-000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(StoreError, match="remove the folder"):
         ingest(small_folder, store, encoder)

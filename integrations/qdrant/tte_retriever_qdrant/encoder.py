@@ -1,8 +1,11 @@
-"""What ingestion and search need of a model; every ``TTEEncoder`` has all of it."""
+"""What ingestion and search need of a model; a ``TTEEncoder`` has all of it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from tte_retriever.errors import InputError
+from tte_retriever_qdrant.records import CollectionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +26,7 @@ class Encoder(Protocol):
 
     @property
     def video_sampling(self) -> VideoSampling:
-        """Which frames of a video the model wants to see."""
+        """Which frames of a video the model sees."""
         ...
 
     def get_embedding_dimension(self) -> int | None:
@@ -31,25 +34,42 @@ class Encoder(Protocol):
         ...
 
     def encode_document(self, inputs: list[Item], *, batch_size: int, show_progress_bar: bool) -> np.ndarray:
-        """Encode what is searched; returns shape (N, D)."""
+        """Encode N items that are searched; returns vectors of shape (N, D)."""
         ...
 
     def encode_query(self, inputs: list[Item], *, batch_size: int, show_progress_bar: bool) -> np.ndarray:
-        """Encode what is searched for; returns shape (N, D)."""
+        """Encode N queries; returns vectors of shape (N, D)."""
         ...
 
 
 @runtime_checkable
 class StreamingEncoder(Encoder, Protocol):
-    """A model that can also take a stream, which keeps it busy; of any other, ingestion makes calls with batches."""
+    """A model that also encodes a stream, which keeps it busy; any other model gets batches."""
 
     @property
     def prompts(self) -> Mapping[str, str | None]:
-        """What is put before items, by name."""
+        """Texts that are put before items, by name."""
         ...
 
     def embed(
         self, inputs: Iterable[Item], *, look_ahead: int, prompt_name: str | None, on_error: Literal["raise", "yield"]
     ) -> Iterator[Any]:
-        """Encode items in order, and with ``on_error="yield"`` give the error in the place of a vector (D,)."""
+        """Encode items in order to vectors (D,); ``on_error="yield"`` gives an item's error in place of its vector."""
         ...
+
+
+def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> CollectionSpec:
+    """What a collection of a model's vectors holds.
+
+    Args:
+        encoder: The model.
+        model_name: Name or folder by which it can be loaded again.
+        prefix: Of a Matryoshka model, by how many leading dimensions candidates are found; 0 for none.
+
+    Raises:
+        InputError: The model does not say how long its vectors are.
+    """
+    dim = encoder.get_embedding_dimension()
+    if dim is None:
+        raise InputError("the model does not say how long its vectors are; give a complete embedding model")
+    return CollectionSpec(dim, encoder.fingerprint, model_name, prefix)

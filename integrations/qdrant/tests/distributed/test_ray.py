@@ -22,7 +22,7 @@ from tte_retriever.cli.main import main
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever_qdrant import ingest, open_store
 from tte_retriever_qdrant.errors import ModelMismatch
-from tte_retriever_qdrant.ingestion.journal import MANIFEST
+from tte_retriever_qdrant.ingestion.journal import JOURNAL
 from tte_retriever_qdrant.stores import open_generations
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tte-retriever-qdrant[ray]'")
@@ -106,7 +106,7 @@ def test_the_same_as_on_one_machine(many, expected, tmp_path, contents):
         assert_same(contents(store), points)
         assert quarantine(store) == bad
         assert (events[0].kind, events[-1].done) == ("planned", found.files)
-        assert not (store.state_dir / MANIFEST).exists()
+        assert not (store.state_dir / JOURNAL).exists()
 
         again = ingest_on_ray(many, store, load_standin())
         assert (again.indexed, again.unchanged) == (0, report.indexed)
@@ -304,7 +304,7 @@ RUN = """
 
 def states_noted(store):
     """What the manifest on the disk says has become of files; it is written every two seconds, not with every file."""
-    parts = store.rglob(f"{MANIFEST}/part-*.parquet")
+    parts = store.rglob(f"{JOURNAL}/part-*.parquet")
     return {state for part in parts for state in parquet.read_table(part)["state"].to_pylist()}
 
 
@@ -320,12 +320,12 @@ def test_a_run_that_is_killed_is_resumed(many, expected, tmp_path, contents, clu
     with open_store(uri) as store:
         partial = contents(store)
         assert 0 < len(partial) < len(expected[1])
-        assert list((store.state_dir / MANIFEST).glob("*.parquet"))
+        assert list((store.state_dir / JOURNAL).glob("*.parquet"))
         found = ingest_on_ray(many, store, load_standin())
         assert found.unchanged > 0
         assert found.indexed + found.unchanged == expected[0].indexed
         assert_same(contents(store), expected[1])
-        assert not (store.state_dir / MANIFEST).exists()
+        assert not (store.state_dir / JOURNAL).exists()
 
 
 def test_the_recipe(small_folder, tmp_path, cluster):

@@ -83,7 +83,7 @@ def _described(generation: GenerationInfo) -> dict[str, Any]:
     files = 0
     if (generation.state_dir / LEDGER).is_file():
         with Ledger(generation.state_dir / LEDGER) as ledger:
-            files = sum(row.state == "WRITTEN" for row in ledger.rows())
+            files = sum(record.state == "WRITTEN" for record in ledger.records())
     spec = generation.spec
     return {
         "generation": generation.role,

@@ -155,8 +155,8 @@ def _swap_in(opened: GenerationalStore, held: GenerationInfo | None, store: str)
 def _on_this_machine(model: str, name: str) -> tuple[CollectionSpec, Callable[..., Report]]:
     """What a collection of the model's vectors holds, and what fills it."""
     from tte_retriever.cli.loading import load_encoder
+    from tte_retriever_qdrant.encoder import spec_of
     from tte_retriever_qdrant.ingestion import ingest
-    from tte_retriever_qdrant.ingestion.updating import spec_of
 
     encoder = load_encoder(model)
     return spec_of(encoder, name), partial(ingest, encoder=encoder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from tte_retriever_qdrant.distributed.cluster import connected, own_errors, share_out
-from tte_retriever_qdrant.ingestion.updating import spec_of
+from tte_retriever_qdrant.encoder import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""Index a source on a Ray cluster: this process plans and keeps the books, workers decode, embed and write."""
+"""Index a source on a Ray cluster: this process plans and records, workers decode, embed and write."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +11,17 @@ import ray
 
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
-from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, ChunkingConfig
-from tte_retriever.sources.discovery import check_source, root_of
+from tte_retriever.sources import DEFAULT_WINDOW_S, ChunkingConfig, check_source, root_of
 from tte_retriever_qdrant.distributed.attempts import Attempts
 from tte_retriever_qdrant.distributed.blocks import pack, unpack
 from tte_retriever_qdrant.distributed.cluster import Shares, connected, own_errors, share_out
 from tte_retriever_qdrant.distributed.describing import Description, describe_on_ray
 from tte_retriever_qdrant.distributed.stages import Decode, Embed, Sink
-from tte_retriever_qdrant.ingestion.decoding import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT_S, check_decoding
+from tte_retriever_qdrant.ingestion.decoder_pool import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT_S, check_decoding
 from tte_retriever_qdrant.ingestion.events import NearDuplicate
 from tte_retriever_qdrant.ingestion.journal import RunJournal
-from tte_retriever_qdrant.ingestion.reading import Key, Outcome
-from tte_retriever_qdrant.ingestion.updating import update
-from tte_retriever_qdrant.ingestion.worker import Settings
+from tte_retriever_qdrant.ingestion.run import IndexingRun, indexing_run, stored_prefix
+from tte_retriever_qdrant.ingestion.worker import DecoderSettings
 from tte_retriever_qdrant.ingestion.writing import check_writing
 from tte_retriever_qdrant.stores.opening import is_for_many_writers, open_store
 
@@ -33,15 +31,14 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from tte_retriever.sources.chunking import Chunk
+    from tte_retriever.sources import Chunk
     from tte_retriever_qdrant.encoder import Encoder
     from tte_retriever_qdrant.ingestion.events import Event, Report
-    from tte_retriever_qdrant.ingestion.planning import Task
-    from tte_retriever_qdrant.ingestion.updating import Tally
+    from tte_retriever_qdrant.ingestion.state import FileState
     from tte_retriever_qdrant.records import CollectionSpec
     from tte_retriever_qdrant.stores import VectorStore
 
-_FILES_PER_BLOCK = 16  # what a worker process takes at a time, and has to do again if it dies
+_FILES_PER_BLOCK = 16  # a worker process gets so many at a time, and does them again if it dies
 
 
 def ingest_on_ray(
@@ -67,144 +64,134 @@ def ingest_on_ray(
 ) -> Report:
     """Do what :func:`tte_retriever_qdrant.ingest` does, with the same result, on a Ray cluster.
 
-    Every machine needs this package in the same version, the source under the same path, and for a server with a key
-    ``QDRANT_API_KEY`` in its environment. Whatever dies, points are written at least once and by ids that their content
-    gives, which amounts to exactly once.
+    Every machine needs this package in the same version, the source under the same path, and ``QDRANT_API_KEY`` in its
+    environment for a server with a key. Whatever process dies, each point is written at least once, under an id that its
+    content gives, so the result is the same as if it had been written exactly once.
 
     Args:
         source: A folder, which is searched with all its subfolders, or one file.
-        store: An open store; its collection is made if it is not there. What was done is noted beside it.
-        load_encoder: Loads the model; it is called in the workers, so it must be something that can be pickled.
-        uri: By which workers open the same store to write to it, of a server (:func:`next_uri` for a next generation);
-            ``None`` has this process write everything, which is what a store needs that one process has open at a time.
+        store: An open store; its collection is made if it does not exist. Its ledger is on this machine.
+        load_encoder: Loads the model; workers call it, so it must be possible to pickle it.
+        uri: URI by which workers open the same store, of a server (:func:`next_uri` for a next generation). With
+            ``None`` this process writes everything, as a store needs that only one process can open.
         address: ``host:6379`` of the cluster's head, or ``auto``; ``None`` starts a cluster of this machine alone.
         model_name: Name or folder by which the model can be loaded again; the store remembers it.
         window_s: Length of the windows that videos are cut into, in seconds.
         overlap_s: How much of each window is in the next one too, in seconds.
-        prefix: Of a Matryoshka model, by how many leading dimensions candidates are found; 0 for none. ``None`` is that
-            of the store, and none of a new one.
+        prefix: Of a Matryoshka model, by how many leading dimensions candidates are found; 0 for none. ``None`` is the
+            prefix of the store, and none for a new one.
         batch_size: Points per write; items per call of a model that does not stream.
         limits: What may be opened.
         near_duplicate: Report points whose cosine similarity to one of another content is at least this.
-        workers: Processes that decode, each with a core; ``None`` for all cores that the models leave.
-        models: Copies of the model, each with a GPU, or a core where the cluster has no GPU; ``None`` for one per GPU,
-            or one.
+        workers: Processes that decode, each with a core; ``None`` is all cores that the models leave.
+        models: Copies of the model, each with a GPU, or with a core where the cluster has no GPU; ``None`` is one per
+            GPU, or one.
         time_limit_s: Longest that one item may take to decode, in seconds.
-        memory_limit: Most memory (address space) that a process that decodes may have, in bytes.
-        description: What :func:`describe_on_ray` has said, if it was asked already to open the store; ``None`` asks it.
-        on_event: Is called as files are dealt with, in the caller's thread.
+        memory_limit: Most memory (address space) of each process that decodes, in bytes.
+        description: The result of :func:`describe_on_ray`, if it was needed to open the store; ``None`` calls it.
+        on_event: Is called as files become final, in the caller's thread.
 
     Raises:
         InputError: The source is missing, empty, or holds not a single file that can be indexed; the cluster is too
-            small; the store was made with another prefix; or ``uri`` is of one that only one process can write to.
+            small; the store was made with another prefix; or ``uri`` is a store that only one process can write to.
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
         TTEError: The cluster failed. What was written until then stays.
     """
-    cut = ChunkingConfig(window_s, overlap_s)
+    chunking = ChunkingConfig(window_s, overlap_s)
     check_writing(batch_size, near_duplicate)
     check_decoding(time_limit_s, memory_limit)
     source = check_source(source)
-    if uri is not None and not is_for_many_writers(uri):
-        raise InputError(
-            f"the store {uri!r} takes one writer at a time, and workers of a cluster are many; leave uri out, and this "
-            "process writes for all, or give the http(s):// URI of a server"
-        )
+    _check_writers(uri)
     with connected(address):
         shares = share_out(workers, models)
         if description is None:
             description = describe_on_ray(load_encoder, models=models)
-        if prefix is None:
-            prefix = store.spec.prefix if store.spec is not None else 0
+        prefix = stored_prefix(store) if prefix is None else prefix
         spec = replace(description.spec, model=model_name, prefix=prefix)
-        decode = (root_of(source), Settings(description.sampling, cut, limits, memory_limit), time_limit_s)
-
-        def work(tasks: Sequence[Task], tally: Tally) -> list[NearDuplicate]:
-            if not tasks:
-                return []
-            tally.begin()
-            # Before anything is written: the points of a file are written here and there, in no order.
-            if recut := sorted({task.row.asset_id for task in tasks if task.is_recut}):
-                store.delete(filter={"asset_id": recut})
-            with RunJournal(store.state_dir, [task.row for task in tasks]) as manifest, own_errors():
-                tally.record = manifest.add
-                embedded = _embedded(tasks, decode, (load_encoder, spec, batch_size, Attempts()), shares)
-                results: Iterator[pa.Table]
-                if uri is None:
-                    sink = Sink(lambda: store, spec, batch_size, near_duplicate)
-                    results = map(sink, _tables(embedded))
-                else:
-                    sinks = (partial(open_store, uri, create=False), spec, batch_size, near_duplicate)
-                    results = _tables(_staged(embedded, Sink, sinks, shares.models, num_cpus=0))
-                return _settle_all(tasks, results, tally)
-
-        return update(source, store, spec, work, cut=cut, limits=limits, on_event=on_event)
+        settings = DecoderSettings(description.sampling, chunking, limits, memory_limit)
+        decode, embed = (root_of(source), settings, time_limit_s), (load_encoder, spec, batch_size)
+        write = _write_here(store, spec, batch_size, near_duplicate)
+        if uri is not None:
+            write = _write_in_workers(uri, spec, batch_size, near_duplicate, shares)
+        with indexing_run(source, store, spec, chunking=chunking, limits=limits, on_event=on_event) as run:
+            if run.files:
+                _process(run, store, lambda files: write(_embedded(files, decode, embed, shares)))
+        return run.report()
 
 
-@dataclass
-class _File:
-    """What is known so far of a file whose parts are dealt with here and there."""
-
-    outcome: Outcome
-    parts: int | None = None  # as many as could be decoded, once that is known
-    seen: set[Chunk] = field(default_factory=set)
-
-    def add(self, found: Outcome, chunk: Chunk | None) -> None:
-        """Take in the outcome of decoding the file, or of a part of it; of a part that comes again, nothing."""
-        if chunk is None:
-            self.parts = found.pending
-            self.outcome.reason, self.outcome.is_video = found.reason, found.is_video
-        elif chunk in self.seen:
-            return
-        else:
-            self.seen.add(chunk)
-        self.outcome.points += found.points
-        self.outcome.failures += found.failures
-
-    @property
-    def is_final(self) -> bool:
-        """Whether all of its parts are dealt with."""
-        return len(self.seen) == self.parts
+def _check_writers(uri: str | None) -> None:
+    if uri is not None and not is_for_many_writers(uri):
+        raise InputError(
+            f"the store {uri!r} takes one writer at a time, and a cluster has many workers; leave uri out, and this "
+            "process writes for all, or give the http(s):// URI of a server"
+        )
 
 
-def _settle_all(tasks: Sequence[Task], results: Iterable[pa.Table], tally: Tally) -> list[NearDuplicate]:
-    """Settle files as they become final."""
-    files = {task.row.uri: _File(Outcome(task)) for task in tasks}
-    near_duplicates: list[NearDuplicate] = []
+def _process(run: IndexingRun, store: VectorStore, work: Callable[[Sequence[FileState]], Iterable[pa.Table]]) -> None:
+    """Have the cluster index the files of a run, and record their outcomes in a journal first."""
+    run.begin()
+    # Before anything is written, since the points of a file are written by several processes, in no order.
+    if rechunked := sorted({file.asset_id for file in run.files if file.is_rechunked}):
+        store.delete(filter={"asset_id": rechunked})
+    with RunJournal(store.state_dir, [file.record for file in run.files]) as journal, own_errors():
+        run.record = journal.add
+        _record_all(run, work(run.files))
+
+
+def _record_all(run: IndexingRun, results: Iterable[pa.Table]) -> None:
+    """Add up what workers did with files and their chunks, and record each file once all of it is known."""
+    files = {file.uri: file for file in run.files}
+    seen: set[tuple[str, Chunk]] = set()  # Ray may hand on a result twice
     for table in results:
-        record: Key | NearDuplicate
-        for record in unpack(table):
-            if isinstance(record, NearDuplicate):
-                near_duplicates.append(record)
+        for result in unpack(table):
+            if isinstance(result, NearDuplicate):
+                run.near_duplicates.append(result)
                 continue
-            found, chunk = record
-            if (file := files.get(found.uri)) is not None:
-                file.add(found, chunk)
-                if file.is_final:
-                    tally.settle(files.pop(found.uri).outcome)
+            found, chunk = result
+            if (file := files.get(found.uri)) is None or (found.uri, chunk) in seen:
+                continue
+            seen.add((found.uri, chunk))
+            file.merge(found, is_chunk=chunk is not None)
+            if file.is_final:
+                run.record_outcome(files.pop(file.uri))
     if files:
         raise TTEError(
-            f"of {len(files)} files, such as {min(files)!r}, the cluster has lost parts; run again, and they are done"
+            f"the cluster lost chunks of {len(files)} files, such as {min(files)!r}; run again to index them"
         )
-    return near_duplicates
+
+
+def _write_here(
+    store: VectorStore, spec: CollectionSpec, batch_size: int, near_duplicate: float | None
+) -> Callable[[ray.data.Dataset], Iterator[pa.Table]]:
+    """Write in this process, which has the store open."""
+    sink = Sink(lambda: store, spec, batch_size, near_duplicate)
+    return lambda embedded: map(sink, _tables(embedded))
+
+
+def _write_in_workers(
+    uri: str, spec: CollectionSpec, batch_size: int, near_duplicate: float | None, shares: Shares
+) -> Callable[[ray.data.Dataset], Iterator[pa.Table]]:
+    """Write in as many processes as there are models, each of which opens the store."""
+    arguments = (partial(open_store, uri, create=False), spec, batch_size, near_duplicate)
+    return lambda embedded: _tables(_staged(embedded, Sink, arguments, shares.models, num_cpus=0))
 
 
 def _embedded(
-    tasks: Sequence[Task],
-    decode: tuple[Path, Settings, float],
-    embed: tuple[Callable[[], Encoder], CollectionSpec, int, Attempts],
+    files: Sequence[FileState],
+    decode: tuple[Path, DecoderSettings, float],
+    embed: tuple[Callable[[], Encoder], CollectionSpec, int],
     shares: Shares,
 ) -> ray.data.Dataset:
     """Files, decoded and embedded."""
-    files = ray.data.from_arrow(list(_blocks(tasks)))
-    parts = _staged(files, Decode, decode, shares.decoders, num_cpus=1)
-    return _staged(parts, Embed, embed, shares.models, **shares.model_resources)
+    chunks = _staged(ray.data.from_arrow(list(_blocks(files))), Decode, decode, shares.decoders, num_cpus=1)
+    return _staged(chunks, Embed, (*embed, Attempts()), shares.models, **shares.model_resources)
 
 
 def _staged(
     records: ray.data.Dataset, stage: type, arguments: tuple[object, ...], processes: int, **resources: Any
 ) -> ray.data.Dataset:
-    """Put records through a stage, in as many processes."""
+    """Pass records through a stage, in several processes."""
     return records.map_batches(
         stage,
         fn_constructor_args=arguments,
@@ -219,15 +206,15 @@ def _tables(records: ray.data.Dataset) -> Iterator[pa.Table]:
     return iter(records.iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
-def _blocks(tasks: Sequence[Task]) -> Iterator[pa.Table]:
-    """Tables of files; those with the same content are in one, for the first that can be decoded stands for all."""
-    same: defaultdict[str, list[Task]] = defaultdict(list)
-    for task in tasks:
-        # What an earlier run has left is dealt with here, not by the workers.
-        same[task.row.asset_id].append(replace(task, is_recut=False, is_resumed=False))
-    block: list[Task] = []
-    for files in same.values():
-        block += files
+def _blocks(files: Sequence[FileState]) -> Iterator[pa.Table]:
+    """Tables of files; those with the same content are in one, since the first that can be decoded stands for all."""
+    same: defaultdict[str, list[FileState]] = defaultdict(list)
+    for file in files:
+        # This process deals with what an earlier run left, not the workers.
+        same[file.asset_id].append(replace(file, is_rechunked=False, is_resumed=False))
+    block: list[FileState] = []
+    for group in same.values():
+        block += group
         if len(block) >= _FILES_PER_BLOCK:
             yield pack(block)
             block = []

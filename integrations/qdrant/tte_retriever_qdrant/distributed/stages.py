@@ -1,24 +1,24 @@
-"""The steps of ingestion as Ray runs them: each is made once per worker process, and called with tables of records.
+"""The steps of ingestion as Ray runs them: each is built once per worker process, and called with tables of records.
 
-Ray starts a process that died again, has it repeat the table that it was at, and leaves out as many results as it has
-got before. So a stage must give the same results in the same order each time. What a stage needs it gets in its first
-call, for Ray makes stages that fail while they are made again and again.
+When a process dies, Ray starts another one, which repeats the table, and skips as many results as it has received
+before. So a stage must give the same results in the same order each time. A stage loads what it needs in its first call,
+since Ray builds a stage that fails in its constructor again and again.
 """
 
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever_qdrant.distributed.blocks import pack, unpack
-from tte_retriever_qdrant.ingestion.decoding import DecoderPool
-from tte_retriever_qdrant.ingestion.embedding import Embedded, embed
-from tte_retriever_qdrant.ingestion.reading import Key, Outcome, Part, read
-from tte_retriever_qdrant.ingestion.updating import spec_of
+from tte_retriever_qdrant.encoder import spec_of
+from tte_retriever_qdrant.ingestion.decoder_pool import DecoderPool
+from tte_retriever_qdrant.ingestion.decoding import DecodedChunk, Job, decode
+from tte_retriever_qdrant.ingestion.embedding import EmbeddedChunk, embed
+from tte_retriever_qdrant.ingestion.state import chunk_uri
 from tte_retriever_qdrant.ingestion.writing import Writer
 from tte_retriever_qdrant.stores.checks import is_same_model
 
@@ -28,20 +28,23 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from tte_retriever.sources.chunking import Chunk
+    from tte_retriever.sources import Chunk
     from tte_retriever_qdrant.distributed.attempts import Attempts
     from tte_retriever_qdrant.encoder import Encoder
-    from tte_retriever_qdrant.ingestion.worker import Settings
+    from tte_retriever_qdrant.ingestion.state import FileState
+    from tte_retriever_qdrant.ingestion.worker import DecoderSettings
     from tte_retriever_qdrant.records import CollectionSpec
     from tte_retriever_qdrant.stores import VectorStore
 
-_DEATHS = 2  # after which a part is given up: once may be by chance
-_ATTEMPTS = 8  # at a table: some for parts that are given up, not for a model that cannot work at all
-_LOOK_AHEAD = 4  # parts that are decoded while the last one is passed on
+_DEATHS = 2  # after which a chunk is given up: one may be chance
+_ATTEMPTS = 8  # at a table: enough to give up some chunks, too few for a model that cannot work at all
+_LOOK_AHEAD = 4  # chunks that are decoded while the last one is passed on
+
+Record = TypeVar("Record")
 
 
 class Decode:
-    """Files in; their parts out, and after them the outcome of each file as far as decoding goes.
+    """Files in; their chunks out, and after them each file as far as it is known after decoding.
 
     Args:
         root: The source, which every machine must have.
@@ -49,45 +52,45 @@ class Decode:
         time_limit_s: Longest for one item, in seconds.
     """
 
-    def __init__(self, root: Path, settings: Settings, time_limit_s: float) -> None:
+    def __init__(self, root: Path, settings: DecoderSettings, time_limit_s: float) -> None:
         self._root, self._settings, self._time_limit_s = root, settings, time_limit_s
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         """Decode files; those with the same content are in one table."""
-        files: dict[Outcome, None] = {}
-        parts = read(
+        files: dict[FileState, None] = {}
+        chunks = decode(
             unpack(tasks),
             self._pool,
             look_ahead=_LOOK_AHEAD,
-            stored=_none_of_them,
-            on_final=lambda outcome: files.setdefault(outcome),
+            stored=_nothing,
+            on_final=lambda file: files.setdefault(file),
         )
-        for part in parts:
-            files.setdefault(part.outcome)
-            # Parts go their own ways from here on, so each has an outcome of its own.
-            yield pack([replace(part, outcome=Outcome(part.outcome.task, undecoded=0, pending=1))])
+        for file, chunk, item in chunks:
+            files.setdefault(file)
+            # Other processes embed and write the chunk, so it has a state of its own.
+            yield pack([DecodedChunk(file.one_chunk(), chunk, item)])
         if files:
-            yield pack((outcome, None) for outcome in files)
+            yield pack((file, None) for file in files)
 
     @cached_property
-    def _pool(self) -> DecoderPool[Key]:
+    def _pool(self) -> DecoderPool[Job]:
         if not self._root.is_dir():
             raise InputError(
                 f"the source {str(self._root)!r} is not there on the machine {socket.gethostname()!r}; give a folder "
                 "that every machine of the cluster has under the same path"
             )
         # One process answers in the order of the requests; for more, Ray makes more of these.
-        return DecoderPool[Key](self._settings, workers=1, time_limit_s=self._time_limit_s)
+        return DecoderPool[Job](self._settings, workers=1, time_limit_s=self._time_limit_s)
 
 
 class Embed:
-    """Parts in, embedded parts out; whatever else there is passes through.
+    """Decoded chunks in, embedded chunks out; other records pass through.
 
     Args:
         load_encoder: Loads the model.
         spec: What the collection holds.
         batch_size: Items per call of a model that does not stream.
-        attempts: Counts those of the whole cluster.
+        attempts: Counts attempts in the whole cluster.
     """
 
     def __init__(
@@ -97,40 +100,41 @@ class Embed:
         self._attempts = attempts
 
     def __call__(self, records: pa.Table) -> Iterator[pa.Table]:
-        """Encode parts as documents; after a process has died of the same table, one by one."""
+        """Encode chunks as documents; after a process has died of the same table, one at a time."""
         others: list[object] = []
-        parts = _parts(records, others)
-        if (first := next(parts, None)) is not None:
-            table, parts = f"from {_name(first)}", chain([first], parts)
-            attempt = self._attempts.begin(table)
+        chunks = _of_type(DecodedChunk, records, others)
+        if (first := next(chunks, None)) is not None:
+            name = chunk_uri(first.file, first.chunk)
+            attempt = self._attempts.begin(f"from {name}")
             if attempt > _ATTEMPTS:  # Ray itself would go on for ever
                 raise TTEError(
-                    f"the model's process died each of {_ATTEMPTS} times at {_name(first)!r} and the files after it; what "
+                    f"the model's process died each of {_ATTEMPTS} times at {name!r} and the files after it; what "
                     "was written stays, but the next run will stop there, too: see whether the machines have enough "
                     "memory for the model, and index these files without --engine ray to see what it dies of"
                 )
-            encoder = self._encoder  # here, for a process that dies while it loads the model dies of no part
-            for embedded in self._embed(encoder, parts) if attempt == 1 else self._one_by_one(encoder, parts):
+            encoder = self._encoder  # loaded here: a process that dies while it loads the model dies of no chunk
+            chunks = chain([first], chunks)
+            for embedded in self._embed(encoder, chunks) if attempt == 1 else self._one_by_one(encoder, chunks):
                 yield pack([embedded])
-            self._attempts.end(table)
+            self._attempts.end(f"from {name}")
         if others:
             yield pack(others)
 
-    def _embed(self, encoder: Encoder, parts: Iterator[Part]) -> Iterator[Embedded]:
-        return embed(encoder, parts, batch_size=self._batch_size, dim=self._spec.dim)
+    def _embed(self, encoder: Encoder, chunks: Iterator[DecodedChunk]) -> Iterator[EmbeddedChunk]:
+        return embed(encoder, chunks, batch_size=self._batch_size, dim=self._spec.dim)
 
-    def _one_by_one(self, encoder: Encoder, parts: Iterator[Part]) -> Iterator[Embedded]:
-        """Embed parts, but for those that processes have died of when they had nothing else to do."""
-        for part in parts:
-            name = _name(part)
+    def _one_by_one(self, encoder: Encoder, chunks: Iterator[DecodedChunk]) -> Iterator[EmbeddedChunk]:
+        """Embed chunks, except those that processes have died of when they had nothing else to do."""
+        for each in chunks:
+            name = chunk_uri(each.file, each.chunk)
             if self._attempts.begin(name) > _DEATHS:
                 error = InputError(
                     f"the model's process died each of the {_DEATHS} times that it was given {name!r} alone; see "
                     "whether it has enough memory, make the file smaller, or leave it out: the next run tries it again"
                 )
-                yield Embedded(part.outcome, part.chunk, "", error)
+                yield EmbeddedChunk(each.file, each.chunk, "", error)
             else:
-                yield from self._embed(encoder, iter([part]))
+                yield from self._embed(encoder, iter([each]))
                 self._attempts.end(name)
 
     @cached_property
@@ -147,13 +151,13 @@ class Embed:
 
 
 class Sink:
-    """Embedded parts in; for each, once it is durable, its outcome out; whatever else there is passes through.
+    """Embedded chunks in; for each, once it is durable, its outcome out; other records pass through.
 
     Args:
         open_store: Opens the store to write to.
         spec: What it holds.
         batch_size: Most points of one write.
-        near_duplicate: As of :class:`Writer`.
+        near_duplicate: As for :class:`Writer`.
     """
 
     def __init__(
@@ -168,18 +172,19 @@ class Sink:
 
     def __call__(self, records: pa.Table) -> pa.Table:
         """Write points; all are durable on return."""
-        written: dict[Outcome, Chunk] = {}
+        written: dict[FileState, Chunk] = {}
         done: list[object] = []
-        with Writer(
+        writer = Writer(
             self._store,
             self._spec.fingerprint,
-            batch_size=self._batch_size,
-            near_duplicate=self._near_duplicate,
-            begin=_begun,
-            on_final=lambda outcome: done.append((outcome, written.pop(outcome))),
-        ) as writer:
-            for embedded in _embedded(records, done):
-                written[embedded.outcome] = embedded.chunk
+            self._batch_size,
+            self._near_duplicate,
+            begin=_has_begun,
+            on_final=lambda file: done.append((file, written.pop(file))),
+        )
+        with writer:
+            for embedded in _of_type(EmbeddedChunk, records, done):
+                written[embedded.file] = embedded.chunk
                 writer.add(embedded)
             writer.finish()
         return pack([*done, *writer.near_duplicates])
@@ -187,33 +192,22 @@ class Sink:
     @cached_property
     def _store(self) -> VectorStore:
         store = self._open_store()
-        store.ensure(self._spec)  # which it did: this refuses one that another model has replaced since
+        store.ensure(self._spec)  # it was made for the model already: this refuses one that was replaced since
         return store
 
 
-def _name(part: Part) -> str:
-    return f"{part.outcome.uri}#{part.chunk.name}" if part.chunk.name else part.outcome.uri
-
-
-def _begun() -> None:
+def _has_begun() -> None:
     """The run has begun to write before it has tables for this stage."""
 
 
-def _none_of_them(_outcome: Outcome, _units: Sequence[Chunk]) -> set[Chunk]:
-    return set()  # an unfinished file is done again as a whole, for not every worker can ask the store
+def _nothing(_file: FileState, _chunks: Sequence[Chunk]) -> set[Chunk]:
+    return set()  # an unfinished file is done again completely, since not every worker can reach the store
 
 
-def _parts(records: pa.Table, others: list[object]) -> Iterator[Part]:
+def _of_type(kind: type[Record], records: pa.Table, others: list[object]) -> Iterator[Record]:
+    """The records of one type; the others are added to ``others``."""
     for record in unpack(records):
-        if isinstance(record, Part):
-            yield record
-        else:
-            others.append(record)
-
-
-def _embedded(records: pa.Table, others: list[object]) -> Iterator[Embedded]:
-    for record in unpack(records):
-        if isinstance(record, Embedded):
+        if isinstance(record, kind):
             yield record
         else:
             others.append(record)

@@ -1,4 +1,4 @@
-"""Whether a re-embedding has all that the generation before it has."""
+"""Whether a re-embedding has all files that the generation before it has."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 
 
 def missing_sources(old: Path, new: Path) -> list[Path]:
-    """The files that one generation has and another was never given, as far as this machine's ledgers know.
+    """The files that one generation has and that were never indexed into another, by this machine's ledgers.
 
     Args:
-        old: Home of the generation that is searched.
-        new: Home of the one that is to take its place.
+        old: State directory of the generation that is searched.
+        new: State directory of the generation that is to take its place.
 
     Returns:
-        Those of them that are still there, in the order of their names.
+        Those of them that still exist, in the order of their names.
     """
     if not (old / LEDGER).is_file():
         return []
     with Ledger(old / LEDGER) as before, Ledger(new / LEDGER) as after:
-        known = {(row.root, row.uri) for row in after.rows()}
-        # What is NEW has changed since it was written, and the run that was to write it again has not ended.
-        has = [row for row in before.rows() if row.state in ("WRITTEN", "NEW")]
-        left = [row for row in has if (row.root, row.uri) not in known]
-    return sorted(path for path in (Path(row.root, row.uri) for row in left) if path.exists())
+        known = {(record.root, record.uri) for record in after.records()}
+        # What is NEW was written once and has changed since; the run that writes it again has not ended.
+        stored = [record for record in before.records() if record.state in ("WRITTEN", "NEW")]
+    paths = [Path(record.root, record.uri) for record in stored if (record.root, record.uri) not in known]
+    return sorted(path for path in paths if path.exists())

@@ -1,246 +1,136 @@
-"""Decode in worker processes: a crash, a hang or a hunger for memory costs one item, and the pool goes on."""
+"""From files to decoded chunks."""
 
 from __future__ import annotations
 
-import os
-import queue
-import subprocess
-import sys
-import threading
+import mimetypes
 from collections import deque
-from dataclasses import dataclass
-from multiprocessing.connection import Pipe
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from tte_retriever.errors import InputError, MediaError, TTEError
+from tte_retriever.errors import MediaError
 from tte_retriever.media.files import describe
-from tte_retriever.sources.chunking import pixels
-from tte_retriever_qdrant.ingestion.worker import Decoded, Request, Settings
+from tte_retriever.sources import TEXT_SUFFIXES, Chunk
+from tte_retriever_qdrant.ingestion.state import DUPLICATE, FileState
+from tte_retriever_qdrant.ingestion.worker import Request
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from typing_extensions import Self
+    from tte_retriever.sources import Item
+    from tte_retriever_qdrant.ingestion.decoder_pool import DecoderPool
 
-    from tte_retriever.errors import MediaReason
-
-Key = TypeVar("Key")
-
-DEFAULT_TIME_LIMIT_S = 120.0
-"""Longest that one item may take to decode, in seconds."""
-
-DEFAULT_MEMORY_LIMIT = 4 * 1024**3
-"""Most memory (address space) that one decoder process may have, in bytes."""
-
-LEAST_MEMORY = 512 * 1024**2
-"""With less, a decoder process cannot even start, in bytes."""
-
-_START_S = 60.0
-_MAX_WAITING_PIXELS = 64_000_000  # decoded and not yet taken: about 200 MB
-_BOOTSTRAP = "import sys; sys.path[:] = {path!r}; from {module} import main; main({fd}, {parent})"
+_MEDIA_TYPES = mimetypes.MimeTypes()  # Python's own table, not what happens to be registered on this machine
+for _suffix in (".avif", ".heic", ".jp2", ".mkv", ".ppm", ".webp"):  # not every version of Python has them
+    _MEDIA_TYPES.add_type("video/x-matroska" if _suffix == ".mkv" else "image/" + _suffix[1:], _suffix)
 
 
-def default_workers() -> int:
-    """As many decoder processes as are worth their memory: a model on the CPU or a feeding thread wants a core too."""
-    return max(1, min(8, (os.cpu_count() or 2) - 1))
+class DecodedChunk(NamedTuple):
+    """A chunk of a file, decoded."""
+
+    file: FileState
+    chunk: Chunk
+    item: Item
 
 
-def check_decoding(time_limit_s: float, memory_limit: int) -> None:
-    """Refuse limits that make no sense.
-
-    Raises:
-        InputError: No time, or too little memory.
-    """
-    if not time_limit_s > 0:
-        raise InputError(f"time_limit_s is {time_limit_s!r}; give a number of seconds above 0")
-    if memory_limit < LEAST_MEMORY:
-        raise InputError(f"memory_limit is {memory_limit!r}; give {LEAST_MEMORY} bytes or more")
+Job: TypeAlias = tuple[FileState, Chunk | None]
+"""What is decoded: a file, or one of its chunks."""
 
 
-class _Lost(Exception):
-    """The process died, or had to be killed, before it answered."""
-
-    def __init__(self, what: str, reason: MediaReason) -> None:
-        super().__init__(what)
-        self.reason: MediaReason = reason
-
-
-class _Worker:
-    """One decoder process."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._connection, theirs = Pipe()
-        # Not multiprocessing.Process: that would import the user's script again, torch and all.
-        code = _BOOTSTRAP.format(path=sys.path, module=Settings.__module__, fd=theirs.fileno(), parent=os.getpid())
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C is for the parent, which ends its workers itself
-            )
-        try:
-            self._connection.send(settings)
-            self._receive(_START_S)
-        except (_Lost, OSError) as error:
-            self.kill()
-            message = f"a decoder process could not start ({error}); see what it printed above"
-            raise TTEError(message) from error
-
-    def ask(self, request: Request, seconds: float) -> Decoded | MediaError:
-        """What became of an item; a process that was lost is of no more use.
-
-        Raises:
-            _Lost: The process died, or did not answer in time.
-        """
-        try:
-            self._connection.send(request)
-            return self._receive(seconds)
-        except OSError as error:
-            raise self._crashed() from error
-
-    def kill(self) -> None:
-        """End the process at once, and collect it."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """End the process and the connection."""
-        self.kill()
-        self._connection.close()
-
-    def _receive(self, seconds: float) -> Decoded | MediaError:
-        try:
-            if not self._connection.poll(seconds):
-                raise _Lost(f"takes longer than {seconds:g} s to decode", "too-large")
-            return self._connection.recv()
-        except EOFError as error:
-            raise self._crashed() from error
-
-    def _crashed(self) -> _Lost:
-        return _Lost(f"crashed the decoder (exit status {self._process.wait()})", "corrupt")
-
-
-@dataclass(frozen=True)
-class _Job(Generic[Key]):
-    key: Key
-    request: Request
-
-
-class DecoderPool(Generic[Key]):
-    """Answers requests in as many processes as it has, in the order in which they are done.
-
-    Not more than a bounded number of pixels waits to be taken. All methods are for one thread, the same one.
+def decode(
+    files: Iterable[FileState],
+    pool: DecoderPool[Job],
+    *,
+    look_ahead: int,
+    stored: Callable[[FileState, Sequence[Chunk]], set[Chunk]],
+    on_final: Callable[[FileState], None],
+) -> Iterator[DecodedChunk]:
+    """Decode files, and yield their chunks as they are done.
 
     Args:
-        settings: How to decode.
-        workers: How many processes.
-        time_limit_s: Longest for one request, in seconds.
+        files: The files. Of those with the same content, the first that can be decoded stands for all.
+        pool: Decodes them.
+        look_ahead: Most chunks to request in advance.
+        stored: Returns which chunks of a file the store has; called for files that an earlier run did not finish.
+        on_final: Is called with each file of which nothing is left to be written.
     """
-
-    def __init__(self, settings: Settings, *, workers: int, time_limit_s: float) -> None:
-        self.pending = 0
-        self._settings, self._time_limit_s = settings, time_limit_s
-        self._jobs: queue.SimpleQueue[_Job[Key] | None] = queue.SimpleQueue()
-        self._done: deque[tuple[Key, Decoded | MediaError]] = deque()
-        self._broken: BaseException | None = None
-        self._waiting_pixels = 0
-        self._closed = False
-        self._changed = threading.Condition()
-        self._alive: set[_Worker] = set()
-        self._threads = [threading.Thread(target=self._run, daemon=True, name="tte-decode") for _ in range(workers)]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, key: Key, request: Request) -> None:
-        """Ask for something to be decoded; returns at once."""
-        self.pending += 1
-        self._jobs.put(_Job(key, request))
-
-    def take(self) -> tuple[Key, Decoded | MediaError]:
-        """Wait for the next answer, and return it with the key it was asked for with.
-
-        Raises:
-            TTEError: The processes cannot be started.
-        """
-        with self._changed:
-            # With a timeout, for a wait without one cannot be interrupted everywhere.
-            while not self._done and self._broken is None:
-                self._changed.wait(1.0)
-            if self._broken is not None:
-                raise self._broken
-            key, answer = self._done.popleft()
-            self._waiting_pixels -= _pixels(answer)
-            self._changed.notify_all()
-        self.pending -= 1
-        return key, answer
-
-    def close(self) -> None:
-        """End all processes, whatever they are doing."""
-        with self._changed:
-            self._closed = True
-            for worker in self._alive:
-                worker.kill()
-            self._changed.notify_all()
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _run(self) -> None:
-        """Serve one process at a time; this thread lives as long as the pool, for Linux ends the process with it."""
-        worker: _Worker | None = None
-        try:
-            while (job := self._jobs.get()) is not None and self._may_go_on():
-                worker = worker or self._start()
-                answer: Decoded | MediaError
-                try:
-                    answer = worker.ask(job.request, self._time_limit_s)
-                except _Lost as lost:
-                    message = f"{describe(job.request.path)} {lost}; give a sound, smaller or shorter file"
-                    answer = MediaError(message, lost.reason)
-                    self._end(worker)
-                    worker = None
-                with self._changed:
-                    self._done.append((job.key, answer))
-                    self._waiting_pixels += _pixels(answer)
-                    self._changed.notify_all()
-        except BaseException as error:  # it is raised where the answers are awaited
-            with self._changed:
-                self._broken = error
-                self._changed.notify_all()
-        finally:
-            if worker is not None:
-                self._end(worker)
-
-    def _may_go_on(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting_pixels < _MAX_WAITING_PIXELS)
-            return not self._closed
-
-    def _start(self) -> _Worker:
-        worker = _Worker(self._settings)
-        with self._changed:
-            self._alive.add(worker)
-            if self._closed:  # closed while it started: nobody else will end it
-                worker.kill()
-        return worker
-
-    def _end(self, worker: _Worker) -> None:
-        with self._changed:
-            self._alive.discard(worker)
-        worker.close()
+    jobs: deque[Job] = deque((file, None) for file in _group_by_content(files))
+    while jobs or pool.pending:
+        while jobs and pool.pending < look_ahead:
+            file, chunk = job = jobs.popleft()
+            pool.submit(job, Request(file.path, (file.record.size, file.record.mtime_ns), chunk))
+        (file, chunk), answer = pool.take()
+        decoded = None
+        if isinstance(answer, MediaError):
+            file.undecoded -= 1
+            file.fail(answer, chunk)
+        elif answer.item is None:
+            todo = _chunks_to_do(file, answer.chunks, stored)
+            jobs.extendleft((file, each) for each in reversed(todo))
+        else:
+            decoded = _decoded(file, answer.chunks[0], answer.item)
+        if file.is_final:
+            on_final(file)
+        if (twin := _settle_twins(file, on_final)) is not None:
+            jobs.append((twin, None))
+        if decoded is not None:
+            yield decoded
 
 
-def _pixels(answer: Decoded | MediaError) -> int:
-    return pixels(answer.item) if isinstance(answer, Decoded) and answer.item is not None else 0
+def _group_by_content(files: Iterable[FileState]) -> Iterable[FileState]:
+    """The first file of each content, with the others as its twins."""
+    firsts: dict[str, FileState] = {}
+    for file in files:
+        if (first := firsts.setdefault(file.asset_id, file)) is not file:
+            first.twins.append(file)
+    return firsts.values()
+
+
+def _decoded(file: FileState, chunk: Chunk, item: Item) -> DecodedChunk:
+    file.undecoded -= 1
+    file.pending += 1
+    file.any_decoded, file.is_video = True, chunk.modality == "video"
+    return DecodedChunk(file, chunk, item)
+
+
+def _chunks_to_do(
+    file: FileState, chunks: Sequence[Chunk], stored: Callable[[FileState, Sequence[Chunk]], set[Chunk]]
+) -> list[Chunk]:
+    """The chunks of a file that are not in the store yet; now it is known how many there are."""
+    done = stored(file, chunks) if file.is_resumed else set()
+    if file.retried:
+        done = {each for each in chunks if each.name not in file.retried}
+    todo = [each for each in chunks if each not in done]
+    file.points, file.undecoded, file.any_decoded = len(done), len(todo), bool(done)
+    file.is_video = any(each.modality == "video" for each in chunks)
+    if not chunks:
+        _explain_no_chunks(file)
+    return todo
+
+
+def _settle_twins(file: FileState, on_final: Callable[[FileState], None]) -> FileState | None:
+    """Once a file is decoded, its twins are duplicates of it; if nothing could be decoded, the next twin is tried.
+
+    Returns:
+        The twin to decode, if there is one.
+    """
+    if file.undecoded or not file.twins:
+        return None
+    if not file.any_decoded:
+        twin = file.twins.popleft()
+        twin.twins, file.twins = file.twins, deque()
+        return twin
+    while file.twins:
+        twin = file.twins.popleft()
+        twin.undecoded, twin.skip_reason = 0, DUPLICATE
+        on_final(twin)
+    return None
+
+
+def _explain_no_chunks(file: FileState) -> None:
+    """A file whose name promises media is a failure; any other is of a kind that is not indexed."""
+    promised = _MEDIA_TYPES.guess_type(file.path.name)[0] or ""
+    is_media = promised.startswith(("image/", "video/")) or promised == "application/pdf"
+    if is_media or file.path.suffix.lower() in TEXT_SUFFIXES:
+        message = f"{describe(file.path)} is no image, video, PDF or text that can be opened, whatever its name says"
+        file.fail(MediaError(message, "unsupported"))
+    else:
+        file.skip_reason = "unsupported"

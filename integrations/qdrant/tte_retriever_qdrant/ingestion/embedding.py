@@ -1,4 +1,4 @@
-"""From decoded parts to vectors: streaming where the model can, and one bad item does not cost the others."""
+"""From decoded chunks to vectors: in one stream where the model can, and a bad item fails alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from tte_retriever.errors import InputError
-from tte_retriever.sources.chunking import pixels
+from tte_retriever.isolation import run_isolated
+from tte_retriever.sources import pixels
 from tte_retriever_qdrant.encoder import StreamingEncoder
 from tte_retriever_qdrant.stores.checks import check_vector
 
@@ -16,89 +17,79 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from tte_retriever.sources import Item
-    from tte_retriever.sources.chunking import Chunk
+    from tte_retriever.sources import Chunk, Item
     from tte_retriever_qdrant.encoder import Encoder
-    from tte_retriever_qdrant.ingestion.reading import Outcome, Part
+    from tte_retriever_qdrant.ingestion.decoding import DecodedChunk
+    from tte_retriever_qdrant.ingestion.state import FileState
 
-_MAX_PIXELS = 128_000_000  # with the model at a time, or little more: about 400 MB
+_MAX_PIXELS = 128_000_000  # held by the model at a time, or a little more: about 400 MB
 _LOOK_AHEAD = 4  # batches
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the order in which sentence-transformers looks for them
 
 
-class Embedded(NamedTuple):
-    """What the model made of a part: a vector (D,), float32, or the error for which it has none."""
+class EmbeddedChunk(NamedTuple):
+    """A chunk of a file with its vector (D,), float32, or with the error for which it has none."""
 
-    outcome: Outcome
+    file: FileState
     chunk: Chunk
     text: str
     vector: np.ndarray | InputError
 
 
-class _Taken(NamedTuple):
-    """What is remembered of a part while the model has its item."""
+def embed(encoder: Encoder, chunks: Iterator[DecodedChunk], *, batch_size: int, dim: int) -> Iterator[EmbeddedChunk]:
+    """Encode chunks as documents, in order.
 
-    outcome: Outcome
-    chunk: Chunk
-    text: str
-    pixels: int
-
-
-def embed(encoder: Encoder, parts: Iterator[Part], *, batch_size: int, dim: int) -> Iterator[Embedded]:
-    """Encode parts as documents, in order.
-
-    The model gets one stream, or a new one whenever it has so many pixels that their memory matters.
+    The model gets one stream, or a new one whenever it holds so many pixels that their memory matters.
 
     Args:
-        encoder: The model; one that is no ``StreamingEncoder`` gets batches.
-        parts: Decoded parts.
-        batch_size: Items per call of a model that does not stream; a stream is given four times as many in advance.
+        encoder: The model; one that is not a ``StreamingEncoder`` gets batches.
+        chunks: Decoded chunks.
+        batch_size: Items per call of a model that does not stream; a stream looks ahead by four times as many.
         dim: Length that vectors must have.
     """
-    taken: deque[_Taken] = deque()
-    ended = False
+    sent: deque[tuple[FileState, Chunk, str, int]] = deque()  # without the items, whose memory is the model's
+    has_ended = False
 
     def until_full() -> Iterator[Item]:
-        nonlocal ended
-        for part in parts:
-            taken.append(_Taken(part.outcome, part.chunk, part.item.get("text", ""), pixels(part.item)))
-            yield part.item
-            if sum(each.pixels for each in taken) >= _MAX_PIXELS:
+        nonlocal has_ended
+        for file, chunk, item in chunks:
+            sent.append((file, chunk, item.get("text", ""), pixels(item)))
+            yield item
+            if sum(count for *_, count in sent) >= _MAX_PIXELS:
                 return
-        ended = True
+        has_ended = True
 
-    while not ended:
-        if isinstance(encoder, StreamingEncoder):
-            results = _streamed(encoder, until_full(), batch_size)
-        else:
-            results = _batched(encoder, until_full(), batch_size)
-        for result in results:
-            outcome, chunk, text, _ = taken.popleft()
-            yield Embedded(outcome, chunk, text, result if isinstance(result, InputError) else _checked(result, dim))
+    while not has_ended:
+        for result in _encode(encoder, until_full(), batch_size):
+            file, chunk, text, _ = sent.popleft()
+            vector = result if isinstance(result, InputError) else _checked(result, dim)
+            yield EmbeddedChunk(file, chunk, text, vector)
 
 
-def _streamed(encoder: StreamingEncoder, items: Iterable[Item], batch_size: int) -> Iterator[np.ndarray | InputError]:
+def _encode(encoder: Encoder, items: Iterable[Item], batch_size: int) -> Iterator[np.ndarray | InputError]:
+    if isinstance(encoder, StreamingEncoder):
+        yield from _encode_stream(encoder, items, batch_size)
+        return
+
+    def encode(batch: Sequence[Item]) -> np.ndarray:
+        return encoder.encode_document(list(batch), batch_size=len(batch), show_progress_bar=False)
+
+    items = iter(items)
+    while batch := list(islice(items, batch_size)):
+        yield from run_isolated(encode, batch, InputError)
+
+
+def _encode_stream(
+    encoder: StreamingEncoder, items: Iterable[Item], batch_size: int
+) -> Iterator[np.ndarray | InputError]:
     prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in encoder.prompts), None)
     for result in encoder.embed(items, look_ahead=_LOOK_AHEAD * batch_size, prompt_name=prompt_name, on_error="yield"):
-        if isinstance(result, InputError):  # its cause does not count the items of a stream that nobody sees
+        if isinstance(result, InputError):  # its cause does not mention a position in a stream that nobody sees
             yield result.__cause__ if isinstance(result.__cause__, InputError) else result
-        elif isinstance(result, Exception):  # no fault of the item's
+        elif isinstance(result, Exception):  # not the fault of the item
             raise result
         else:
             yield result
-
-
-def _batched(encoder: Encoder, items: Iterable[Item], batch_size: int) -> Iterator[np.ndarray | InputError]:
-    items = iter(items)
-    while batch := list(islice(items, batch_size)):
-        yield from _batch(encoder, batch)
-
-
-def _batch(encoder: Encoder, items: Sequence[Item]) -> list[np.ndarray | InputError]:
-    try:
-        return [*encoder.encode_document(list(items), batch_size=len(items), show_progress_bar=False)]
-    except InputError as error:
-        return [error] if len(items) == 1 else [result for item in items for result in _batch(encoder, [item])]
 
 
 def _checked(vector: np.ndarray, dim: int) -> np.ndarray | InputError:

@@ -1,217 +1,208 @@
-"""Compare a source with the ledger: what is new, what is done, what is gone."""
+"""Compare a source with the ledger: which files are new, done, or gone."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import MediaError
-from tte_retriever.sources.discovery import uri_of
-from tte_retriever.sources.identity import asset_id_of, stamp
+from tte_retriever.sources import asset_id_of, root_of, stamp, uri_of
 from tte_retriever_qdrant.ingestion.events import Failure
-from tte_retriever_qdrant.ingestion.ledger import DUPLICATE, Row
+from tte_retriever_qdrant.ingestion.state import DUPLICATE, FileRecord, FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from tte_retriever.media import MediaLimits
-    from tte_retriever.sources.chunking import ChunkingConfig
+    from tte_retriever.sources import ChunkingConfig
     from tte_retriever_qdrant.ingestion.ledger import Ledger
 
 _UNKNOWN_CONTENT = ("missing", "not-a-file", "unreadable")  # such a file may still be what it was
 
 
 @dataclass(frozen=True)
-class Task:
-    """A file to decode.
-
-    Attributes:
-        path: Where it is.
-        row: What the ledger says of it now.
-        is_recut: Whether the store may hold windows of it that were cut otherwise.
-        is_resumed: Whether an earlier run may have written some of the same points.
-        missing: Names of the parts that there are to do, if an earlier run has written all others.
-    """
-
-    path: Path
-    row: Row
-    is_recut: bool = False
-    is_resumed: bool = False
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What there is to do.
+    """What a run has to do.
 
     Attributes:
-        tasks: Files to decode, embed and write.
-        unchanged: How many files are done already.
-        duplicates: How many have the content of another file.
-        skipped: How many are of a kind that is not indexed, as an earlier run found.
+        root: The folder that URIs are relative to.
+        files: Files to decode, embed and write.
+        counts: How many files are ``unchanged`` (an earlier run has written them), ``duplicates`` (they have the content
+            of another file) or ``skipped`` (their kind is not indexed, as an earlier run found).
         removed: URIs of the files that are gone.
-        failed: Files whose bytes could not be read.
+        failed: Paths that could not be reached, and files that could not be read.
         absent: Folders that are not there, and of which the store holds points.
     """
 
-    tasks: tuple[Task, ...]
-    unchanged: int
-    duplicates: int
-    skipped: int
+    root: Path
+    files: tuple[FileState, ...]
+    counts: Counter[str]
     removed: tuple[str, ...]
     failed: tuple[Failure, ...]
     absent: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Seen:
-    path: Path
-    row: Row  # as it is on the disk
-    before: Row | None  # as the ledger has it, if that is of the same content
-
-    @property
-    def is_written(self) -> bool:
-        return self.before is not None and self.before.state == "WRITTEN"
-
-    def stands(self, cut: ChunkingConfig) -> bool:
-        """Whether it is in the store as this run would cut it, but perhaps for parts that could not be indexed."""
-        return self.before is not None and self.is_written and self.before.cut in ("", str(cut))
-
-    def is_done(self, cut: ChunkingConfig) -> bool:
-        """Whether an earlier run has dealt with it for good; whether a duplicate still is one is judged each time."""
-        if self.before is None or not (self.stands(cut) or self.before.state == "SKIPPED"):
-            return False
-        return not self.before.reason if self.is_written else self.before.reason != DUPLICATE
-
-
 def make_plan(
-    root: Path,
+    source: Path,
     paths: Sequence[Path],
+    unreached: Sequence[OSError],
     ledger: Ledger,
     limits: MediaLimits,
-    *,
-    cut: ChunkingConfig,
-    complete: bool,
-    unknown: Collection[str],
+    chunking: ChunkingConfig,
 ) -> Plan:
     """Decide what to do with each file, and record it in the ledger.
 
     Args:
-        root: The folder that URIs are relative to.
+        source: The folder, of which ``paths`` are all files, or the one file.
         paths: The files that were found.
-        ledger: What is known of them; files to be decoded are NEW in it afterwards.
+        unreached: Errors of files and folders that could not be reached; files in them count as present.
+        ledger: What earlier runs did; files to be decoded are NEW in it afterwards.
         limits: What may be opened.
-        cut: Into which windows videos are cut; those cut otherwise are done again.
-        complete: Whether ``paths`` are all files of ``root``, so that others are gone.
-        unknown: URIs of files and folders that could not be reached; nothing is known to be gone from there.
+        chunking: Into which windows videos are cut; those cut in another way are done again.
     """
-    known = ledger.rows()
-    here = {row.uri: row for row in known if row.root == str(root)}
-    seen: list[_Seen] = []
-    failed: list[tuple[Failure, Row | None]] = []
-    for path in paths:
-        uri = uri_of(path, root)
-        try:
-            seen.append(_look_at(path, str(root), uri, here.get(uri), limits))
-        except MediaError as error:
-            row = None
-            if error.reason not in _UNKNOWN_CONTENT:
-                row = Row(str(root), uri, 0, 0, "", "FAILED", reason=error.reason, message=str(error))
-            failed.append((Failure(uri, error.reason, str(error)), row))
-    present = {uri_of(path, root) for path in paths} | set(unknown)
-    behind = tuple(f"{uri}/" for uri in unknown)
-    removed = tuple(sorted(uri for uri in here if complete and uri not in present and not uri.startswith(behind)))
+    root, known = root_of(source), ledger.records()
+    here = {record.uri: record for record in known if record.root == str(root)}
+    files, broken = _look_at_all(root, paths, here, limits)
+    unknown = [_unreached(error, root) for error in unreached]
+    removed: tuple[str, ...] = ()
+    if source.is_dir():
+        behind = tuple(f"{failure.uri}/" for failure in unknown)
+        present = {uri_of(path, root) for path in paths} | {failure.uri for failure in unknown}
+        removed = tuple(sorted(uri for uri in here if uri not in present and not uri.startswith(behind)))
 
     # Path.exists would raise for a folder in one that must not be entered.
-    absent = {each for each in {row.root for row in known} if not os.path.exists(each)}  # noqa: PTH110
-    if moved := [row for row in known if row.root in absent]:
-        seen = _take_over(moved, seen, ledger)
-        known = ledger.rows()
-    judged = {(str(root), file.row.uri) for file in seen} | {(str(root), uri) for uri in removed}
-    owned = {row.asset_id for row in known if row.state == "WRITTEN" and (row.root, row.uri) not in judged}
-    cuts: defaultdict[str, set[str]] = defaultdict(set)
-    for row in known:
-        cuts[row.asset_id].update(row.cut.split())
-    tasks, rows, counts = _judge(seen, owned, cuts, cut)
-    rows += [row for _, row in failed if row is not None]
-    ledger.record(rows, removed=[(str(root), uri) for uri in removed])
+    absent = {each for each in {record.root for record in known} if not os.path.exists(each)}  # noqa: PTH110
+    if moved := [record for record in known if record.root in absent]:
+        _take_over(moved, files, ledger)
+        known = ledger.records()
+    settled = {(str(root), uri) for uri in (*removed, *(file.uri for file in files))}
+    elsewhere = {each.asset_id for each in known if each.state == "WRITTEN" and (each.root, each.uri) not in settled}
+    counts = _sort(files, elsewhere, _chunkings(known), chunking)
+    changed = [file.record for file in files if file.record != file.before]
+    changed += [record for _, record in broken if record is not None]
+    ledger.write(changed, removed=[(str(root), uri) for uri in removed])
     return Plan(
-        tasks=tuple(tasks),
-        unchanged=counts["unchanged"],
-        duplicates=counts["duplicates"],
-        skipped=counts["skipped"],
+        root=root,
+        files=tuple(file for file in files if file.record.state == "NEW"),
+        counts=counts,
         removed=removed,
-        failed=tuple(failure for failure, _ in failed),
-        absent=tuple(sorted({row.root for row in known if row.root in absent and row.state == "WRITTEN"})),
+        failed=(*unknown, *(failure for failure, _ in broken)),
+        absent=tuple(sorted({each.root for each in known if each.root in absent and each.state == "WRITTEN"})),
     )
 
 
-def _take_over(moved: list[Row], seen: list[_Seen], ledger: Ledger) -> list[_Seen]:
-    """Have the ledger say of files what it said of them before their folder was moved.
-
-    Only of the same content under the same name, of which it is true wherever that lies. Whatever else was in a folder
-    that is not there may be on a disk that is not mounted.
-
-    Args:
-        moved: The rows of folders that are not there.
-        seen: The files of this run.
-        ledger: Takes the rows.
-
-    Returns:
-        The files, with what the ledger says of them now.
-    """
-    here = {(file.row.asset_id, file.row.uri): file for file in seen}
-    found = [row for row in moved if (row.asset_id, row.uri) in here]
-    taken = {}
-    for row in sorted(found, key=lambda row: row.state == "WRITTEN"):  # which counts more than any other
-        file = here[row.asset_id, row.uri]
-        if file.before is None or row.state == "WRITTEN":
-            taken[row.uri] = replace(row, root=file.row.root)
-    ledger.record(taken.values(), removed=[(row.root, row.uri) for row in found])
-    return [replace(file, before=taken.get(file.row.uri, file.before)) for file in seen]
+def _look_at_all(
+    root: Path, paths: Sequence[Path], here: Mapping[str, FileRecord], limits: MediaLimits
+) -> tuple[list[FileState], list[tuple[Failure, FileRecord | None]]]:
+    """Find out the content of files; of those that cannot be read, why, and a record if the content must be broken."""
+    files: list[FileState] = []
+    broken: list[tuple[Failure, FileRecord | None]] = []
+    for path in paths:
+        uri = uri_of(path, root)
+        try:
+            files.append(_look_at(path, str(root), uri, here.get(uri), limits))
+        except MediaError as error:
+            record = None
+            if error.reason not in _UNKNOWN_CONTENT:
+                record = FileRecord(str(root), uri, 0, 0, "", "FAILED", reason=error.reason, message=str(error))
+            broken.append((Failure(uri, error.reason, str(error)), record))
+    return files, broken
 
 
-def _judge(
-    seen: list[_Seen], owned: set[str], cuts: Mapping[str, set[str]], cut: ChunkingConfig
-) -> tuple[list[Task], list[Row], Counter[str]]:
-    """Sort files into tasks and what needs none.
-
-    Args:
-        seen: The files.
-        owned: The assets that are stored under other files' names.
-        cuts: How each asset was ever cut, as far as the store may know of it.
-        cut: How it is cut in this run.
-    """
-    done = {file.row.uri for file in seen if file.is_done(cut)}
-    owned = owned | {file.row.asset_id for file in seen if file.stands(cut)}
-    counts: Counter[str] = Counter()
-    tasks: list[Task] = []
-    rows: list[Row] = []
-    for file in seen:
-        if file.before is not None and file.row.uri in done:
-            row = replace(file.before, size=file.row.size, mtime_ns=file.row.mtime_ns)
-            counts["unchanged" if file.is_written else "skipped"] += 1
-        elif file.row.asset_id in owned and not file.stands(cut):
-            row = replace(file.row, state="SKIPPED", reason=DUPLICATE)
-            counts["duplicates"] += 1
-        else:
-            others = cuts.get(file.row.asset_id, set()) - {str(cut)}
-            row = replace(file.row, cut=" ".join(sorted({*others, str(cut)})))
-            before = file.before if not others else None
-            missing = tuple(before.missing.split()) if before is not None and file.stands(cut) else ()
-            resumed = before is not None and before.state in ("NEW", "WRITTEN") and not missing
-            tasks.append(Task(file.path, row, is_recut=bool(others), is_resumed=resumed, missing=missing))
-        if row != file.before:
-            rows.append(row)
-    return tasks, rows, counts
-
-
-def _look_at(path: Path, root: str, uri: str, before: Row | None, limits: MediaLimits) -> _Seen:
+def _look_at(path: Path, root: str, uri: str, before: FileRecord | None, limits: MediaLimits) -> FileState:
     size, mtime_ns = stamp(path)
     same_stamp = before is not None and (before.size, before.mtime_ns) == (size, mtime_ns)
     asset_id = before.asset_id if before is not None and same_stamp and before.asset_id else asset_id_of(path, limits)
-    row = Row(root, uri, size, mtime_ns, asset_id, "NEW")
-    return _Seen(path, row, before if before is not None and before.asset_id == asset_id else None)
+    record = FileRecord(root, uri, size, mtime_ns, asset_id, "NEW")
+    return FileState(path, record, before if before is not None and before.asset_id == asset_id else None)
+
+
+def _unreached(error: OSError, root: Path) -> Failure:
+    uri = uri_of(Path(error.filename), root)
+    message = f"{uri!r} cannot be reached: {error.strerror}; check its permissions and those of its folder"
+    return Failure(uri, "unreadable", message)
+
+
+def _take_over(moved: Sequence[FileRecord], files: Sequence[FileState], ledger: Ledger) -> None:
+    """Move the records of a folder that was moved itself.
+
+    Only of the same content under the same name, of which they are true wherever it lies. Whatever else was in a folder
+    that is not there may be on a disk that is not mounted.
+
+    Args:
+        moved: The records of folders that are not there.
+        files: The files of this run; ``before`` is set to the records that are moved to them.
+        ledger: Takes the records.
+    """
+    here = {(file.asset_id, file.uri): file for file in files}
+    found = [record for record in moved if (record.asset_id, record.uri) in here]
+    taken = {}
+    for record in sorted(found, key=lambda record: record.state == "WRITTEN"):  # the last one counts
+        file = here[record.asset_id, record.uri]
+        if file.before is None or record.state == "WRITTEN":
+            file.before = taken[record.uri] = replace(record, root=file.record.root)
+    ledger.write(taken.values(), removed=[(record.root, record.uri) for record in found])
+
+
+def _chunkings(known: Sequence[FileRecord]) -> Mapping[str, set[str]]:
+    """How each asset was ever cut into windows, as far as the store may hold them."""
+    chunkings: defaultdict[str, set[str]] = defaultdict(set)
+    for record in known:
+        chunkings[record.asset_id].update(record.chunkings)
+    return chunkings
+
+
+def _sort(
+    files: Sequence[FileState], elsewhere: set[str], chunkings: Mapping[str, set[str]], chunking: ChunkingConfig
+) -> Counter[str]:
+    """Decide the state of each file, and count those that are not NEW.
+
+    Args:
+        files: The files.
+        elsewhere: The assets that are stored under other files' names.
+        chunkings: How each asset was ever cut.
+        chunking: How it is cut in this run.
+    """
+    stored = elsewhere | {file.asset_id for file in files if _is_stored(file, chunking)}
+    counts: Counter[str] = Counter()
+    for file in files:
+        if file.before is not None and _is_done(file, chunking):
+            counts["unchanged" if file.before.state == "WRITTEN" else "skipped"] += 1
+            file.record = replace(file.before, size=file.record.size, mtime_ns=file.record.mtime_ns)
+        elif file.asset_id in stored and not _is_stored(file, chunking):
+            counts["duplicates"] += 1
+            file.record = replace(file.record, state="SKIPPED", reason=DUPLICATE)
+        else:
+            _renew(file, chunkings.get(file.asset_id, set()) - {str(chunking)}, chunking)
+    return counts
+
+
+def _renew(file: FileState, others: set[str], chunking: ChunkingConfig) -> None:
+    """Prepare a file that is to be decoded.
+
+    Args:
+        file: Its record is NEW.
+        others: The other ways in which its content was ever cut.
+        chunking: How it is cut in this run.
+    """
+    file.record = replace(file.record, chunkings=tuple(sorted({*others, str(chunking)})))
+    file.is_rechunked = bool(others)
+    if file.before is not None and not others:
+        file.retried = file.before.missing if _is_stored(file, chunking) else ()
+        file.is_resumed = file.before.state in ("NEW", "WRITTEN") and not file.retried
+
+
+def _is_stored(file: FileState, chunking: ChunkingConfig) -> bool:
+    """Whether the store has the file as this run would cut it, perhaps without chunks that could not be indexed."""
+    before = file.before
+    return before is not None and before.state == "WRITTEN" and before.chunkings in ((), (str(chunking),))
+
+
+def _is_done(file: FileState, chunking: ChunkingConfig) -> bool:
+    """Whether an earlier run has settled the file for good; a duplicate is judged anew each time."""
+    if _is_stored(file, chunking):
+        return file.before is not None and not file.before.reason
+    return file.before is not None and file.before.state == "SKIPPED" and file.before.reason != DUPLICATE

@@ -1,6 +1,6 @@
-"""The process in which files are decoded, so that whatever a decoder does to it costs one item and not the run.
+"""The process in which files are decoded: a crash, a hang or running out of memory fails one item and not the run.
 
-It is started by :mod:`tte_retriever_qdrant.ingestion.decoding`, loads no model, and ends when the other end of its
+It is started by :mod:`tte_retriever_qdrant.ingestion.decoder_pool`, loads no model, and ends when the other end of its
 connection closes or the process that started it dies.
 """
 
@@ -32,25 +32,25 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Settings:
+class DecoderSettings:
     """How files are decoded.
 
     Attributes:
         sampling: Which frames of a video are taken.
-        cut: Into which windows it is cut.
+        chunking: Into which windows it is cut.
         limits: What may be opened.
         memory_limit: Most address space of the process, in bytes.
     """
 
     sampling: VideoSampling
-    cut: ChunkingConfig
+    chunking: ChunkingConfig
     limits: MediaLimits
     memory_limit: int
 
 
 @dataclass(frozen=True)
 class Request:
-    """A file to look into, or with ``chunk`` a part of it to decode; ``stamp`` is its size and time of change."""
+    """A file to cut into chunks, or with ``chunk`` one of them to decode; ``stamp`` is its size and time of change."""
 
     path: Path
     stamp: tuple[int, int]
@@ -59,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The chunks that were found, and the item of one: of a file with a single chunk, or of the chunk that was asked for."""
+    """The chunks of a file, and an item if it is one chunk: of a file with a single chunk, or of the requested chunk."""
 
     chunks: tuple[Chunk, ...]
     item: Item | None = None
@@ -75,9 +75,9 @@ def main(fd: int, parent: int) -> None:
     _die_with(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with Connection(fd) as connection:
-        settings: Settings = connection.recv()
+        settings: DecoderSettings = connection.recv()
         resource.setrlimit(resource.RLIMIT_AS, (settings.memory_limit, settings.memory_limit))
-        # From here on, what libraries print about broken files is not for the user's terminal.
+        # From here on, the user's terminal does not show what libraries print about broken files.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         connection.send(None)
         while True:
@@ -89,17 +89,17 @@ def main(fd: int, parent: int) -> None:
 
 
 def _die_with(parent: int) -> None:
-    if sys.platform == "linux":  # elsewhere it ends with the connection, once the decoder is done with its item
+    if sys.platform == "linux":  # elsewhere it ends with the connection, after the item that it decodes
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit()
 
 
-def _answer(request: Request, settings: Settings) -> bytes:
+def _answer(request: Request, settings: DecoderSettings) -> bytes:
     answer: Decoded | MediaError
     try:
         return _pickled(_decode(request, settings))
-    except Exception as error:  # bytes from strangers: whatever they lead to, it is the item that has failed
+    except Exception as error:  # the bytes are untrusted: whatever they cause, the item has failed
         if _is_out_of_memory(error):
             message = (
                 f"decoding {describe(request.path)} takes more than the {settings.memory_limit >> 20} MiB that a "
@@ -113,9 +113,9 @@ def _answer(request: Request, settings: Settings) -> bytes:
     return _pickled(answer)
 
 
-def _decode(request: Request, settings: Settings) -> Decoded:
+def _decode(request: Request, settings: DecoderSettings) -> Decoded:
     path = request.path
-    found = tuple(chunks_of(path, settings.cut, settings.limits)) if request.chunk is None else (request.chunk,)
+    found = tuple(chunks_of(path, settings.chunking, settings.limits)) if request.chunk is None else (request.chunk,)
     item = load_chunk(path, found[0], settings.sampling, settings.limits) if len(found) == 1 else None
     if stamp(path) != request.stamp:
         raise MediaError(f"{describe(path)} changed while it was being read; run again", "unreadable")

@@ -1,4 +1,4 @@
-"""Write points in a thread of its own, so that the model does not wait for the store."""
+"""Write points in a background thread, so that the model does not wait for the store."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from tte_retriever.sources.chunking import Chunk
-    from tte_retriever_qdrant.ingestion.embedding import Embedded
-    from tte_retriever_qdrant.ingestion.reading import Outcome
+    from tte_retriever.sources import Chunk
+    from tte_retriever_qdrant.ingestion.embedding import EmbeddedChunk
+    from tte_retriever_qdrant.ingestion.state import FileState
     from tte_retriever_qdrant.stores import VectorStore
 
 PAUSES_S: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 30)
 """Seconds to wait before each new attempt at a store that is not available."""
 
-_MAX_BATCH_BYTES = 8 * 1024**2  # of a request; servers refuse larger ones, by default from 32 MB
+_MAX_BATCH_BYTES = 8 * 1024**2  # of a request; servers refuse larger ones, from 32 MB by default
 _BYTES_PER_NUMBER = 12  # of a vector, written as text
-_MAX_WAITING = 2  # batches
-_NEIGHBOURS = 10  # that are looked at; the nearest may be other parts of the same file
+_MAX_WAITING = 2  # batches that wait to be written
+_NEIGHBOURS = 10  # that are looked at; the nearest may be other chunks of the same file
 
 
 def check_writing(batch_size: int, near_duplicate: float | None) -> None:
@@ -45,69 +45,67 @@ def check_writing(batch_size: int, near_duplicate: float | None) -> None:
 
 
 class Writer:
-    """Collects points into batches of bounded count and size.
+    """Collects points into batches of bounded count and size, and writes them in a background thread.
 
-    All methods are for one thread; ``begin`` and ``on_final`` are called in it, too.
+    All methods are for one thread; ``begin`` and ``on_final`` are called in it too.
 
     Args:
-        store: Where to.
+        store: Where points are written.
         fingerprint: Of the model, a part of the points' ids.
         batch_size: Most points of one write.
-        near_duplicate: Cosine similarity from which a point is noted as almost the same as one of another content, or
-            ``None`` not to look.
+        near_duplicate: Cosine similarity from which a point is reported as almost the same as one of another content;
+            ``None`` does not look.
         begin: Is called before the store is written to or asked.
-        on_final: Is told of files of which all points are durable.
+        on_final: Is called with each file of which all points are durable.
     """
 
     def __init__(
         self,
         store: VectorStore,
         fingerprint: str,
-        *,
         batch_size: int,
         near_duplicate: float | None,
         begin: Callable[[], None],
-        on_final: Callable[[Outcome], None],
+        on_final: Callable[[FileState], None],
     ) -> None:
         self.near_duplicates: list[NearDuplicate] = []
         self._store, self._fingerprint, self._batch_size = store, fingerprint, batch_size
         self._near_duplicate, self._begin, self._on_final = near_duplicate, begin, on_final
         self._points: list[Point] = []
-        self._outcomes: list[Outcome] = []  # of which each point is, or would have been
+        self._files: list[FileState] = []  # one for each chunk of the batch, also for those without a vector
         self._bytes = 0
-        self._replaced: set[Outcome] = set()
+        self._replaced: set[FileState] = set()
         self._stopped = threading.Event()
-        self._waiting: deque[tuple[list[Outcome], Future[list[NearDuplicate]]]] = deque()
+        self._waiting: deque[tuple[list[FileState], Future[list[NearDuplicate]]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tte-write")
 
-    def add(self, embedded: Embedded) -> None:
-        """Take in what the model made of a part; it is durable after some later call, at the latest :meth:`finish`.
+    def add(self, embedded: EmbeddedChunk) -> None:
+        """Add the vector of a chunk; it is durable after some later call, at the latest :meth:`finish`.
 
         Raises:
             StoreError: The store failed, in this write or an earlier one.
         """
-        outcome, chunk, text, vector = embedded
+        file, chunk, text, vector = embedded
         if isinstance(vector, InputError):
-            outcome.fail(vector, chunk)
+            file.fail(vector, chunk)
         else:
-            asset_id = outcome.task.row.asset_id
-            payload = {"uri": outcome.uri, "asset_id": asset_id, **chunk.payload()}
+            payload = {"uri": file.uri, "asset_id": file.asset_id, **chunk.payload()}
             if text:
                 payload["text"] = text
-            self._points.append(Point(chunk.point_id(asset_id, self._fingerprint), vector, payload))
+            self._points.append(Point(chunk.point_id(file.asset_id, self._fingerprint), vector, payload))
             self._bytes += _BYTES_PER_NUMBER * len(vector) + 4 * len(text)
-            outcome.points += 1
-        self._outcomes.append(outcome)
-        if len(self._outcomes) >= self._batch_size or self._bytes >= _MAX_BATCH_BYTES:
+            file.points += 1
+        self._files.append(file)
+        if len(self._files) >= self._batch_size or self._bytes >= _MAX_BATCH_BYTES:
             self._flush()
         while self._waiting and (self._waiting[0][1].done() or len(self._waiting) > _MAX_WAITING):
             self._collect()
 
-    def stored(self, outcome: Outcome, chunks: Sequence[Chunk]) -> set[Chunk]:
-        """Those chunks of a file that are in the store under its name."""
+    def stored(self, file: FileState, chunks: Sequence[Chunk]) -> set[Chunk]:
+        """The chunks of a file that are in the store under its name."""
         self._begin()
-        # In the thread of the writes, for not every engine can do two things at once.
-        return self._thread.submit(self._stored, outcome, chunks).result()
+        # In the thread of the writes, since not every engine can do two things at once.
+        return self._thread.submit(self._stored, file, chunks).result()
 
     def finish(self) -> None:
         """Write what is left, and wait until all is durable; raises as :meth:`add` does."""
@@ -121,33 +119,33 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Whatever went wrong, what is embedded is worth a try, but no more than one.
+        # After an error, what is embedded already gets one attempt to be written, and no more.
         self._stopped.set()
         self._thread.shutdown()
 
     def _flush(self) -> None:
-        outcomes, points = self._outcomes, self._points
-        self._outcomes, self._points, self._bytes = [], [], 0
-        recut = {outcome for outcome in outcomes if outcome.task.is_recut} - self._replaced
-        self._replaced |= recut
-        stale = [outcome.task.row.asset_id for outcome in recut]
+        files, points = self._files, self._points
+        self._files, self._points, self._bytes = [], [], 0
+        rechunked = {file for file in files if file.is_rechunked} - self._replaced
+        self._replaced |= rechunked
+        stale = [file.asset_id for file in rechunked]
         if points or stale:
             self._begin()
-        self._waiting.append((outcomes, self._thread.submit(self._write, points, stale)))
+        self._waiting.append((files, self._thread.submit(self._write, points, stale)))
 
     def _collect(self) -> None:
-        outcomes, written = self._waiting.popleft()
+        files, written = self._waiting.popleft()
         self.near_duplicates += written.result()
-        for outcome in outcomes:
-            outcome.pending -= 1
-            if outcome.is_final:
-                self._on_final(outcome)
+        for file in files:
+            file.pending -= 1
+            if file.is_final:
+                self._on_final(file)
 
     def _write(self, points: list[Point], stale: list[str]) -> list[NearDuplicate]:
         if stale:
-            self._insist(lambda: self._store.delete(filter={"asset_id": stale}))
+            self._with_retries(lambda: self._store.delete(filter={"asset_id": stale}))
         if points:
-            self._insist(lambda: self._store.upsert(points))
+            self._with_retries(lambda: self._store.upsert(points))
         return [] if self._near_duplicate is None else self._neighbours(points, self._near_duplicate)
 
     def _neighbours(self, points: list[Point], threshold: float) -> list[NearDuplicate]:
@@ -159,15 +157,14 @@ class Writer:
                     break
         return found
 
-    def _stored(self, outcome: Outcome, chunks: Sequence[Chunk]) -> set[Chunk]:
-        asset_id = outcome.task.row.asset_id
-        asset = {"asset_id": asset_id}
-        if self._store.count(asset) != self._store.count({**asset, "uri": outcome.uri}):
-            return set()  # some are under the name of another file with that content, so all are to be written again
-        ids = {chunk.point_id(asset_id, self._fingerprint): chunk for chunk in chunks}
+    def _stored(self, file: FileState, chunks: Sequence[Chunk]) -> set[Chunk]:
+        asset = {"asset_id": file.asset_id}
+        if self._store.count(asset) != self._store.count({**asset, "uri": file.uri}):
+            return set()  # some are under the name of another file with that content, so all are written again
+        ids = {chunk.point_id(file.asset_id, self._fingerprint): chunk for chunk in chunks}
         return {ids[each] for each in self._store.exists(list(ids))}
 
-    def _insist(self, call: Callable[[], None]) -> None:
+    def _with_retries(self, call: Callable[[], None]) -> None:
         for pause_s in PAUSES_S:
             try:
                 return call()

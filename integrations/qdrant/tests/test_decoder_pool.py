@@ -16,9 +16,9 @@ from tte_retriever.errors import MediaError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling
 from tte_retriever.sources.chunking import Chunk, ChunkingConfig
 from tte_retriever.sources.identity import stamp
-from tte_retriever_qdrant.ingestion import decoding
-from tte_retriever_qdrant.ingestion.decoding import DEFAULT_MEMORY_LIMIT, LEAST_MEMORY, DecoderPool
-from tte_retriever_qdrant.ingestion.worker import Request, Settings
+from tte_retriever_qdrant.ingestion import decoder_pool
+from tte_retriever_qdrant.ingestion.decoder_pool import DEFAULT_MEMORY_LIMIT, LEAST_MEMORY, DecoderPool
+from tte_retriever_qdrant.ingestion.worker import DecoderSettings, Request
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes as Linux shows them")
 
@@ -26,7 +26,7 @@ CONFTEST = Path(__file__).with_name("conftest.py")
 
 
 def settings(memory_limit=DEFAULT_MEMORY_LIMIT):
-    return Settings(VideoSampling(fps=1.0, max_frames=4), ChunkingConfig(), DEFAULT_LIMITS, memory_limit)
+    return DecoderSettings(VideoSampling(fps=1.0, max_frames=4), ChunkingConfig(), DEFAULT_LIMITS, memory_limit)
 
 
 def children(pid):
@@ -176,7 +176,7 @@ def test_processes_die_with_their_parent_even_when_they_hang(picture):
 
 
 def test_decoded_media_that_nobody_takes_does_not_pile_up(monkeypatch, picture):
-    monkeypatch.setattr(decoding, "_MAX_WAITING_PIXELS", 3 * 40 * 30)
+    monkeypatch.setattr(decoder_pool, "_MAX_WAITING_PIXELS", 3 * 40 * 30)
     with DecoderPool(settings(), workers=1, time_limit_s=60) as pool:
         for _ in range(9):
             ask(pool, picture)
