@@ -49,16 +49,18 @@ def test_settings_alone_load_neither_torch_nor_a_store():
     assert "'tte_retriever_qdrant'" not in loaded
 
 
-def test_what_is_missing_is_named():
-    code = """
+def test_the_retriever_alone_needs_tte_retriever_qdrant(tmp_path):
+    (tmp_path / "note.txt").write_text("a red circle")
+    code = f"""
 import sys
 sys.modules["tte_retriever_qdrant"] = None
-from llama_index.embeddings.tte import TTEEmbedding
-for name in ("TTERetriever", "TTEMediaReader"):
-    try:
-        exec(f"from llama_index.embeddings.tte import {name}")
-    except ImportError as error:
-        print(error)
+from llama_index.embeddings.tte import TTEEmbedding, TTEMediaReader
+print([node.text for node in TTEMediaReader().load_data({str(tmp_path)!r})])
+try:
+    from llama_index.embeddings.tte import TTERetriever
+except ImportError as error:
+    print(error)
 """
-    for line, name in zip(run(code).splitlines(), ("TTERetriever", "TTEMediaReader"), strict=True):
-        assert line == f"{name} needs tte-retriever-qdrant: pip install 'llama-index-embeddings-tte[qdrant]'"
+    text, message = run(code).splitlines()
+    assert text == "['a red circle']"
+    assert message == "TTERetriever needs tte-retriever-qdrant: pip install 'llama-index-embeddings-tte[qdrant]'"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -106,19 +105,6 @@ def test_parts_that_are_there_stay_when_the_file_fails_as_a_whole(uri, encoder, 
         report = run(uri, refusing)
     assert [(failure.uri, failure.reason) for failure in report.failed] == [("a.pdf", "corrupt")]
     assert (report.indexed, report.unchanged) == (0, 5)
-    assert run(uri, encoder).failed == ()
-    assert len(encoder.encoded) == 1
-    with open_store(uri) as store:
-        assert store.count() == 9
-
-
-def test_a_ledger_that_does_not_say_which_part_is_missing(uri, encoder, without_blue, tmp_path):
-    refusing, run = without_blue
-    run(uri, refusing)
-    (path,) = tmp_path.glob("store/generations/*/ledger.sqlite")
-    ledger = sqlite3.connect(path)
-    ledger.execute("ALTER TABLE files DROP COLUMN missing")
-    ledger.close()
     assert run(uri, encoder).failed == ()
     assert len(encoder.encoded) == 1
     with open_store(uri) as store:

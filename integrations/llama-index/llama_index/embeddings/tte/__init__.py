@@ -23,7 +23,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs tte-retriever-qdrant on first use: the embedding alone does without it."""
+    """Import the reader and the retriever on first use; only the retriever needs tte-retriever-qdrant."""
     if name not in _HOMES:
         raise AttributeError(f"module 'llama_index.embeddings.tte' has no attribute {name!r}; it has {__all__}")
     try:

@@ -23,10 +23,19 @@ from llama_index.embeddings.tte.views import view_of, views_folder
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling
 from tte_retriever.media.files import describe
-from tte_retriever.sources import Chunk, chunks_of, discover
-from tte_retriever.sources.chunking import DEFAULT_WINDOW_S, SHORTEST_WINDOW_S, ChunkingConfig, load_chunk
-from tte_retriever.sources.discovery import check_source, root_of, uri_of
-from tte_retriever.sources.identity import asset_id_of
+from tte_retriever.sources import (
+    DEFAULT_WINDOW_S,
+    SHORTEST_WINDOW_S,
+    Chunk,
+    ChunkingConfig,
+    asset_id_of,
+    check_source,
+    chunks_of,
+    discover,
+    load_chunk,
+    root_of,
+    uri_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,15 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from llama_index.core.utils import get_cache_dir
 
+from tte_retriever.atomic import atomic_write
 from tte_retriever.errors import MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling, load_video
 from tte_retriever.media.files import describe
-from tte_retriever.sources.documents import load_page
-from tte_retriever.sources.identity import asset_id_of, stamp
+from tte_retriever.sources import asset_id_of, load_page, stamp
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,12 +65,8 @@ def view_of(path: Path, chunk: Chunk, asset_id: str, folder: Path) -> Path:
     if not view.exists():
         picture = _draw(path, chunk)
         folder.mkdir(parents=True, exist_ok=True)
-        draft = view.with_suffix(f".{uuid4().hex}.tmp")  # of this call: others may draw the same picture meanwhile
-        try:
+        with atomic_write(view) as draft:
             picture.save(draft, "PNG")
-            draft.replace(view)
-        finally:
-            draft.unlink(missing_ok=True)
     return view
 
 
