@@ -1,4 +1,4 @@
-"""The SentenceTransformer trainer, with checkpoints of exactly what is trained and a log that tells data sets apart."""
+"""The SentenceTransformer trainer, with checkpoints of what is trained and a log per data set."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ if TYPE_CHECKING:
     from tte_retriever.training.tte_flash.loss import TTELoss
 
 TRAINED = "trained.safetensors"
-"""What a trainer checkpoint keeps of the weights."""
+"""File of a trainer checkpoint: the trained weights."""
 
-_STATE = "trainer_state.json"  # the last that is written into a checkpoint
+_STATE = "trainer_state.json"  # the last file that is written to a checkpoint
 
 
 class StageTrainer(SentenceTransformerTrainer):
-    """Four differences from the stock trainer, all inside its documented or long-standing hooks.
+    """The stock trainer with four differences, all in documented or long-standing hooks.
 
-    * A checkpoint holds what is trained, adapters or everything, *and* the loss's own parameters (the stock trainer
-      optimises a learnable temperature, but forgets it).
-    * Each part of the loss, and each of its metrics, is logged per data set, as the mean over the batches that had it (the stock trainer divides
-      by all steps).
+    * A checkpoint has the trained weights, adapters or everything, *and* the loss's own parameters. The stock trainer
+      optimises a learned temperature but does not save it.
+    * Each part of the loss, and each of its metrics, is logged per data set, as the mean over the batches that had it. The
+      stock trainer divides by all steps.
     * Under DDP, gradients of the loss's own parameters are averaged over processes, too.
-    * No training rows in model cards.
+    * Model cards have no training rows.
+
+    Attributes:
+        sizes: Number of rows of each data set, by name.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,7 +47,7 @@ class StageTrainer(SentenceTransformerTrainer):
             (name, part): f"{name}_{part}" if several else part
             for name in names
             for part in (*self._loss.PARTS, *self._loss.METRICS)
-        }  # the same on every process, also where one has not met a data set yet
+        }  # the same on every process, also before it has had a batch of each data set
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._source = names[0]
         self.add_callback(_AverageOwnGradients(self))
@@ -61,12 +64,12 @@ class StageTrainer(SentenceTransformerTrainer):
         state = TrainerState.load_from_json(str(checkpoint / _STATE))
         if state.global_step < self.args.max_steps:
             self.train(resume_from_checkpoint=str(checkpoint))
-        else:  # stopped before the result was saved; resumed here, the stock trainer would make one more step
+        else:  # all steps are done; the stock trainer would do one more
             self._load_from_checkpoint(str(checkpoint))
             self.state = state
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As the stock one; remembers which data set the batch is of."""
+        """Compute the loss like the stock trainer, and remember the data set of the batch."""
         self._source = inputs["dataset_name"]
         return super().compute_loss(model, inputs, *args, **kwargs)
 
@@ -74,13 +77,13 @@ class StageTrainer(SentenceTransformerTrainer):
         """Add the parts and metrics of one batch to their running sums of value and count."""
         for part, value in {**loss, **self._loss.metrics}.items():
             value = value.detach().float()
-            # Exactly 0 means that no row had what the part is about, unless it is the contrastive one.
+            # A part is exactly 0 if no row had data for it, except the contrastive one.
             count = torch.ones_like(value) if part == "contrastive" else (value != 0).float()
             key, one = (self._source, part), torch.stack([value, count])  # (2,)
             self._sums[key] = self._sums[key] + one if key in self._sums else one
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the means of the parts since the last log."""
+        """Log, with the mean of each part since the last log."""
         if "loss" in logs:
             zero = torch.zeros(2, device=self.args.device)
             table = torch.stack([self._sums.get(key, zero) for key in self._parts])  # (parts, 2)
@@ -93,10 +96,10 @@ class StageTrainer(SentenceTransformerTrainer):
         super().log(logs, start_time)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """The stock callback would put training rows, images included, into the card."""
+        """Add none: the stock callback would put training rows, images included, into the card."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if not self.args.should_save:  # every process comes here
+        if not self.args.should_save:  # called by every process
             return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,13 +118,13 @@ class StageTrainer(SentenceTransformerTrainer):
 
 
 class _AverageOwnGradients(TrainerCallback):
-    """DDP averages the model's gradients over processes; here those of the loss's own parameters are."""
+    """Average the gradients of the loss's own parameters over processes; DDP averages only those of the model."""
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, *_args: Any, **_kwargs: Any) -> None:
-        """Every process comes here at the same time, also one whose batches needed none of the parameters."""
+        """Average them on every process, also if its batches did not need a parameter."""
         if self.trainer.accelerator.num_processes == 1:
             return
         for name, parameter in self.trainer._loss.named_parameters():
@@ -131,13 +134,13 @@ class _AverageOwnGradients(TrainerCallback):
 
 
 def own_state(loss: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of the loss itself, without the model that it holds; changing them changes the loss."""
+    """Parameters and buffers of the loss without those of its model; writing to the tensors changes the loss."""
     named = [*loss.named_parameters(), *loss.named_buffers()]
     return {name: tensor.data for name, tensor in named if not name.startswith("model.")}
 
 
 def load_into(tensors: dict[str, Tensor], path: Path) -> None:
-    """Overwrite tensors, in place, by those of the same names in a file.
+    """Load tensors in place from a file that has the same names.
 
     Raises:
         CheckpointError: If the file holds other names or shapes.
@@ -146,7 +149,7 @@ def load_into(tensors: dict[str, Tensor], path: Path) -> None:
     here, there = ({(n, tuple(t.shape)) for n, t in state.items()} for state in (tensors, saved))
     if here != there:
         raise CheckpointError(
-            f"{path} holds other weights than this run trains, such as {sorted(here ^ there)[0][0]!r}; it is of another "
+            f"{path} has other weights than this run trains, such as {sorted(here ^ there)[0][0]!r}; it is of another "
             "run. Give another output_dir."
         )
     for name, tensor in tensors.items():
@@ -154,12 +157,12 @@ def load_into(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest trainer checkpoint that was written to its end, which is where its state comes."""
+    """The newest complete trainer checkpoint, which is one with a readable state, the file that is written last."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((path for path in found if _is_whole(path)), None)
+    return next((path for path in found if _is_complete(path)), None)
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     try:
         json.loads((checkpoint / _STATE).read_text())
     except (OSError, ValueError):
