@@ -49,6 +49,11 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
             build_backbone(TinyShape(seed=seed), Path(scratch, TINY_BACKBONE))
             return str(build(folder, backbone=Path(scratch, TINY_BACKBONE), **options))
     name = resolve_model(config.backbone)
+    return name if _is_checkpoint(name, config) else str(build(folder, backbone=name, **options))
+
+
+def _is_checkpoint(name: str, config: ModelConfig) -> bool:
+    """Whether a backbone is a checkpoint of the config's method already; raises like :func:`prepare_start`."""
     try:
         thought = thought_vocabulary(AutoTokenizer.from_pretrained(name))
     except (OSError, ValueError) as error:
@@ -56,22 +61,23 @@ def prepare_start(config: ModelConfig, folder: Path, *, seed: int) -> str:
         raise InputError(
             f"model.backbone {config.backbone!r} cannot be loaded ({reason}); give a bundled name, a folder or a hub id."
         ) from error
-    if (method := _method_of(name)) is not None:
-        if method != config.method or config.think_tokens is not None:
+    method = METHODS[config.method]
+    if (given := _method_of(name)) is not None:
+        if given != config.method or config.think_tokens is not None:
             raise InputError(
-                f"model.backbone {config.backbone!r} is of the method {method} already, but the config has {config.method} "
-                f"with {config.think_tokens} think tokens; leave model.think_tokens out and set model.method={method}."
+                f"model.backbone {config.backbone!r} is of the method {given} already, but the config has {config.method} "
+                f"with {config.think_tokens} think tokens; leave model.think_tokens out and set model.method={given}."
             )
-        return name
-    if thought.embed_id is None or METHODS[config.method].needs_custom_code:
-        return str(build(folder, backbone=name, **options))
-    wanted = config.think_tokens if METHODS[config.method].has_thought else 0
+        return True
+    if thought.embed_id is None or method.needs_custom_code:
+        return False
+    wanted = config.think_tokens if method.has_thought else 0
     if wanted not in (None, thought.max_budget):
         raise InputError(
             f"model.backbone {config.backbone!r} has {thought.max_budget} think tokens already, but the config has {wanted} "
             f"({config.method}); leave model.think_tokens out, or start from the backbone that it was built from."
         )
-    return name
+    return True
 
 
 def _method_of(name: str) -> str | None:
