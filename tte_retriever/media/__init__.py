@@ -1,6 +1,6 @@
-"""Media from strangers: opened under explicit limits, decoded to PIL images and frames with their times.
+"""Decode untrusted media, under explicit limits, to PIL images and video frames with their times.
 
-Strings are text, never paths; the network is opened only for the hosts that ``MediaLimits.url_hosts`` names.
+A ``str`` is text, never a path. Media is downloaded only from the hosts in ``MediaLimits.url_hosts``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Animated images (GIF, APNG, WebP, AVIF) as videos, through Pillow."""
+"""Decode animated images (GIF, APNG, WebP, AVIF) as videos, with Pillow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tte_retriever.media.limits import MediaLimits
 
-_DEFAULT_FRAME_MS = 100.0  # what browsers show a frame for that says 0 ms
+_DEFAULT_FRAME_MS = 100.0  # browsers show a frame of 0 ms for this long
 
 
 class Animation:
@@ -25,14 +25,14 @@ class Animation:
 
     def __init__(self, image: Image.Image, source: Source, limits: MediaLimits) -> None:
         self._image, self._source, self._limits = image, source, limits
-        # The first picture of an APNG may be a stand-in for viewers that know no animation.
+        # The first image of an APNG may be a fallback for viewers without animation.
         first = 1 if getattr(image, "default_image", False) else 0
         self._indices = range(first, getattr(image, "n_frames", 1))
         self.size = image.size
         self._starts_s, self.duration_s = self._timeline()
 
     def frames_at(self, instants_s: Sequence[float]) -> list[tuple[float, Image.Image]]:
-        """Return, for each of the ascending instants, the frame on screen and when it appeared, in seconds."""
+        """Return the frame on screen at each ascending instant, with the time when it appeared, in seconds."""
         wanted = [max(bisect_right(self._starts_s, instant) - 1, 0) for instant in instants_s]
         frames: dict[int, Image.Image] = {}
         for position in sorted(set(wanted)):
@@ -41,7 +41,7 @@ class Animation:
         return [(self._starts_s[position], frames[position]) for position in wanted]
 
     def frames_between(self, start_s: float, end_s: float) -> Iterator[tuple[float, Image.Image]]:
-        """Yield all frames that are on screen in a stretch, one at a time, each with when it appeared, in seconds."""
+        """Yield every frame on screen between two times, with the time when it appeared, in seconds."""
         for position in range(max(bisect_right(self._starts_s, start_s) - 1, 0), len(self._starts_s)):
             if self._starts_s[position] >= end_s:
                 return
@@ -52,7 +52,7 @@ class Animation:
         starts: list[float] = []
         now_ms = 0.0
         for position in range(len(self._indices)):
-            self._show(position)  # decoding it is the only way to learn its duration from every format
+            self._show(position)  # some formats give the duration of a frame only when it is decoded
             starts.append(now_ms / 1000)
             now_ms += self._image.info.get("duration") or _DEFAULT_FRAME_MS
             if now_ms > 1000 * self._limits.max_seconds:
@@ -64,7 +64,7 @@ class Animation:
 
     def _show(self, position: int) -> None:
         self._image.seek(self._indices[position])
-        check_size(self._image.size, self._source, self._limits)  # a GIF may grow on the way
+        check_size(self._image.size, self._source, self._limits)  # frames of a GIF may be larger than the first
         self._image.load()
 
 
@@ -73,7 +73,7 @@ def open_animation(source: Source, limits: MediaLimits) -> Iterator[Animation]:
     """Open an animated image.
 
     Raises:
-        MediaError: ``unsupported`` for a still image, ``corrupt`` for a broken or shortened file, ``too-large``.
+        MediaError: ``unsupported`` (a still image), ``corrupt`` or ``too-large``.
     """
     with open_image(source, limits) as image, corrupt_if_it_fails(source):
         yield Animation(image, source, limits)

@@ -1,4 +1,4 @@
-"""Decoded media as other libraries hand it over: torch tensors, and frames with ``video_metadata``."""
+"""Convert decoded media of other libraries: torch tensors, and frames with ``video_metadata``."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tte_retriever.media.video import VideoFrames
 
 
 def as_array(value: Any) -> Any:
-    """A torch tensor, channels first (…, C, H, W), as an array, channels last; anything else as it is."""
-    if not (hasattr(value, "detach") and hasattr(value, "is_floating_point")):  # told without importing torch
+    """Convert a torch tensor (…, C, H, W) to an array (…, H, W, C); other values are returned unchanged."""
+    if not (hasattr(value, "detach") and hasattr(value, "is_floating_point")):  # recognised without importing torch
         return value
     tensor = value.detach().cpu()
-    array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy knows no bfloat16
+    array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
     return np.moveaxis(array, -3, -1) if array.ndim > 2 else array
 
 
 def as_frames(video: Any) -> Any:
-    """Whatever :func:`load_video` takes, from that, from tensors, or from frames with their times.
+    """Convert a decoded video to something that :func:`load_video` takes.
 
     Args:
-        video: A tensor (T, C, H, W), a list of tensors (C, H, W), or ``{"array": frames, "video_metadata": {"fps": …,
-            "frames_indices": […], "total_num_frames": …}}`` as sentence-transformers knows it; without ``fps``, frames
-            have no times of their own, and without ``total_num_frames``, the video ends with the last of them. Anything
-            else comes back as it is.
+        video: A tensor (T, C, H, W), a list of tensors (C, H, W), or the dict of sentence-transformers, ``{"array":
+            frames, "video_metadata": {"fps": …, "frames_indices": […], "total_num_frames": …}}``. Without ``fps`` the
+            frames get no times here; without ``total_num_frames`` the video ends with the last frame. Other values are
+            returned unchanged.
 
     Raises:
-        InputError: If the metadata does not fit the frames.
+        InputError: The metadata does not fit the frames.
     """
     if isinstance(video, list):
         return [as_array(frame) for frame in video]
@@ -51,7 +51,7 @@ def as_frames(video: Any) -> Any:
 
 
 def _checked(metadata: Mapping[str, Any], count: int) -> tuple[float, list[int], int]:
-    """Frames a second, the number of each frame, and how many frames the video has."""
+    """Return the frames per second, the index of each frame, and the number of frames of the whole video."""
     fps, indices, total = metadata["fps"], metadata.get("frames_indices"), metadata.get("total_num_frames")
     try:
         rate, numbers = float(fps), list(range(count)) if indices is None else [int(index) for index in indices]
@@ -61,6 +61,6 @@ def _checked(metadata: Mapping[str, Any], count: int) -> tuple[float, list[int],
     if not 0 < rate < math.inf or len(numbers) != count or numbers[0] < 0 or numbers != sorted(numbers):
         raise InputError(
             f"the video_metadata has fps {fps!r}, frames_indices {indices!r} and total_num_frames {total!r} for {count} "
-            "frames; give a positive fps, one ascending index per frame, and an int or nothing"
+            "frames; give a positive fps, one ascending index per frame, and an int or None"
         )
     return rate, numbers, max(length, numbers[-1] + 1)

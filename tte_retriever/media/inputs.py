@@ -1,4 +1,4 @@
-"""Turn whatever may be encoded into a dict of text and decoded media."""
+"""Convert anything that can be encoded to a dict of text and decoded media."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from tte_retriever.media.video import VideoFrames, load_video
 
 
 class TypedInput(TypedDict, total=False):
-    """One item to encode, decoded: any of text, image and video, in the order in which they are read.
+    """A decoded item: any of text, image and video, in the order in which the model reads them.
 
-    A chat is the one key ``message`` instead: a list of messages with their media decoded.
+    A chat has the single key ``message`` instead: a list of messages whose media is decoded.
+
+    Example:
+        >>> from tte_retriever.media import TypedInput
+        >>> item: TypedInput = {"text": "a red circle"}
     """
 
     text: str
@@ -33,7 +37,7 @@ class TypedInput(TypedDict, total=False):
 
 
 _FETCHING_KEYS = ("url", "path", "uri", "base64", "image_url", "video_url", "audio_url", "file", "file_id")
-"""Keys by which templates and processors would open a path or fetch a URL on their own."""
+"""Keys whose path or URL a template or processor would open itself."""
 
 _ALLOWED = (
     'give a str (text), a dict with keys among "text", "image" and "video", a pathlib.Path, bytes, a PIL image, '
@@ -47,23 +51,35 @@ def typed_input(
     """Decode one item to encode.
 
     Args:
-        item: A ``str``, which is always text. A dict with keys among ``text``, ``image`` (one or a list) and ``video``.
-            A bare ``Path`` or ``bytes``, whose content decides between image and video (an animated image counts as an
-            image here). A bare PIL image or image array; a bare array (T, H, W, 3) or ``VideoFrames`` for a video; torch
-            tensors, channels first. Under ``video`` also ``{"array": …, "video_metadata": {"fps", "frames_indices",
-            "total_num_frames"}}``.
-            A chat: one message or a list of ``{"role": …, "content": …}``, whose other keys are kept. Under ``image`` and
-            ``video``, and as ``{"type": "image_url", "image_url": {"url": …}}``, a URL on one of
-            ``MediaLimits.url_hosts``. What this function returned is returned as it is.
+        item: One of:
+
+            * a ``str``, which is always text;
+            * a dict with keys among ``text``, ``image`` (one or a list) and ``video``;
+            * a ``Path`` or ``bytes``, an image or a video by its content (an animated image is an image here);
+            * a PIL image, an image array, a video array (T, H, W, 3), ``VideoFrames``, or a torch tensor with channels
+              first;
+            * a chat: one message ``{"role": …, "content": …}`` or a list of them, whose other keys are kept;
+            * a result of this function, which is returned unchanged.
+
+            A ``video`` may also be ``{"array": …, "video_metadata": {"fps", "frames_indices", "total_num_frames"}}``.
+            ``image``, ``video`` and a content part ``{"type": "image_url", "image_url": {"url": …}}`` may hold a URL on
+            one of ``MediaLimits.url_hosts``.
         limits: What may be opened.
-        video: How many frames to take from a video.
+        video: How many frames to sample from a video.
 
     Returns:
-        The item with images as PIL RGB images and videos as :class:`VideoFrames`.
+        The item, with images as PIL RGB images and videos as :class:`VideoFrames`.
 
     Raises:
-        MediaError: Media that is not usable; ``not-allowed`` for a ``str`` or a URL where media belongs.
-        InputError: An item of no accepted type, or with nothing in it.
+        MediaError: Media is not usable, or a ``str`` was given as media (``not-allowed``).
+        InputError: The item has another type, or is empty.
+
+    Example:
+        >>> from PIL import Image
+        >>> from tte_retriever.media import typed_input
+        >>> item = typed_input({"image": Image.new("L", (32, 24)), "text": "a black image"})
+        >>> list(item), item["image"].mode
+        (['image', 'text'], 'RGB')
     """
     decoder = _Decoder(limits, video)
     if isinstance(item, str):
@@ -83,7 +99,7 @@ def typed_input(
 
 
 class _Decoder:
-    """The parts of :func:`typed_input`, under one set of limits."""
+    """Decodes the parts of an item under one set of limits."""
 
     def __init__(self, limits: MediaLimits, sampling: VideoSampling) -> None:
         self._limits, self._sampling = limits, sampling
@@ -99,7 +115,7 @@ class _Decoder:
             given = f"a dict with the keys {unknown}" if unknown else "an empty dict"
             raise InputError(f'{given} was given; the keys are "text", "image" and "video", one or more of them')
         decoded: TypedInput = {}
-        for key, value in item.items():  # in the order given, which is the order in which it is read
+        for key, value in item.items():  # in the given order, in which the model reads them
             decoded[key] = self.value(key, value)  # type: ignore[literal-required]
         return decoded
 
@@ -174,19 +190,17 @@ def _text(text: Any) -> str:
     if not isinstance(text, str):
         raise InputError(f"{describe(text)} was given as text; give a str")
     if not text.strip():
-        raise InputError("the text is empty; give some, or leave the item out")
+        raise InputError("the text is empty; give some text, or leave the item out")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        message = (
-            f"the text holds a lone surrogate at {error.start}, which is no character; decode it from bytes again"
-        )
+        message = f"the text has a lone surrogate at position {error.start}; decode it from its bytes again"
         raise InputError(message) from error
     return text
 
 
 def _without_url_type(part: Any) -> Any:
-    """OpenAI's way to give media by URL as a part that names the URL under its kind."""
+    """Convert OpenAI's content part for a URL to the form ``{"type": "image", "image": url}``."""
     for kind in ("image", "video"):
         key = f"{kind}_url"
         if isinstance(part, Mapping) and part.get("type") == key and set(part) == {"type", key}:
@@ -199,8 +213,8 @@ def _refuse_fetching(mapping: Mapping[str, Any]) -> None:
     found = [key for key in mapping if key in _FETCHING_KEYS]
     if found:
         message = (
-            f"the key {found[0]!r} is not followed: no string is a path; give the media itself as a pathlib.Path, bytes or "
-            "decoded pixels under 'image' or 'video', or a URL there whose host MediaLimits.url_hosts names"
+            f"the key {found[0]!r} was given, and no path or URL is opened from it; give the media under 'image' or 'video' "
+            "as a pathlib.Path, bytes, decoded pixels, or a URL whose host is in MediaLimits.url_hosts"
         )
         raise MediaError(message, "not-allowed")
 

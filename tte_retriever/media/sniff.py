@@ -1,4 +1,4 @@
-"""What a file is, told by its content and never by its name."""
+"""Detect the kind of a file by its content, never by its name."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ MediaKind: TypeAlias = Literal["image", "animation", "video", "pdf", "text", "un
 
 
 def media_kind(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> MediaKind:
-    """Tell what a file or byte string is, by its content.
+    """Detect what a file or byte string is, by its content.
 
-    Nothing is decoded, so a file that is told to be an image may still turn out to be broken.
+    No pixels are decoded, so an ``"image"`` may still be broken.
 
     Args:
         source: A path or the bytes themselves.
         limits: What may be opened.
 
     Returns:
-        ``"animation"`` for an image of more than one frame shown one after the other (GIF, APNG, WebP, AVIF),
-        ``"text"`` for UTF-8 without NUL in the first 8 KiB, and so on.
+        ``"image"``, ``"animation"`` (a GIF, APNG, WebP or AVIF with several frames), ``"video"``, ``"pdf"``, ``"text"``
+        (UTF-8 without NUL in the first 8 KiB) or ``"unknown"``.
 
     Raises:
         MediaError: The source is missing, not a regular file, unreadable, empty or too large.
+
+    Example:
+        >>> from tte_retriever.media import media_kind
+        >>> media_kind(b"%PDF-1.7"), media_kind(b"plain words")
+        ('pdf', 'text')
     """
     kind = kind_of(read_head(source, limits))
     if kind != "image":
         return kind
     try:
         return "animation" if is_animation(source, limits) else "image"
-    except MediaError:  # an image by its signature; what is wrong with it is for the loader to say
+    except MediaError:  # the loader raises the precise error
         return "image"

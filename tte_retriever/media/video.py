@@ -1,4 +1,4 @@
-"""Take frames from a video, uniformly and with their true times, from wherever it comes."""
+"""Sample frames of videos, with the times at which they appear."""
 
 from __future__ import annotations
 
@@ -27,14 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VideoFrames:
-    """Frames taken from a video.
+    """Sampled frames of a video.
 
     Attributes:
-        frames: RGB images, all of one size, in order.
-        timestamps_s: When each frame appeared on screen, in seconds from the start of the video; never descending, and
-            repeated where one frame was on screen at several sampled instants.
-        start_s: Start of the stretch that they were taken from, in seconds.
-        end_s: Its end, in seconds.
+        frames: RGB images of one size, in order.
+        timestamps_s: The time at which each frame appeared, in seconds from the start of the video. Times never
+            descend, and repeat where one frame was on screen at several sampled times.
+        start_s: Start of the sampled part of the video, in seconds.
+        end_s: End of the sampled part, in seconds.
+
+    Example:
+        >>> from PIL import Image
+        >>> from tte_retriever.media import VideoFrames, typed_input
+        >>> frames = VideoFrames((Image.new("RGB", (8, 8)),) * 2, timestamps_s=(0.0, 0.5), start_s=0.0, end_s=1.0)
+        >>> typed_input(frames)["video"].timestamps_s
+        (0.0, 0.5)
     """
 
     frames: tuple[Image.Image, ...]
@@ -45,13 +52,18 @@ class VideoFrames:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video before frames are taken.
+    """The properties of a video file.
 
     Attributes:
-        duration_s: Seconds, measured.
-        width: Pixels, as shown.
-        height: Pixels, as shown.
-        is_animation: An animated image rather than a video container.
+        duration_s: Measured duration, in seconds.
+        width: Displayed width, in pixels.
+        height: Displayed height, in pixels.
+        is_animation: Whether the file is an animated image and not a video container.
+
+    Example:
+        >>> from tte_retriever.media import VideoInfo
+        >>> VideoInfo(duration_s=2.0, width=64, height=32, is_animation=False).duration_s
+        2.0
     """
 
     duration_s: float
@@ -61,7 +73,7 @@ class VideoInfo:
 
 
 VideoLike: TypeAlias = Path | bytes | Sequence[ImageLike] | np.ndarray | VideoFrames
-"""What :func:`load_video` takes: an encoded video, its frames, an array (T, H, W, 3), or frames already taken."""
+"""What :func:`load_video` takes: an encoded video, a list of frames, an array (T, H, W, 3), or sampled frames."""
 
 
 class _Timeline(Protocol):
@@ -74,7 +86,21 @@ class _Timeline(Protocol):
 
 
 def probe_video(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> VideoInfo:
-    """Measure a video file without taking frames; raises as :func:`load_video` does."""
+    """Measure a video file without sampling frames.
+
+    Raises:
+        MediaError: The source is not a usable video; ``reason`` says why.
+        InputError: The source is neither a path nor bytes.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> from tte_retriever.media import probe_video
+        >>> file, frames = io.BytesIO(), [Image.new("L", (64, 32), shade) for shade in (0, 90, 180)]
+        >>> frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=500)
+        >>> probe_video(file.getvalue())
+        VideoInfo(duration_s=1.5, width=64, height=32, is_animation=True)
+    """
     timeline, animated = _open_timeline(source, limits)
     with timeline as video:
         return VideoInfo(video.duration_s, *video.size, is_animation=animated)
@@ -88,26 +114,33 @@ def load_video(
     start_s: float = 0.0,
     end_s: float | None = None,
 ) -> VideoFrames:
-    """Take frames from a video by the rule of :class:`VideoSampling`.
+    """Sample frames of a video by the rule of :class:`VideoSampling`.
 
-    The frame at an instant is the last one that appeared at or before it. Animated images are videos, too. Frames that
-    come as a list or an array are ``1 / sampling.fps`` seconds apart and are all kept, up to the most that are allowed;
-    of more, a uniform selection is kept. :class:`VideoFrames` come back as they are, under the same limit.
+    The frame at a time is the last one that appeared at or before it. Animated images count as videos. A list or array
+    of frames is taken as ``1 / sampling.fps`` seconds apart and kept whole, or subsampled uniformly if there are more
+    frames than allowed. :class:`VideoFrames` are kept or subsampled in the same way and keep their times.
 
     Args:
         source: A path, the bytes of a file, a sequence of images, an array (T, H, W, 3) or :class:`VideoFrames`.
         limits: What may be opened.
-        sampling: How many frames to take.
-        start_s: Where to start, in seconds; files only.
-        end_s: Where to end, in seconds; ``None`` or anything later is the end of the video; files only.
+        sampling: How many frames to sample.
+        start_s: Start of the sampled part, in seconds; files only.
+        end_s: End of the sampled part, in seconds; ``None`` is the end of the video; files only.
 
     Raises:
-        MediaError: With the ``reason`` why the source is not a usable video.
-        InputError: The source is of a type that is no video at all, or ``start_s`` and ``end_s`` make no sense.
+        MediaError: The source is not a usable video; ``reason`` says why.
+        InputError: The source is of another type, or ``start_s`` and ``end_s`` are not a part of the video.
+
+    Example:
+        >>> from PIL import Image
+        >>> from tte_retriever.media import VideoSampling, load_video
+        >>> frames = [Image.new("RGB", (64, 32), (shade, 0, 0)) for shade in range(0, 250, 25)]
+        >>> load_video(frames, sampling=VideoSampling(fps=2.0, max_frames=4)).timestamps_s  # in seconds
+        (0.5, 1.5, 3.0, 4.0)
     """
     if not isinstance(source, (Path, bytes)):
         if start_s != 0.0 or end_s is not None:
-            raise InputError("start_s and end_s need a video file; cut a list of frames before you give it")
+            raise InputError("start_s and end_s need a video file; slice a list of frames instead")
         return _from_frames(source, limits, sampling)
     timeline, _ = _open_timeline(source, limits)
     with timeline as video:
@@ -121,21 +154,30 @@ def load_video(
 def iterate_video(
     source: Source, limits: MediaLimits = DEFAULT_LIMITS, *, start_s: float = 0.0, end_s: float | None = None
 ) -> Iterator[tuple[float, Image.Image]]:
-    """Yield every frame that is on screen in a stretch of a video file, one at a time and so of any number.
+    """Yield every frame of a part of a video file, one at a time.
 
     Args:
         source: A path, or the bytes of a file.
-        limits: What may be opened; those on how many frames are held do not apply.
+        limits: What may be opened; the limits on the number of frames do not apply.
         start_s: As for :func:`load_video`.
         end_s: As for :func:`load_video`.
 
     Yields:
-        When a frame appeared, in seconds from the start of the video, and the frame, RGB. The first one may have appeared
-        before ``start_s``.
+        The time at which a frame appeared, in seconds from the start of the video, and the frame as an RGB image. The
+        first frame may have appeared before ``start_s``.
 
     Raises:
-        MediaError: As :func:`load_video`.
-        InputError: ``start_s`` and ``end_s`` make no sense.
+        MediaError: The source is not a usable video; ``reason`` says why.
+        InputError: ``start_s`` and ``end_s`` are not a part of the video.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> from tte_retriever.media import iterate_video
+        >>> file, frames = io.BytesIO(), [Image.new("L", (8, 8), shade) for shade in (0, 90, 180)]
+        >>> frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=500)
+        >>> [time_s for time_s, frame in iterate_video(file.getvalue(), start_s=0.5)]
+        [0.5, 1.0]
     """
     timeline, _ = _open_timeline(source, limits)
     with timeline as video:
@@ -150,7 +192,7 @@ def _open_timeline(source: Source, limits: MediaLimits) -> tuple[AbstractContext
     if kind_of(read_head(source, limits)) != "image":
         return open_container(source, limits), False
     if not is_animation(source, limits):
-        raise MediaError(f"{describe(source)} is a still image; give it as an image, not as a video", "unsupported")
+        raise MediaError(f"{describe(source)} is a still image; give it as an image", "unsupported")
     return open_animation(source, limits), True
 
 
@@ -175,15 +217,15 @@ def _from_frames(
         given = _frame_list(source)
         times_s, end_s = tuple(i / sampling.fps for i in range(len(given))), len(given) / sampling.fps
     if not given:
-        raise MediaError(f"{describe(source)} was given as a video but holds no frames; give one or more", "empty")
-    count = min(len(given), sampling.most(limits))
+        raise MediaError(f"{describe(source)} was given as a video and has no frames; give one or more", "empty")
+    count = min(len(given), sampling.max_count(limits))
     kept = [int((i + 0.5) * len(given) / count) for i in range(count)]
     first = load_image(given[0], limits)
     _check_volume(count, first.size, source, limits)
     frames = tuple(load_image(given[i], limits) for i in kept)
     sizes = sorted({frame.size for frame in frames})
     if len(sizes) > 1:
-        message = f"the frames of one video must be of one size, and these are of {sizes}; resize them first"
+        message = f"the frames of a video have the sizes {sizes}; resize them to one size"
         raise MediaError(message, "unsupported")
     start_s = source.start_s if isinstance(source, VideoFrames) else 0.0
     return VideoFrames(frames, tuple(times_s[i] for i in kept), start_s, end_s)

@@ -259,7 +259,7 @@ def test_another_model_is_refused_before_it_encodes(small_folder, store, encoder
         ({"text": "  "}, "neither text nor media"),
         ({"text": "x", "top_k": 0}, "1 or more"),
         ({"text": "x", "filter": {"kind": "page"}}, "modality"),
-        ({"image": "yellow.png"}, "never taken as a path"),
+        ({"image": "yellow.png"}, "never a path"),
         ({"video": Path("/nonexistent/x.mp4")}, "does not exist"),
     ],
 )
