@@ -22,7 +22,7 @@ import platform
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -32,6 +32,7 @@ from models.tte_flash_tiny.config import WorldConfig, WorldStage
 from models.tte_flash_tiny.data import WorldCollator, in_order, mixture
 from models.tte_flash_tiny.loss import WorldLoss
 from tte_retriever.atomic import atomic_write_text
+from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.checkpoint import save_model
 from tte_retriever.training.config import RESULT
 from tte_retriever.training.config_files import read_config_as
@@ -40,7 +41,6 @@ from tte_retriever.training.run import pin_config, run_stage
 from tte_retriever.training.stages import is_finished, stage_arguments, stage_folder
 
 if TYPE_CHECKING:
-    from tte_retriever.backbones import QwenVLModel
     from tte_retriever.encoder import TTEEncoder
 
 logger = logging.getLogger("tte_flash_tiny")
@@ -54,7 +54,7 @@ def load(name: str | Path, config: WorldConfig) -> TTEEncoder:
     Its patches do not overlap, so their convolution is replaced by a matrix product, which is several times faster on a CPU.
     """
     model = load_model(name, config.model)
-    patches = cast("QwenVLModel", model.transformer.model).visual.patch_embed
+    patches = qwen_vl_model(model.transformer).visual.patch_embed
     patches.forward = lambda pixels: F.linear(pixels, patches.proj.weight.flatten(1), patches.proj.bias)
     return model
 

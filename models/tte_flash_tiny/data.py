@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from PIL import Image
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import VideoFrames
@@ -45,7 +46,7 @@ def mixture(config: WorldConfig, stage: WorldStage) -> DatasetDict:
 
 def in_order(dataset: Dataset, **options: Any) -> DefaultBatchSampler:
     """Batches of consecutive rows, so that a curriculum can follow the row number."""
-    return DefaultBatchSampler(cast("Any", range(len(dataset))), **options)
+    return DefaultBatchSampler(SequentialSampler(dataset), **options)
 
 
 def wear(item: Item, rng: np.random.Generator, share: float) -> dict[str, Any]:

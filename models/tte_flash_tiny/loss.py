@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from models.tte_flash_tiny.visual_words import visual_word_nll
+from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.training.tte_flash.loss import TTELoss
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tte_retriever.backbones import QwenVLModel
     from tte_retriever.encoder import TTEEncoder
 
 
@@ -32,7 +32,7 @@ class WorldLoss(TTELoss):
         super().__init__(model, **options)
         self.visual_weight = visual_weight
         self.visual_scale = nn.Parameter(torch.tensor(1.0))
-        backbone = cast("QwenVLModel", model.transformer.model)
+        backbone = qwen_vl_model(model.transformer)
         self.empty_id = model.tokenizer(" empty").input_ids[0]
         # In lists, so that they are not submodules: the trainer optimises them as parts of the model.
         self._merger, self._embed_tokens = [backbone.visual.merger], [backbone.get_input_embeddings()]

@@ -1,4 +1,4 @@
-"""Is one system better than another? Intervals over the same queries and training seeds, not two overlapping bars."""
+"""Compare two systems on the same queries and training seeds: the interval of their paired difference."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Estimate:
 
 
 def mean_over_tasks(scores: Scores, *, resamples: int = 2000) -> Estimate:
-    """Plain mean over tasks of the mean over queries and seeds; the bootstrap draws both anew.
+    """Plain mean over tasks of the mean over queries and seeds; the bootstrap resamples both.
 
-    With one seed the interval is over queries alone: it does not know how much another seed would differ.
+    With one seed the interval covers queries alone, and not how much another seed would differ.
 
     Raises:
-        InputError: No task, or tasks of unlike numbers of seeds.
+        InputError: There is no task, or the tasks have different numbers of seeds.
     """
     seeds = {len(values) for values in scores.values()}
     if len(seeds) != 1:
@@ -65,14 +65,14 @@ def mean_over_tasks(scores: Scores, *, resamples: int = 2000) -> Estimate:
 
 
 def paired_difference(one: Scores, other: Scores, *, resamples: int = 2000) -> Estimate:
-    """How much better ``one`` is than ``other`` on the same queries, seed by seed.
+    """The difference of ``one`` from ``other``, query by query and seed by seed.
 
     Raises:
-        InputError: If they are not of the same tasks, queries and number of seeds.
+        InputError: They differ in tasks, number of queries or number of seeds.
     """
     shapes = [{task: values.shape for task, values in scores.items()} for scores in (one, other)]
     if shapes[0] != shapes[1]:
-        raise InputError(f"Only the same queries can be paired, but they are {shapes[0]} and {shapes[1]}.")
+        raise InputError(f"Only the same queries can be paired, but their shapes are {shapes[0]} and {shapes[1]}.")
     return mean_over_tasks({task: one[task] - other[task] for task in one}, resamples=resamples)
 
 

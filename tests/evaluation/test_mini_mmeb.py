@@ -1,10 +1,10 @@
-"""Mini-MMEB: items that are what they claim to be, metrics that do not flatter, and models of all kinds through it."""
+"""Mini-MMEB: its items, its metrics with ties, and models of all kinds."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 
 import numpy as np
 import pytest
@@ -34,10 +34,18 @@ def encoder():
     return TTEEncoder("tte-flash-tiny", device="cpu")
 
 
+class Drawn(dict):
+    """Name of a task and split → pools, which are drawn when they are first used."""
+
+    def __missing__(self, key):
+        name, split = key
+        self[key] = next(task for task in TASKS if task.name == name).pools(split, 0, COUNT)
+        return self[key]
+
+
 @pytest.fixture(scope="module")
 def drawn():
-    """Task and split → pools."""
-    return {(task.name, split): task.pools(split, 0, COUNT) for task in TASKS for split in SPLITS}
+    return Drawn()
 
 
 def entries(pools):
@@ -48,11 +56,11 @@ def entries(pools):
 
 
 def test_the_same_seed_gives_the_same_items_everywhere(drawn):
-    """Over what is asked, shown and accepted; pixels depend on the version of Pillow."""
+    """A hash of texts, contents and gains; pixels depend on the version of Pillow."""
     total = hashlib.sha256()
-    for (name, split), pools in drawn.items():
+    for name, split in product((task.name for task in TASKS), SPLITS):
         total.update(f"{name} {split}".encode())
-        for pool in pools:
+        for pool in drawn[name, split]:
             for entry in (*pool.queries, *pool.candidates):
                 total.update(f"{sorted(entry.item)} {entry.item.get('text')} {entry.content}\n".encode())
             total.update(pool.gains.tobytes())
@@ -107,7 +115,7 @@ def test_answers_are_balanced(name, drawn):
 
 
 def test_distractors_need_the_reasoning(drawn):
-    """Knowing which candidates go together with a query, and not what it asks, is not enough."""
+    """It is not enough to know which candidates belong to a query without reading it."""
     (pool,) = drawn["composed-image-retrieval", "iid"]
     contents = [candidate.content for candidate in pool.candidates]
     assert all(query.content in contents for query in pool.queries)  # the picture before the edit
@@ -189,7 +197,7 @@ def test_the_interval_is_that_of_the_mean():
 
 
 class Constant(TTEEncoder):
-    """Every item is the same to it."""
+    """A model that returns the same vector for every item."""
 
     value = 0.1
 
@@ -202,7 +210,7 @@ def constant():
     return Constant("tte-flash-tiny", device="cpu")
 
 
-def test_a_model_that_sees_nothing_scores_chance(constant):
+def test_a_model_with_constant_vectors_scores_chance(constant):
     report = evaluate(constant, queries=30)
     for task in report.tasks:
         assert task.score == pytest.approx(task.chance)
@@ -210,7 +218,7 @@ def test_a_model_that_sees_nothing_scores_chance(constant):
         assert task.n == 30
 
 
-def test_vectors_that_are_none_are_not_ranked(constant, monkeypatch):
+def test_vectors_with_nan_are_not_ranked(constant, monkeypatch):
     monkeypatch.setattr(Constant, "value", np.nan)
     with pytest.raises(TTEError, match="NaN"):
         evaluate(constant, queries=4, tasks=["grounding"])
@@ -242,12 +250,12 @@ def test_prompts_of_the_model_are_used(encoder):
     prompted = TTEEncoder("tte-flash-tiny", device="cpu")
     prompted.prompts = {"query": "what color ?", "document": ""}
     name = ["text-to-image-retrieval"]
-    plain, told = (evaluate(model, queries=40, tasks=name) for model in (encoder, prompted))
-    assert plain.tasks[0].per_query.tolist() != told.tasks[0].per_query.tolist()
-    assert plain.fingerprint != told.fingerprint
+    plain, with_prompt = (evaluate(model, queries=40, tasks=name) for model in (encoder, prompted))
+    assert plain.tasks[0].per_query.tolist() != with_prompt.tasks[0].per_query.tolist()
+    assert plain.fingerprint != with_prompt.fingerprint
 
 
-def test_a_model_is_told_what_it_cannot_take():
+def test_a_model_that_cannot_take_a_task_is_refused():
     words = Tokenizer(WordLevel({"[UNK]": 0, "red": 1, "circle": 2}, unk_token="[UNK]"))
     text_only = SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=4)], device="cpu")
     with pytest.raises(InputError, match=r"takes text, but image-classification is image \+ text → text"):
@@ -265,7 +273,7 @@ def test_a_model_is_told_what_it_cannot_take():
         ({"tasks": []}, "No task is named"),
     ],
 )
-def test_what_makes_no_sense_is_refused(encoder, arguments, complaint):
+def test_arguments_out_of_range_are_refused(encoder, arguments, complaint):
     with pytest.raises(InputError, match=complaint):
         evaluate(encoder, **arguments)
 
@@ -308,8 +316,8 @@ def test_the_cache_serves_the_same_model_and_no_other(tmp_path, encoded):
     assert changed == evaluate(model, **{**run, "cache": None})
 
 
-def test_the_cache_knows_the_pixels(tmp_path, encoded, encoder, monkeypatch):
-    """What draws the items may change under the same seed."""
+def test_the_cache_depends_on_the_pixels(tmp_path, encoded, encoder, monkeypatch):
+    """The same seed may draw other items in another version."""
     run = {"queries": 5, "tasks": ["grounding"], "cache": tmp_path}
     evaluate(encoder, **run)
     task = next(task for task in TASKS if task.name == "grounding")

@@ -167,8 +167,8 @@ def trained(config, tmp_path):
     return lambda: build.build(config(*words))
 
 
-def test_all_stages_write_a_plain_model_and_a_record(trained, encoder, tmp_path):
-    result = trained()
+def test_all_stages_write_a_plain_model_and_a_stopped_run_resumes_with_the_same(trained, encoder, tmp_path):
+    result, out = trained(), tmp_path / "out"
     after = SentenceTransformer(str(result), device="cpu").encode(["a big red circle"])
     assert np.isfinite(after).all()
     assert not np.allclose(after, encoder.encode(["a big red circle"]))
@@ -177,20 +177,17 @@ def test_all_stages_write_a_plain_model_and_a_record(trained, encoder, tmp_path)
     assert all(seconds > 0 for seconds in record["cpu_seconds"].values())
     assert str(tmp_path) not in json.dumps(record)
     for stage in STAGES:
-        log = json.loads((tmp_path / "out" / stage / "log.json").read_text())
+        log = json.loads((out / stage / "log.json").read_text())
         assert log["global_step"] == 2
         parts = {key.rpartition("_")[2] for key in log["log_history"][0]} & {"contrastive", "rationale", "visual"}
         assert parts == {"rationale", "visual"} | ({"contrastive"} if stage in ("joint", "finish") else set())
 
-
-def test_a_stopped_run_resumes_with_the_same_result(trained, tmp_path):
-    result = trained()
-    weights, record = (result / "model.safetensors").read_bytes(), (result / "training.json").read_text()
-    for lost in (result, tmp_path / "out/finish/model", tmp_path / "out/finish/checkpoint-2"):
+    weights = (result / "model.safetensors").read_bytes()
+    for lost in (result, out / "finish/model", out / "finish/checkpoint-2"):
         shutil.rmtree(lost)
     again = trained()
     assert (again / "model.safetensors").read_bytes() == weights
-    before, after = (json.loads(text)["cpu_seconds"] for text in (record, (again / "training.json").read_text()))
+    before, after = record["cpu_seconds"], json.loads((again / "training.json").read_text())["cpu_seconds"]
     assert after["joint"] == before["joint"]
     assert after["finish"] > before["finish"]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.errors import InputError
 from tte_retriever.explain.decoding import output_matrix, predicting_states
 from tte_retriever.methods.explicit_cot import ExplicitCoT
@@ -16,8 +17,9 @@ from tte_retriever.training.explicit_cot.teacher_forcing import TeacherForcing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from tte_retriever.backbones import QwenVLModel
     from tte_retriever.encoder import TTEEncoder
 
 
@@ -35,7 +37,7 @@ class Reading:
 
 
 @torch.no_grad()
-def embed_after(encoder: TTEEncoder, features: Mapping[str, Any], rationale_ids: Tensor) -> Reading:
+def read_given_rationales(encoder: TTEEncoder, features: Mapping[str, Any], rationale_ids: Tensor) -> Reading:
     """Embed items after given rationales instead of generated ones.
 
     Args:
@@ -54,11 +56,11 @@ def embed_after(encoder: TTEEncoder, features: Mapping[str, Any], rationale_ids:
     out = encoder({**features, "written_ids": written})
     before = features["input_ids"].shape[1] - 1
     predicting = out["token_embeddings"][:, before : before + rationale_ids.shape[1]]  # (B, R, D)
-    return Reading(out["sentence_embedding"], _likeliest(transformer.model, predicting))
+    return Reading(out["sentence_embedding"], _likeliest(qwen_vl_model(transformer), predicting))
 
 
 @torch.no_grad()
-def predict_from(backbone: nn.Module, states: Tensor, visible: Tensor, rationale_ids: Tensor) -> Tensor:
+def predict_from(backbone: QwenVLModel, states: Tensor, visible: Tensor, rationale_ids: Tensor) -> Tensor:
     """The likeliest token in place of each token of given rationales, decoded from hidden states.
 
     Args:
@@ -73,6 +75,6 @@ def predict_from(backbone: nn.Module, states: Tensor, visible: Tensor, rationale
     return _likeliest(backbone, predicting_states(backbone, states, rationale_ids, visible))
 
 
-def _likeliest(backbone: nn.Module, states: Tensor) -> Tensor:
+def _likeliest(backbone: QwenVLModel, states: Tensor) -> Tensor:
     matrix = output_matrix(backbone)
     return F.linear(states.to(matrix.dtype), matrix).argmax(-1)

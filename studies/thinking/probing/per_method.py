@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from studies.thinking.probing.accuracy import CLOSED, OPENED, Comparison, compare
-from studies.thinking.probing.given import embed_after, predict_from
+from studies.thinking.probing.given import predict_from, read_given_rationales
 from studies.thinking.probing.interventions import INTERVENTIONS, shuffle_words, swap_items
 from studies.thinking.probing.queries import BATCH, ProbeQueries, gold_ids, in_batches
+from tte_retriever.backbones import qwen_vl_model, token_id
 from tte_retriever.errors import InputError
 from tte_retriever.explain.rationales import write_from
 from tte_retriever.explain.thoughts import embed_with, observe
@@ -86,7 +87,7 @@ def probe_written(encoder: TTEEncoder, config: TrainConfig, queries: ProbeQuerie
     others |= {"empty": [[] for _ in own], "gold": gold}
     readings = {
         name: [
-            embed_after(encoder, features, padded(list(part), IGNORED))
+            read_given_rationales(encoder, features, padded(list(part), IGNORED))
             for features, part in zip(queries.batches, in_batches(rationales), strict=True)
         ]
         for name, rationales in others.items()
@@ -130,8 +131,7 @@ def _replaced(encoder: TTEEncoder, queries: ProbeQueries, *, inputs_alone: bool 
 
 def _decoded(encoder: TTEEncoder, config: TrainConfig, queries: ProbeQueries) -> tuple[Comparison, ...]:
     sight = Thinking(encoder.thought, config.loss.rationale_from, config.loss.decoder, stop_gradient=False)
-    backbone = encoder.transformer.model
-    end_id = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    backbone, end_id = qwen_vl_model(encoder.transformer), token_id(encoder.tokenizer, "<|im_end|>")
     gold, written, predicted = gold_ids(encoder, config, queries.pairs), Ids(), Ids()
     for out, ids in zip(queries.outputs(encoder), in_batches(gold), strict=True):
         states, visible = out["token_embeddings"], sight.visible(out["input_ids"], out["attention_mask"])

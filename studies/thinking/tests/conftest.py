@@ -1,4 +1,4 @@
-"""Models that think in each of the ways, and the config of an arm of the study."""
+"""Models of every method, and the config of an arm of the study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rate at which two answers would agree by chance, against pairs that are counted one by one."""
+"""The rate at which two answers would agree by chance, compared with pairs that are counted one by one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_independent_answers_agree_as_often_as_chance_says():
     assert agreement_by_chance(one, other) * 3 / 4 + own / 4 == pytest.approx(observed)
 
 
-def test_answers_that_share_nothing_but_the_question_are_told_from_those_that_share_more():
+def test_given_the_right_answer_the_rate_is_that_of_otherwise_independent_answers():
     right = ["a"] * 4 + ["b"] * 4
     same_mistake = ["a", "a", "c", "c", "b", "b", "c", "c"]
     assert agreement_by_chance(right, right) < 1

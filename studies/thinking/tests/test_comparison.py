@@ -1,4 +1,4 @@
-"""Paired comparison: it finds what is there, admits what it cannot know, and refuses what does not match."""
+"""Paired comparison: it finds real differences, has honest intervals, and refuses scores that do not match."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def test_a_mean_over_tasks_not_over_queries():
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_intervals_hold_what_they_promise():
-    """Of 200 samples of one population, about 190 intervals hold its mean."""
+def test_intervals_cover_the_mean_as_often_as_they_should():
+    """Of 200 samples of one population, about 190 intervals cover its mean."""
     held = sum(
         found.low <= 0.3 <= found.high
         for found in (mean_over_tasks({"task": drawn(seed, 1, 150, 0.3)}, resamples=400) for seed in range(200))
@@ -28,7 +28,7 @@ def test_intervals_hold_what_they_promise():
     assert 180 <= held <= 198
 
 
-def test_pairing_finds_what_two_bars_cannot():
+def test_pairing_finds_a_difference_that_separate_intervals_hide():
     hard = drawn(0)
     better = np.where(np.random.default_rng(1).random(hard.shape) < 0.03, 1.0, hard)
     bars = mean_over_tasks({"task": hard}), mean_over_tasks({"task": better})
@@ -37,7 +37,7 @@ def test_pairing_finds_what_two_bars_cannot():
     assert paired_difference({"task": hard}, {"task": better}).is_negative
 
 
-def test_nothing_is_found_where_nothing_is():
+def test_no_difference_is_found_where_there_is_none():
     found = paired_difference({"task": drawn(2)}, {"task": drawn(3)})
     assert not found.is_positive
     assert not found.is_negative
@@ -53,7 +53,7 @@ def test_seeds_that_disagree_widen_the_interval():
     assert not shaky.is_positive
 
 
-def test_what_does_not_match_is_refused():
+def test_scores_that_do_not_match_are_refused():
     with pytest.raises(InputError, match="same queries"):
         paired_difference({"task": drawn(0, queries=4)}, {"task": drawn(0, queries=5)})
     with pytest.raises(InputError, match="training seeds"):
