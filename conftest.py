@@ -1,6 +1,6 @@
-"""What holds for every test of the repository, the integrations' own included: offline, on one thread.
+"""Fixtures of every test of the repository: offline, on one thread.
 
-It stands at the root because ``integrations/*/tests`` are outside ``tests/``.
+This file is at the root because ``integrations/*/tests`` are outside ``tests/``.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ _ATTEMPTS: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--record-golden`` writes tests/golden anew."""
-    parser.addoption("--record-golden", action="store_true", help="write the golden vectors anew instead of comparing")
+    """Add ``--record-golden``, which writes tests/golden."""
+    parser.addoption(
+        "--record-golden", action="store_true", help="write the golden vectors instead of comparing with them"
+    )
 
 
 class NetworkBlockedError(OSError):
@@ -72,7 +74,7 @@ def _no_network() -> Iterator[None]:
         for name in ("connect", "connect_ex"):
             original = getattr(socket.socket, name)
             patch.setattr(socket.socket, name, _guarded(name, original, lambda _self, address: address))
-        # The address is the last argument of sendto; the flags are optional and stand before it.
+        # The address is the last argument of sendto, after optional flags.
         patch.setattr(socket.socket, "sendto", _guarded("sendto", socket.socket.sendto, lambda *args: args[-1]))
         patch.setattr(
             socket, "getaddrinfo", _guarded("getaddrinfo", socket.getaddrinfo, lambda host, *_args, **_kw: (host,))

@@ -3,9 +3,9 @@ r"""Write rationales into a JSONL of training pairs, with any vision-language mo
     python recipes/generate_rationales.py train.jsonl train-rationales.jsonl --media-root media \
         --endpoint http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-72B-Instruct
 
-For a local model, serve it (vLLM, llama.cpp) and give that endpoint; the key of a hosted one stands in OPENAI_API_KEY.
+For a local model, serve it (vLLM, llama.cpp) and give that endpoint; for a hosted model, set OPENAI_API_KEY to its key.
 Each row is written and synced as soon as it is done, with its line number: run the same command again to go on after
-an interruption. Rows whose rationale is no good are quarantined, and tried again by the next run.
+an interruption. Rows without a usable rationale are quarantined, and the next run tries them again.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def checked(answer: Any, max_words: int) -> str:
         raise RationaleError(f"not plain sentences: {text[:100]!r}")
     words = len(text.split())
     if words > max_words:
-        raise RationaleError(f"{words} words; at most {max_words} are taken (--max-words)")
+        raise RationaleError(f"{words} words; at most {max_words} are allowed (--max-words)")
     return " ".join(text.split())
 
 
@@ -157,7 +157,7 @@ def complete(row: Row, args: argparse.Namespace) -> Row:
 
 
 def digest(line: bytes) -> str:
-    """What tells whether a finished line is still the one that stands in the input."""
+    """Hash an input line, to see whether it has changed since its output was written."""
     return hashlib.sha256(line.strip()).hexdigest()[:16]
 
 

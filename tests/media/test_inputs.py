@@ -152,7 +152,7 @@ def test_nothing_is_fetched_and_no_string_is_a_path(item):
         (user(type="audio", audio=b"x"), "content part"),
         (user(type="image"), "content part"),
         (user(type="text", text=""), "empty"),
-        (user(type="image", image=[PICTURE, PICTURE]), "a part of its own"),
+        (user(type="image", image=[PICTURE, PICTURE]), "give each image its own part"),
         (user(type="video", video=CLIP, fps=4), "content part"),
         ([{"role": "user", "content": ["bare"]}], "content part"),
     ],

@@ -182,7 +182,7 @@ class _Decoder:
                 "{'type': 'image', 'image': …} or {'type': 'video', 'video': …}"
             )
         if kind == "image" and isinstance(part[kind], (list, tuple)):
-            raise InputError("a content part with several images was given; give each image a part of its own")
+            raise InputError("a content part has several images; give each image its own part")
         return {"type": kind, kind: self.value(kind, part[kind])}
 
 

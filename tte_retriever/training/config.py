@@ -173,12 +173,12 @@ class TrainConfig:
 
     @property
     def loss_options(self) -> dict[str, Any]:
-        """What the loss is told in every stage."""
+        """Options that the loss gets in every stage."""
         return dict(vars(self.loss))
 
     @property
     def collator_options(self) -> dict[str, Any]:
-        """What the collator is told."""
+        """Options of the collator."""
         return dict(vars(self.collator))
 
     def to_yaml(self) -> str:

@@ -30,6 +30,6 @@ def part_parameters(backbone: nn.Module, part: Part) -> Iterator[nn.Parameter]:
     """The parameters of one part."""
     for name, parameter in backbone.named_parameters():
         visual = "visual." in name
-        home = "language" if not visual else "merger" if "merger" in name else "vision"
-        if part == home or (part == "backbone" and "trainable_tokens_delta" not in name):
+        owner = "language" if not visual else "merger" if "merger" in name else "vision"
+        if part == owner or (part == "backbone" and "trainable_tokens_delta" not in name):
             yield parameter

@@ -78,21 +78,23 @@ def set_at(values: dict[str, Any], path: str, value: Any) -> None:
         InputError: If a list has no such element, or the path goes through a single value.
     """
     *parents, last = path.split(".")
-    home: Any = values
+    container: Any = values
     for name in parents:
-        if isinstance(home, dict) and home.get(name) is None:
-            home[name] = {}
-        home = home[_index(home, name, path)]
-    home[_index(home, last, path)] = value
+        if isinstance(container, dict) and container.get(name) is None:
+            container[name] = {}
+        container = container[_index(container, name, path)]
+    container[_index(container, last, path)] = value
 
 
-def _index(home: Any, name: str, path: str) -> Any:
-    if isinstance(home, dict):
+def _index(container: Any, name: str, path: str) -> Any:
+    if isinstance(container, dict):
         return name
-    if not isinstance(home, list):
+    if not isinstance(container, list):
         raise InputError(f"{path} cannot be set: {name!r} would be inside a single value.")
-    if not name.isdecimal() or int(name) >= len(home):
-        raise InputError(f"{path} cannot be set: {name!r} is no index of a list of {len(home)}; indices count from 0.")
+    if not name.isdecimal() or int(name) >= len(container):
+        raise InputError(
+            f"{path} cannot be set: {name!r} is not an index of a list of length {len(container)}; indices start at 0."
+        )
     return int(name)
 
 

@@ -1,4 +1,4 @@
-"""A stretch of a video as a file of its own."""
+"""Write a stretch of a video to a new file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examine what searches depend on: the installation, the store, its model, and whether its index finds what is there."""
+"""Check what searches depend on: the installation, the store, its model and its index."""
 
 from __future__ import annotations
 

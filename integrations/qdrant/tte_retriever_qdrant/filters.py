@@ -52,7 +52,7 @@ class Or:
 
 @dataclass(frozen=True)
 class Not:
-    """The part does not match; so a point without the key that the part asks for is found."""
+    """Negate a condition; points without its key match."""
 
     part: Filter
 

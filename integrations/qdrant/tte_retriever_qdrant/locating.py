@@ -44,10 +44,10 @@ def locate(store: VectorStore, hit: SearchHit, root: Path | None = None) -> Path
 
 
 def file_under(folder: Path, uri: str) -> Path:
-    """The file that a store knows by a name, in the folder that was indexed.
+    """Resolve a URI of a store to a path under the folder that was indexed.
 
     Raises:
-        MediaError: There is none (``missing``), it lies outside the folder (``not-allowed``), or the way to it cannot be
+        MediaError: The file does not exist (``missing``), is outside the folder (``not-allowed``), or its path cannot be
             followed (``unreadable``).
     """
     where = f"in {str(folder)!r}"

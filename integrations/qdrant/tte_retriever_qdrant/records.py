@@ -62,7 +62,7 @@ class GenerationInfo:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One vector and what it stands for.
+    """One vector with its id and payload.
 
     Attributes:
         id: A UUID; writing another point with the same id replaces this one.

@@ -56,7 +56,7 @@ def is_expected(hit: SearchHit, expected: dict[str, Any]) -> bool:
 
 
 def ask(store: VectorStore, encoder: Encoder, question: Question) -> Answer:
-    """Ask one question, among everything of the modality that it asks for."""
+    """Search the answer to one question among the points of its modality."""
     started = time.perf_counter()
     hits = search(
         store,

@@ -45,7 +45,7 @@ NOT_FOR_LLMS = ["asset_id", "file_path"]
 
 
 class _KnownByContent(BaseNode):
-    """What LlamaIndex asks of a node of media, answered by its content instead of its path."""
+    """A node whose hash and content come from the bytes of its file instead of from its path."""
 
     @property
     def hash(self) -> str:
@@ -109,10 +109,10 @@ class TTEMediaReader(BasePydanticReader):
         Raises:
             InputError: It does not exist.
         """
-        home = check_source(Path(source))
-        root = root_of(home)
+        source_path = check_source(Path(source))
+        root = root_of(source_path)
         seen: set[str] = set()
-        for path in discover(home, lambda error: _report_unreached(error, root)):
+        for path in discover(source_path, lambda error: _report_unreached(error, root)):
             uri = uri_of(path, root)
             try:
                 asset_id = asset_id_of(path, DEFAULT_LIMITS)
