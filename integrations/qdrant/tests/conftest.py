@@ -17,7 +17,7 @@ from tte_retriever.cli import loading
 from tte_retriever.cli.main import main
 from tte_retriever.errors import InputError
 from tte_retriever.media import VideoSampling
-from tte_retriever_qdrant import open_store
+from tte_retriever_qdrant import ingest, open_store
 
 SIDE, WORDS = 4, 64
 
@@ -69,7 +69,7 @@ def encoder():
     return StandInEncoder()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def standin():
     return StandInEncoder
 
@@ -100,8 +100,15 @@ def uri(tmp_path):
     return f"edge://{tmp_path / 'store'}"
 
 
+@pytest.fixture
+def store(tmp_path):
+    """A store in a directory; that other engines behave alike is the subject of stores/test_contract.py."""
+    with open_store(f"edge://{tmp_path / 'a store'}") as opened:
+        yield opened
+
+
 @pytest.fixture(params=["edge", "memory"])
-def store(request, tmp_path):
+def any_store(request, tmp_path):
     uri = f"edge://{tmp_path / 'a store'}" if request.param == "edge" else "memory://"
     with open_store(uri) as opened:
         yield opened
@@ -134,7 +141,24 @@ def pdf_bytes():
 @pytest.fixture
 def small_folder(tmp_path, clip_bytes, pdf_bytes):
     """One file of every kind, and a subfolder."""
-    folder = tmp_path / "media"
+    return _fill(tmp_path / "media", clip_bytes, pdf_bytes)
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory, clip_bytes, pdf_bytes):
+    """The files of ``small_folder``, for tests that change nothing in it."""
+    return _fill(tmp_path_factory.mktemp("shared") / "media", clip_bytes, pdf_bytes)
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory, shared_folder, standin):
+    """A store of ``shared_folder``, for tests that change nothing in it."""
+    with open_store(f"edge://{tmp_path_factory.mktemp('indexed')}/store") as opened:
+        ingest(shared_folder, opened, standin())
+        yield opened
+
+
+def _fill(folder: Path, clip_bytes: bytes, pdf_bytes: bytes) -> Path:
     (folder / "sub").mkdir(parents=True)
     Image.new("RGB", (40, 30), (250, 240, 10)).save(folder / "yellow.png")
     Image.new("RGB", (40, 30), (10, 240, 250)).save(folder / "sub" / "cyan.jpg")

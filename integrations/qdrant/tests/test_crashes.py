@@ -81,7 +81,7 @@ def test_windows_that_were_cut_otherwise_go_even_after_crashes_and_under_new_nam
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "renamed", "a twin is left"])
-def test_a_document_is_taken_up_where_a_crash_left_it(small_folder, store, encoder, standin, uris, meanwhile):
+def test_a_document_is_taken_up_where_a_crash_left_it(small_folder, any_store, encoder, standin, uris, meanwhile):
     class Dying(standin):
         def encode_document(self, inputs, **settings):
             if len(self.encoded) == 2:
@@ -95,17 +95,17 @@ def test_a_document_is_taken_up_where_a_crash_left_it(small_folder, store, encod
     if meanwhile == "a twin is left":
         shutil.copy(document, twin)
     with pytest.raises(RuntimeError):
-        ingest(folder, store, Dying(), batch_size=1)
-    before = store.count()
+        ingest(folder, any_store, Dying(), batch_size=1)
+    before = any_store.count()
     assert before >= 1
     if meanwhile == "renamed":
         document.rename(twin)
     elif meanwhile == "a twin is left":
         document.unlink()
-    report = ingest(folder, store, encoder)
+    report = ingest(folder, any_store, encoder)
     assert len(encoder.encoded) == (3 - before if meanwhile == "nothing" else 3)
-    assert (report.indexed, report.points, store.count()) == (1, 3, 3)
-    assert list(uris(store)) == ["doc.pdf" if meanwhile == "nothing" else "twin.pdf"]
+    assert (report.indexed, report.points, any_store.count()) == (1, 3, 3)
+    assert list(uris(any_store)) == ["doc.pdf" if meanwhile == "nothing" else "twin.pdf"]
 
 
 @pytest.fixture

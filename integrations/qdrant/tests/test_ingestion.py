@@ -11,18 +11,20 @@ from PIL import Image
 
 from tte_retriever.errors import InputError
 from tte_retriever.sources import chunks_of, discover
-from tte_retriever.sources.chunking import WINDOW_CHARACTERS, ChunkingConfig, windows
+from tte_retriever.sources.chunking import WINDOW_CHARACTERS
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import ModelMismatch
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 
 
-# what a file becomes
+# what is indexed
 
 
-def test_units_of_every_kind(small_folder):
-    kinds = {path.name: [(u.modality, u.name) for u in chunks_of(path)] for path in discover(small_folder)}
+def test_chunks_of_every_kind(shared_folder):
+    kinds = {
+        path.name: [(chunk.modality, chunk.name) for chunk in chunks_of(path)] for path in discover(shared_folder)
+    }
     assert kinds == {
         "clip.mp4": [("video", "t=0,6"), ("video", "t=6,12"), ("video", "t=12,14")],
         "doc.pdf": [("page", "page=1"), ("page", "page=2"), ("page", "page=3")],
@@ -30,35 +32,6 @@ def test_units_of_every_kind(small_folder):
         "yellow.png": [("image", "")],
         "cyan.jpg": [("image", "")],
     }
-
-
-@pytest.mark.parametrize(
-    ("duration", "expected"),
-    [
-        (0.4, [(0, 0.4)]),
-        (6, [(0, 6)]),
-        (6.9, [(0, 6.9)]),
-        (7, [(0, 6), (6, 7)]),
-        (11.99999999, [(0, 6), (6, 12)]),
-        (13.5, [(0, 6), (6, 12), (12, 13.5)]),
-    ],
-)
-def test_windows_cover_everything_once(duration, expected):
-    assert windows(duration, ChunkingConfig(6.0)) == expected
-
-
-@pytest.mark.parametrize(
-    ("duration", "expected"),
-    [
-        (1, [(0, 1)]),
-        (6, [(0, 6)]),
-        (6.9, [(0, 6.9)]),
-        (7.5, [(0, 6), (4, 7.5)]),
-        (14, [(0, 6), (4, 10), (8, 14)]),
-    ],
-)
-def test_windows_that_overlap(duration, expected):
-    assert windows(duration, ChunkingConfig(6.0, 2.0)) == expected
 
 
 def test_discovery_stays_inside_and_out_of_stores(small_folder, tmp_path, encoder, uris):
@@ -82,17 +55,17 @@ def test_discovery_stays_inside_and_out_of_stores(small_folder, tmp_path, encode
 # a first run
 
 
-def test_everything_is_found_again(small_folder, store, encoder):
+def test_everything_is_found_again(small_folder, any_store, encoder):
     events = []
-    report = ingest(small_folder, store, encoder, on_event=events.append)
+    report = ingest(small_folder, any_store, encoder, on_event=events.append)
     assert (report.files, report.indexed, report.points, report.failed) == (5, 5, 9, ())
-    assert store.count() == 9
+    assert any_store.count() == 9
     assert [event.kind for event in events] == ["planned"] + ["written"] * 5
     assert (events[0].done, events[0].total) == (0, 5)
     assert (events[-1].done, events[-1].total) == (5, 5)
 
     def best(**query):
-        return search(store, encoder, top_k=1, **query)[0]
+        return search(any_store, encoder, top_k=1, **query)[0]
 
     assert best(image=Image.new("RGB", (9, 9), (10, 240, 250))).uri == "sub/cyan.jpg"
     assert best(image=small_folder / "yellow.png").score == pytest.approx(1, abs=1e-4)
@@ -106,15 +79,15 @@ def test_everything_is_found_again(small_folder, store, encoder):
     assert best(video=small_folder / "clip.mp4", filter={"modality": "video"}).uri == "clip.mp4"
 
 
-def test_real_files_good_and_bad(real_files, store, encoder, uris):
+def test_real_files_good_and_bad(real_files, any_store, encoder, uris):
     folder, broken = real_files
-    report = ingest(folder, store, encoder, batch_size=7)
+    report = ingest(folder, any_store, encoder, batch_size=7)
     assert {failure.uri: failure.reason for failure in report.failed} == broken
     assert all(failure.message for failure in report.failed)
     assert report.skipped == 2  # a table and a file of bytes: nobody claims that they are media
     assert report.files == report.indexed + report.duplicates + report.skipped + len(broken)
-    found = uris(store)
-    assert sum(found.values()) == store.count() == report.points
+    found = uris(any_store)
+    assert sum(found.values()) == any_store.count() == report.points
     hidden_or_bad = {".hidden.png", "table.csv", "data.bin", *broken}
     assert not hidden_or_bad & set(found)
     assert found["paper.PDF"] == 3
@@ -123,10 +96,10 @@ def test_real_files_good_and_bad(real_files, store, encoder, uris):
 
     for name in ("ümläut — 図.txt", "poem.txt", "no suffix at all", "sixteen.png", "cmyk.jpg", "float.tiff"):
         assert found[name] == 1
-    assert search(store, encoder, text="katze", top_k=1)[0].uri == "ümläut — 図.txt"
-    assert search(store, encoder, text="the moon over the lake", top_k=1)[0].score == pytest.approx(1, abs=1e-4)
+    assert search(any_store, encoder, text="katze", top_k=1)[0].uri == "ümläut — 図.txt"
+    assert search(any_store, encoder, text="the moon over the lake", top_k=1)[0].score == pytest.approx(1, abs=1e-4)
     for name in ("turned.jpg", "alpha.png", "sixteen.png"):
-        hit = search(store, encoder, image=folder / name, top_k=1, filter={"uri": name})[0]
+        hit = search(any_store, encoder, image=folder / name, top_k=1, filter={"uri": name})[0]
         assert hit.score == pytest.approx(1, abs=1e-4)
 
 
@@ -263,7 +236,6 @@ def test_another_model_is_refused_before_it_encodes(small_folder, store, encoder
         ({"video": Path("/nonexistent/x.mp4")}, "does not exist"),
     ],
 )
-def test_queries_that_are_refused(small_folder, store, encoder, query, said):
-    ingest(small_folder, store, encoder)
+def test_queries_that_are_refused(indexed, encoder, query, said):
     with pytest.raises(InputError, match=said):
-        search(store, encoder, **query)
+        search(indexed, encoder, **query)

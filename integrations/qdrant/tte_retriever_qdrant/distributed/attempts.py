@@ -1,4 +1,4 @@
-"""How often the same work was begun, by whichever process: one that died of it cannot tell."""
+"""Count how often the same work was begun, in all processes: a process that died of it cannot report it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import ray
 
 
 class Attempts:
-    """Counts, for all processes of a run; Ray can move it to them."""
+    """The counts of a run, shared by its processes."""
 
     def __init__(self) -> None:
-        # Should it be lost with its machine, counting starts anew.
+        # If it is lost with its machine, counting starts again.
         self._counts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Counts).remote()
 
     def begin(self, work: str) -> int:

@@ -1,6 +1,6 @@
 """Records as Ray moves them between processes: tables of one column, with a pickled object per row.
 
-They are the records that pass between the steps on one machine: tasks, parts, embedded parts, outcomes.
+The records are those that pass between the steps on one machine: file states, decoded chunks, embedded chunks.
 """
 
 from __future__ import annotations

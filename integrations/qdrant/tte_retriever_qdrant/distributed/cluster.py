@@ -1,4 +1,4 @@
-"""The Ray cluster: connect to it, share it out among the stages, and say in our words what went wrong in it."""
+"""The Ray cluster: connect to it, divide it among the stages, and raise its errors as ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Shares:
     Attributes:
         decoders: Processes that decode, with a core each.
         models: Copies of the model, with a GPU each, or a core where the cluster has no GPU.
-        model_resources: What a copy of the model is promised, in Ray's words.
+        model_resources: What Ray reserves for a copy of the model.
     """
 
     decoders: int
@@ -33,7 +33,7 @@ class Shares:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Be connected to a cluster; one that the caller is connected to already is used, and stays connected.
+    """Connect to a cluster; an existing connection of the caller is used, and stays open.
 
     Args:
         address: ``host:6379`` of a cluster's head, or ``auto`` for the one that this machine belongs to; ``None``
@@ -41,10 +41,18 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         TTEError: The cluster cannot be reached.
+
+    Example:
+        >>> from tte_retriever_qdrant.distributed import connected, describe_on_ray
+        >>> with connected("auto"):  # doctest: +SKIP
+        ...     description = describe_on_ray(load_encoder)
     """
     context = ray.data.DataContext.get_current()
-    bars, context.enable_progress_bars = context.enable_progress_bars, False  # ours says more, and stdout is for JSON
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it reports is raised, too
+    bars, context.enable_progress_bars = (
+        context.enable_progress_bars,
+        False,
+    )  # the command has its own, and stdout is for JSON
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it is raised too
     ours = not ray.is_initialized()
     if ours:
         _connect(address)
@@ -66,11 +74,11 @@ def _connect(address: str | None) -> None:
 
 
 def share_out(decoders: int | None, models: int | None) -> Shares:
-    """Decide how many processes each stage has; what does not fit would wait forever.
+    """Decide how many processes each stage has; Ray would wait forever for more than the cluster has.
 
     Args:
-        decoders: Processes that decode; ``None`` for all cores that the models leave.
-        models: Copies of the model; ``None`` for one per GPU, or one if there is none.
+        decoders: Processes that decode; ``None`` is all cores that the models leave.
+        models: Copies of the model; ``None`` is one per GPU, or one if there is none.
 
     Raises:
         InputError: The cluster has not enough cores or GPUs.
@@ -92,7 +100,7 @@ def share_out(decoders: int | None, models: int | None) -> Shares:
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raise the error that a stage raised, not what Ray makes of it."""
+    """Raise the error that a stage raised, without what Ray wraps around it."""
     try:
         yield
     except RayError as error:
@@ -105,7 +113,7 @@ def own_errors() -> Iterator[None]:
 
 
 def _cause(error: Any) -> TTEError | None:
-    """The error of ours that a task, or the start of a worker process, has ended with."""
+    """Our error that ended a task or the start of a worker process."""
     if isinstance(getattr(error, "cause", None), TTEError):
         return error.cause
     inner = error.args if isinstance(error, RayError) else ()

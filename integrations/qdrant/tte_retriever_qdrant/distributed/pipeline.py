@@ -97,6 +97,13 @@ def ingest_on_ray(
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
         TTEError: The cluster failed. What was written until then stays.
+
+    Example:
+        >>> from functools import partial
+        >>> from tte_retriever import TTEEncoder
+        >>> from tte_retriever_qdrant import open_store
+        >>> with open_store("edge://my-store") as store:  # doctest: +SKIP
+        ...     report = ingest_on_ray("my-folder", store, partial(TTEEncoder, "tte-flash-tiny"))
     """
     chunking = ChunkingConfig(window_s, overlap_s)
     check_writing(batch_size, near_duplicate)

@@ -1,4 +1,4 @@
-"""What an ingestion tells while it runs and when it ends."""
+"""What an ingestion reports while it runs and when it ends."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ EventKind: TypeAlias = Literal["planned", "written", "skipped", "failed", "remov
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened.
+    """Something that happened in a run.
 
     Attributes:
-        kind: ``planned`` once, when it is known what there is to do; ``written``, ``skipped`` (a duplicate, or
-            not a kind of file that is indexed) or ``failed`` as files are dealt with; ``removed`` for a file that is gone from the folder.
-        done: Files dealt with so far, of ``total``.
+        kind: ``planned`` once, when it is known what there is to do; ``written``, ``skipped`` (a duplicate, or a kind of
+            file that is not indexed) or ``failed`` as files become final; ``removed`` for a file that is gone.
+        done: Files that are final, of ``total``.
         total: Files to decode in this run.
         uri: The file, by its path under the source; empty for ``planned``.
         points: Points that it has.
         reason: Why it was skipped or failed; ``duplicate`` or a word of ``MediaReason``.
         message: The same for people.
+
+    Example:
+        >>> Event("written", done=3, total=10, uri="a.pdf", points=2).kind
+        'written'
     """
 
     kind: EventKind
@@ -34,12 +38,16 @@ class Event:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file, or a part of one, that could not be indexed.
+    """A file, or a chunk of one, that could not be indexed.
 
     Attributes:
-        uri: Path under the source, with the part after ``#`` where only that part failed (``a.pdf#page=3``).
+        uri: Path under the source, with the name of the chunk after ``#`` where only that failed (``a.pdf#page=3``).
         reason: A word of ``MediaReason``.
         message: What is wrong, for people.
+
+    Example:
+        >>> Failure("a.pdf#page=3", "corrupt", "page 3 cannot be drawn").uri.partition("#")[2]
+        'page=3'
     """
 
     uri: str
@@ -55,6 +63,10 @@ class NearDuplicate:
         uri: The file of the one that was written in this run.
         of: The file of the other.
         score: Cosine similarity of their vectors.
+
+    Example:
+        >>> NearDuplicate("copy.jpg", of="photo.png", score=0.993).of
+        'photo.png'
     """
 
     uri: str
@@ -70,14 +82,18 @@ class Report:
         files: Files found.
         indexed: Files written in this run.
         points: Points of those files.
-        unchanged: Files that an earlier run had written and that are still the same, and lack the same parts if any.
+        unchanged: Files that an earlier run wrote and that are still the same, with the same chunks missing, if any.
         duplicates: Files whose content is that of another file, under whose name it is found.
         skipped: Files of a kind that is not indexed.
-        removed: Files that earlier runs had seen and that are gone.
-        failed: Files, and parts of files, that could not be indexed.
-        near_duplicates: What was written in this run and is almost the same as something else in the store.
-        absent: Folders, absolute, that earlier runs have indexed and that are not there now; what the store holds of
-            them is found as before.
+        removed: Files that earlier runs indexed and that are gone.
+        failed: Files, and chunks of files, that could not be indexed.
+        near_duplicates: Points that were written in this run and are almost the same as another content in the store.
+        absent: Folders, absolute, that earlier runs indexed and that do not exist now; their points are still searched.
+
+    Example:
+        >>> report = Report(3, indexed=2, points=4, unchanged=1, duplicates=0, skipped=0, removed=0, failed=())
+        >>> report.indexed + report.unchanged
+        3
     """
 
     files: int

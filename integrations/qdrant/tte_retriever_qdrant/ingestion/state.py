@@ -168,7 +168,7 @@ class FileState:
         if state == "WRITTEN":
             names = tuple(failure.uri.removeprefix(f"{self.uri}#") for failure in self.failures)
             missing = self.retried if is_refused else names
-        chunkings = (str(chunking),) if self.is_video else ()
+        chunkings: tuple[str, ...] = (str(chunking),) if self.is_video else ()
         if state == "FAILED" or is_refused:  # the store may still hold what earlier runs wrote
             chunkings = self.record.chunkings
         return replace(
