@@ -21,12 +21,12 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, get_scheduler
 
-from tte_retriever.training.collator import TTECollator
 from tte_retriever.training.config_files import read_config
 from tte_retriever.training.data.mixture import load_data
 from tte_retriever.training.model import load_model
 from tte_retriever.training.run import run_stage
 from tte_retriever.training.stages import stage_arguments
+from tte_retriever.training.tte_flash.collator import TTECollator
 from tte_retriever.training.tte_flash.loss import TTELoss
 
 if TYPE_CHECKING:

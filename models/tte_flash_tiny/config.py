@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tte_retriever.training.config import StageConfig, TrainConfig
-from tte_retriever.training.tte_flash.thinking import Decoder, RationaleFrom  # noqa: TC001  (read from the annotations)
+from tte_retriever.training.config import StageConfig
+from tte_retriever.training.tte_flash.config import TTEConfig
+from tte_retriever.training.tte_flash.thought_pass import Decoder, RationaleFrom  # noqa: TC001  (read from the annotations)
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,8 @@ class WorldStage(StageConfig):
 
     Attributes:
         mixture: Family → share of the steps.
-        rationale_from: As in ``LossConfig``.
-        decoder: As in ``LossConfig``.
+        rationale_from: As in ``TTELossConfig``.
+        decoder: As in ``TTELossConfig``.
         visual_weight: Weight of the dense loss on the visual tokens.
         short_budgets: Share of the steps with fewer think tokens, so that the model works at every budget.
         curriculum: Whether page queries name several facts at the start of the stage and one at its end.
@@ -30,7 +31,7 @@ class WorldStage(StageConfig):
 
 
 @dataclass(frozen=True)
-class WorldConfig(TrainConfig):
+class WorldConfig(TTEConfig):
     """The whole run.
 
     Attributes:

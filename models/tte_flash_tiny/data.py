@@ -18,7 +18,7 @@ from tte_retriever.media import VideoFrames
 from tte_retriever.small_world import ANSWERS, CLIP_S, Clip, Family, Item, Page, Pair, Scene, draw_pairs
 from tte_retriever.small_world.drawing import worn
 from tte_retriever.small_world.tasks import EDITS_PER_SCENE, page_pair, rngs, sample_times
-from tte_retriever.training.collator import TTECollator
+from tte_retriever.training.collator import PairCollator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,21 +100,21 @@ def columns_of(pairs: list[Pair], family: Family, *, retrieval: bool) -> dict[st
     return columns
 
 
-class WorldCollator(TTECollator):
+class WorldCollator(PairCollator):
     """Draws the pairs of a batch from seed, stage and row number, and collates them.
 
     Each column also gets ``words``, int64 with three entries for each visual token: the token ids of the words drawn in its
     cell, padded with -100. Hard negatives are fewer than rows, and each of them occurs once.
 
     Args:
-        model: As for :class:`TTECollator`.
+        model: As for :class:`PairCollator`.
         config: The run.
         stage: The stage.
         rows: Family → its number of rows in this stage, which sets the pace of the curriculum.
     """
 
     def __init__(self, model: TTEEncoder, config: WorldConfig, stage: WorldStage, rows: dict[str, int]) -> None:
-        super().__init__(model, seed=config.seed)
+        super().__init__(model)
         self.config, self.stage, self.rows = config, stage, rows
         self.word_ids: dict[str, int] = {}
 

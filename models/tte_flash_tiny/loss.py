@@ -37,7 +37,7 @@ class WorldLoss(TTELoss):
         # In lists, so that they are not submodules: the trainer optimises them as parts of the model.
         self._merger, self._embed_tokens = [backbone.visual.merger], [backbone.get_input_embeddings()]
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
         """The parts of :class:`TTELoss` and ``visual``."""

@@ -17,8 +17,9 @@ from sentence_transformers.sentence_transformer.losses import CachedMultipleNega
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
 from tte_retriever.media import MediaLimits, VideoFrames
-from tte_retriever.training.collator import TTECollator, item_columns
+from tte_retriever.training.collator import item_columns
 from tte_retriever.training.data import content_id, read_pairs
+from tte_retriever.training.tte_flash.collator import TTECollator
 
 K = 8
 

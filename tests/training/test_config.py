@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,8 @@ from tte_retriever.training import config as config_module
 from tte_retriever.training import config_files
 from tte_retriever.training.config import TrainConfig
 from tte_retriever.training.config_files import read_config
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
 TEXT = """
 output_dir: runs/x
@@ -43,6 +47,17 @@ def test_what_is_written_is_read_back(path, tmp_path):
     config = read_config(path, ["loss.matryoshka_dims=[16, 32]", "freeze=[vision]", "lora={}"])
     (tmp_path / "copy.yaml").write_text(config.to_yaml())
     assert read_config(tmp_path / "copy.yaml") == config
+
+
+@pytest.mark.parametrize("method", ["plume", "explicit-cot"])
+@pytest.mark.parametrize(
+    "override",
+    ["loss.rationale_from=thought", "loss.decoder=kv", "loss.stop_gradient=true", "collator.nested_budgets=true"],
+)
+def test_a_method_without_think_tokens_has_no_options_about_them(method, override):
+    key = override.split("=")[0]
+    with pytest.raises(InputError, match=f"{re.escape(key)} is no known key"):
+        read_config(CONFIGS / method / "tiny.yaml", [override])
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
-from tte_retriever.training.collator import TTECollator
-from tte_retriever.training.lame.collator import LameCollator, parts_of
+from tte_retriever.training.data.item_codec import item_parts
+from tte_retriever.training.lame.collator import LameCollator
 from tte_retriever.training.lame.diversity import pairwise_cosines
 from tte_retriever.training.lame.loss import LameLoss
 from tte_retriever.training.run import train
+from tte_retriever.training.tte_flash.collator import TTECollator
 
 K = 4
 END = 258  # <|im_end|> of the tiny tokenizers
@@ -264,8 +265,8 @@ def test_zero_weights_leave_a_part_out(encoder):
     ("options", "said"),
     [
         ({"decoder_layers": -1}, "decoder_layers is -1"),
-        ({"diversity_weight": -1}, "diversity_weight -1"),
-        ({"rationale_from": "query+thought"}, "sees the reason tokens alone"),
+        ({"diversity_weight": -1}, "diversity_weight is -1"),
+        ({"rationale_from": "query+thought"}, "reads the reason tokens alone"),
     ],
 )
 def test_options_out_of_range(encoder, options, said):
@@ -308,14 +309,14 @@ def test_bf16_autocast_reaches_the_decoder(encoder):
 
 def test_the_parts_of_an_item():
     picture = Image.new("RGB", (64, 64))
-    assert list(parts_of(" a red circle ")) == ["a red circle"]
+    assert list(item_parts(" a red circle ")) == ["a red circle"]
     for media in (picture, {"image": picture}, {"image": Path("a.png")}, {"video": [Path("a.png"), Path("b.png")]}):
-        assert list(parts_of(media)) == [None]
-    assert list(parts_of({"text": ["red"], "image": picture})) == ["red", None]
+        assert list(item_parts(media)) == [None]
+    assert list(item_parts({"text": ["red"], "image": picture})) == ["red", None]
     parts = [{"type": "image", "image": picture}, {"type": "text", "text": "red"}, {"type": "text", "text": "round"}]
     turns = [{"role": "system", "content": "find it"}, {"role": "user", "content": parts}]
-    assert list(parts_of(turns)) == list(parts_of({"message": turns})) == [None, "red", "round"]
-    assert list(parts_of([{"role": "user", "content": "red"}])) == ["red"]
+    assert list(item_parts(turns)) == list(item_parts({"message": turns})) == [None, "red", "round"]
+    assert list(item_parts([{"role": "user", "content": "red"}])) == ["red"]
 
 
 def decoded(collator, column):

@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 from sentence_transformers.base.modules import Transformer
 
 from tte_retriever.methods.table import METHODS
-from tte_retriever.training.collator import TTECollator
+from tte_retriever.training.cached_contrastive import CachedContrastiveLoss
+from tte_retriever.training.collator import PairCollator
 from tte_retriever.training.config import TrainConfig
 from tte_retriever.training.run import train
-from tte_retriever.training.tte_flash.loss import TTELoss
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_entry_holds_classes_of_the_right_kind(name):
     method = METHODS[name]
     assert issubclass(method.resolve("config"), TrainConfig)
-    assert issubclass(method.resolve("loss"), TTELoss)
-    assert issubclass(method.resolve("collator"), TTECollator)
+    assert issubclass(method.resolve("loss"), CachedContrastiveLoss)
+    assert issubclass(method.resolve("collator"), PairCollator)
     assert issubclass(method.resolve("module_class"), Transformer)
     assert callable(method.resolve("build"))
 

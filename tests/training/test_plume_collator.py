@@ -78,8 +78,3 @@ def test_a_model_that_reads_another_suffix_is_refused(encoder, monkeypatch):
     monkeypatch.setattr(encoder[0], "options", replace(encoder[0].options, suffix="<eot><gen_emb>"))
     with pytest.raises(InputError, match="<eot><gen_emb>"):
         PlumeCollator(encoder, curriculum=CURRICULUM)
-
-
-def test_budgets_belong_to_the_curriculum(encoder):
-    with pytest.raises(InputError, match="nested_budgets"):
-        PlumeCollator(encoder, curriculum=CURRICULUM, nested_budgets=True)

@@ -324,9 +324,7 @@ def test_without_an_adapter_there_is_nothing_to_balance(checkpoint, tmp_path, ro
     ("options", "complaint"),
     [
         ({"curriculum": Curriculum()}, "8 latent steps"),
-        ({"stop_gradient": True}, "think tokens"),
-        ({"decoder": "kv"}, "think tokens"),
-        ({"disc_weight": -1}, "disc_weight -1"),
+        ({"disc_weight": -1}, "disc_weight is -1"),
         ({"balance": "sample"}, "'batch' or 'step'"),
     ],
 )

@@ -15,9 +15,9 @@ from sentence_transformers import SentenceTransformer
 
 from tte_retriever import TTEEncoder
 from tte_retriever.errors import InputError
-from tte_retriever.training.collator import TTECollator
 from tte_retriever.training.run import train
 from tte_retriever.training.trainer import newest_checkpoint
+from tte_retriever.training.tte_flash.collator import TTECollator
 
 LORA = "lora={rank: 2, alpha: 4, dropout: 0.1}"
 

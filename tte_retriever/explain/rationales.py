@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from tte_retriever.errors import InputError
 from tte_retriever.explain.decoding import output_matrix, predicting_states, states_at, visible_columns
 from tte_retriever.methods.explicit_cot import ExplicitCoT
-from tte_retriever.training.explicit_cot.teacher_forcing import TeacherForcing
+from tte_retriever.training.explicit_cot.teacher_forced_pass import TeacherForcedPass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,7 +106,7 @@ def read_rationale(encoder: TTEEncoder, features: Mapping[str, Any], rationale_i
         raise InputError(
             "This model reads no rationale; give one of the method explicit-cot, and leave its mode at 'gen'."
         )
-    written = TeacherForcing(transformer.gen_id).written(rationale_ids)  # (B, R + 1)
+    written = TeacherForcedPass(transformer.gen_id).written(rationale_ids)  # (B, R + 1)
     out = encoder({**features, "written_ids": written})
     before = features["input_ids"].shape[1] - 1
     predicting = out["token_embeddings"][:, before : before + rationale_ids.shape[1]]  # (B, R, D)

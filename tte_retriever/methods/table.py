@@ -49,9 +49,9 @@ class Method:
     needs_custom_code: bool = False
     module_class: str = "sentence_transformers.base.modules:Transformer"
     card: str = _THINK_TOKENS
-    config: str = "tte_retriever.training.config:TrainConfig"
+    config: str = "tte_retriever.training.tte_flash.config:TTEConfig"
     loss: str = "tte_retriever.training.tte_flash.loss:TTELoss"
-    collator: str = "tte_retriever.training.collator:TTECollator"
+    collator: str = "tte_retriever.training.tte_flash.collator:TTECollator"
 
     def resolve(self, field: Literal["build", "module_class", "config", "loss", "collator"]) -> Any:
         """Import the function or class that a field names."""

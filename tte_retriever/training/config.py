@@ -82,23 +82,18 @@ class CollatorConfig:
     """How rows become batches.
 
     Attributes:
-        nested_budgets: Whether each batch thinks with a random number of think tokens, so that every budget works.
         max_rationale_tokens: Longer rationales are cut.
         prompts: Column → instruction, which becomes a system message.
     """
 
-    nested_budgets: bool = False
     max_rationale_tokens: int = 512
     prompts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Flags of :class:`tte_retriever.training.tte_flash.loss.TTELoss` that all stages share; they are explained there."""
+    """Options of :class:`tte_retriever.training.cached_contrastive.CachedContrastiveLoss` that all stages share."""
 
-    rationale_from: Literal["thought", "query+thought"] = "thought"
-    decoder: Literal["soft-prompt", "kv"] = "soft-prompt"
-    stop_gradient: bool = False
     symmetric: bool = False
     matryoshka_dims: tuple[int, ...] | None = None
     mini_batch_size: int = 32
@@ -173,12 +168,16 @@ class TrainConfig:
 
     @property
     def loss_options(self) -> dict[str, Any]:
-        """Options that the loss gets in every stage."""
+        """Options of the loss, the same in every stage."""
         return dict(vars(self.loss))
 
     @property
-    def collator_options(self) -> dict[str, Any]:
-        """Options of the collator."""
+    def decodes_query(self) -> bool:
+        """Whether rationales are decoded from the query as well, so that no thought is needed."""
+        return False
+
+    def collator_options(self, seed: int) -> dict[str, Any]:
+        """Options of the collator; ``seed`` is that of the stage."""
         return dict(vars(self.collator))
 
     def to_yaml(self) -> str:

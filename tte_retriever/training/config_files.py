@@ -155,7 +155,7 @@ def _check(config: TrainConfig) -> None:
 def _learns(config: TrainConfig, stage: StageConfig) -> bool:
     if _method_called(config.model.method).has_thought:
         return stage.contrastive_weight + stage.rationale_weight > 0
-    decodes = stage.rationale_weight == 0 or config.loss.rationale_from == "query+thought"
+    decodes = stage.rationale_weight == 0 or config.decodes_query
     return stage.contrastive_weight > 0 and decodes
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from tte_retriever.encoder import TTEEncoder
-    from tte_retriever.training.tte_flash.loss import TTELoss
+    from tte_retriever.training.cached_contrastive import CachedContrastiveLoss
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def train(config: TrainConfig) -> Path:
             logger.info("stage %s is finished already", stage.name)
             model = load_model(folder / RESULT, config.model)
         else:
-            options = {**config.collator_options, "seed": settings.seed, "quarantine": quarantine}
+            options = {**config.collator_options(settings.seed), "quarantine": quarantine}
             collator, loss = method.resolve("collator")(model, **options), method.resolve("loss")
             run_stage(config, stage, model, data, collator, arguments=settings, previous=previous, loss=loss)
             gc.collect()  # a trainer and its optimiser are in reference cycles
@@ -116,7 +116,7 @@ def run_stage(
     *,
     arguments: SentenceTransformerTrainingArguments,
     previous: Path | None,
-    loss: Callable[..., TTELoss],
+    loss: Callable[..., CachedContrastiveLoss],
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train one stage in place and save its result; a stage that was stopped continues from its newest checkpoint.

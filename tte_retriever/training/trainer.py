@@ -16,7 +16,7 @@ from tte_retriever.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tte_retriever.training.tte_flash.loss import TTELoss
+    from tte_retriever.training.cached_contrastive import CachedContrastiveLoss
 
 TRAINED = "trained.safetensors"
 """File of a trainer checkpoint: the trained weights."""
@@ -113,8 +113,10 @@ class StageTrainer(SentenceTransformerTrainer):
         return weights | {f"loss.{name}": tensor for name, tensor in own_state(self._loss).items()}
 
     @property
-    def _loss(self) -> TTELoss:
-        return cast("TTELoss", next(iter(self.loss.values())))  # one loss, under the name of each data set
+    def _loss(self) -> CachedContrastiveLoss:
+        return cast(
+            "CachedContrastiveLoss", next(iter(self.loss.values()))
+        )  # one loss, under the name of each data set
 
 
 class _AverageOwnGradients(TrainerCallback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 
@@ -17,7 +17,7 @@ from tte_retriever.explain.rationales import write_from
 from tte_retriever.explain.thoughts import embed_with, observe
 from tte_retriever.training.collator import IGNORED, padded
 from tte_retriever.training.lame.config import LameLossConfig
-from tte_retriever.training.tte_flash.thinking import Thinking
+from tte_retriever.training.tte_flash.thought_pass import ThoughtPass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tte_retriever.encoder import TTEEncoder
     from tte_retriever.training.config import TrainConfig
+    from tte_retriever.training.tte_flash.config import TTELossConfig
 
 Ids: TypeAlias = list[list[int]]
 
@@ -64,8 +65,8 @@ def probe_think_tokens(encoder: TTEEncoder, config: TrainConfig, queries: ProbeQ
     separate = isinstance(config.loss, LameLossConfig) and config.loss.decoder_layers > 0
     if not config.stages[-1].rationale_weight or separate:
         return thought  # no rationale was trained, or the decoder is not in the checkpoint
-    if config.loss.decoder != "soft-prompt":
-        raise InputError(f"loss.decoder is {config.loss.decoder!r}, but a probe decodes from a soft-prompt only.")
+    if (decoder := cast("TTELossConfig", config.loss).decoder) != "soft-prompt":
+        raise InputError(f"loss.decoder is {decoder!r}, but a probe decodes from a soft-prompt only.")
     return replace(thought, rationales=_decoded(encoder, config, queries))
 
 
@@ -130,7 +131,8 @@ def _replaced(encoder: TTEEncoder, queries: ProbeQueries, *, inputs_alone: bool 
 
 
 def _decoded(encoder: TTEEncoder, config: TrainConfig, queries: ProbeQueries) -> tuple[Comparison, ...]:
-    sight = Thinking(encoder.thought, config.loss.rationale_from, config.loss.decoder, stop_gradient=False)
+    loss = cast("TTELossConfig", config.loss)
+    sight = ThoughtPass(encoder.thought, loss.rationale_from, loss.decoder, stop_gradient=False)
     backbone, end_id = qwen_vl_model(encoder.transformer), token_id(encoder.tokenizer, "<|im_end|>")
     gold, written, predicted = gold_ids(encoder, config, queries.pairs), Ids(), Ids()
     for out, ids in zip(queries.outputs(encoder), in_batches(gold), strict=True):

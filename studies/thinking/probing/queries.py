@@ -76,8 +76,7 @@ def in_batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def gold_ids(encoder: TTEEncoder, config: TrainConfig, pairs: Sequence[Pair]) -> list[list[int]]:
     """Token ids of the rationales that training asks for such queries, without the end token."""
-    options = config.collator_options | {"nested_budgets": False}
-    collator = METHODS[config.model.method].resolve("collator")(encoder, **options)
+    collator = METHODS[config.model.method].resolve("collator")(encoder, **config.collator_options(config.seed))
     rows = [
         {
             "anchor": encoder_item(pair.query),

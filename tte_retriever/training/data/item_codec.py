@@ -57,6 +57,25 @@ def content_id(item: Any) -> int:
     return int.from_bytes(digest.digest()[:8], "little") >> 1
 
 
+def item_parts(item: Any) -> Iterator[str | None]:
+    """The parts of an item in order: its texts, and ``None`` for each image or video. Of a chat, without system messages."""
+    if isinstance(item, str):
+        yield item.strip()
+    elif isinstance(item, (list, tuple)):
+        for each in item:
+            yield from item_parts(each)
+    elif not isinstance(item, Mapping):
+        yield None
+    elif "role" in item:
+        yield from item_parts(item["content"]) if item["role"] != "system" else ()
+    else:
+        for kind, value in item.items():
+            if kind in ("text", "message"):
+                yield from item_parts(value)
+            elif kind in ("image", "video"):
+                yield None
+
+
 def _map_media(item: Any, change: Callable[[str, Any], Any]) -> Any:
     """The item with every value under ``image`` and ``video``, in chats as well, replaced."""
     if isinstance(item, Mapping):

@@ -1,11 +1,10 @@
-"""Rows of training pairs with rationales as a model that thinks in words is to write them."""
+"""Batches of training pairs with rationales as a model writes them out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from tte_retriever.errors import InputError
-from tte_retriever.training.collator import IGNORED, TTECollator
+from tte_retriever.training.collator import IGNORED, PairCollator
 
 if TYPE_CHECKING:
     import torch
@@ -14,32 +13,30 @@ if TYPE_CHECKING:
     from tte_retriever.methods.explicit_cot import ExplicitCoT
 
 
-class ExplicitCoTCollator(TTECollator):
-    """A :class:`TTECollator` whose rationales stand in ``<think>`` tags and end in the embed token, as UME-R1 writes them.
+class ExplicitCoTCollator(PairCollator):
+    """A :class:`~tte_retriever.training.collator.PairCollator` whose rationales are written as in UME-R1.
 
-    A row without a rationale has nothing but the embed token: the model learns to embed at once, which is how the row is
-    read, and does not have to make something up at inference.
+    They are enclosed in ``<think>`` tags and end in the embed token. A row without a rationale has only the embed token:
+    the model learns to embed it at once, and not to make up a rationale.
 
     Args:
         model: Built with the method ``explicit-cot``.
-        nested_budgets: Must be false: the length of a rationale is what was written.
-        **options: As for :class:`TTECollator`.
+        **options: As for ``PairCollator``.
 
     Raises:
-        InputError: As for :class:`TTECollator`.
+        InputError: As for ``PairCollator``.
     """
 
-    def __init__(self, model: TTEEncoder, *, nested_budgets: bool = False, **options: Any) -> None:
+    def __init__(self, model: TTEEncoder, **options: Any) -> None:
         super().__init__(model, **options)
-        if nested_budgets:
-            raise InputError("nested_budgets is about think tokens, and explicit-cot has none; leave it out")
         self.end_id = cast("ExplicitCoT", model.transformer).gen_id
 
     def format_rationale(self, rationale: str) -> str:
         """In its tags, on a line of its own."""
         return f"<think>{rationale}</think>\n"
 
-    def _rationale_ids(self, rationales: list[str]) -> torch.Tensor:
-        ids = super()._rationale_ids(rationales)  # (B, R)
+    def tokenize_rationales(self, rationales: list[str]) -> torch.Tensor:
+        """As ``PairCollator``, with the embed token where there is no rationale."""
+        ids = super().tokenize_rationales(rationales)  # (B, R)
         ids[(ids == IGNORED).all(1), 0] = self.end_id
         return ids

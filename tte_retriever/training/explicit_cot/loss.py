@@ -4,101 +4,72 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from accelerate.utils import extract_model_from_parallel
-from sentence_transformers.util import all_gather_with_grad
-
 from tte_retriever.errors import InputError
 from tte_retriever.methods.explicit_cot import ExplicitCoT
-from tte_retriever.training.explicit_cot.teacher_forcing import TeacherForcing
-from tte_retriever.training.tte_flash.loss import TTELoss
+from tte_retriever.training.cached_contrastive import CachedContrastiveLoss, check_weights
+from tte_retriever.training.explicit_cot.teacher_forced_pass import TeacherForcedPass
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from torch import Tensor
 
-    from tte_retriever.training.tte_flash.loss import Batch
+    from tte_retriever.training.cached_contrastive import Batch
 
 
-class ExplicitCoTLoss(TTELoss):
-    """:class:`TTELoss` of a model that reads a rationale after the prompt, teacher-forced, as if it had written it.
+class ExplicitCoTLoss(CachedContrastiveLoss):
+    """InfoNCE after a rationale and in front of it, and the NLL of the rationale.
 
-    The generation part is the NLL of the rationale and of the embed token that ends it; the contrastive part is on the
-    state of that token, whatever the weights are; ``disc`` is the same on the ``disc`` embedding, in front of the
-    rationale. Features are those of :class:`TTELoss`, with ``rationale_ids`` that end in the embed token unless they were cut. A
-    row without a rationale is embedded without one.
+    After TTE (arXiv 2510.05014) and UME-R1 (arXiv 2511.00405). The model reads the rationale after the prompt, as if it had
+    written it (teacher forcing). The generation part is the NLL of the rationale and of the embed token that ends it. The
+    contrastive part is on the state of that token; ``disc`` is the same on the ``disc`` embedding, in front of the
+    rationale. Inputs are those of :class:`~tte_retriever.training.cached_contrastive.CachedContrastiveLoss`, with
+    ``rationale_ids`` that end in the embed token unless they were cut. A row without a rationale is embedded without one.
 
     Args:
         model: Built with the method ``explicit-cot``, in mode ``gen``.
-        rationale_weight: Of the generation part; 0 leaves it out, but rationales are read all the same.
         disc_weight: Of the contrastive part on the ``disc`` embedding; 0 leaves it out.
-        **options: As for :class:`TTELoss`; what is about think tokens stays as it is.
+        **options: Those of :class:`~tte_retriever.training.cached_contrastive.CachedContrastiveLoss`. With
+            ``rationale_weight=0`` the model still reads the rationales.
 
     Raises:
-        InputError: As for :class:`TTELoss`, or if the model thinks otherwise.
+        InputError: An option is out of range, or the model is of another method.
     """
 
-    PARTS = ("contrastive", "rationale", "disc")
+    OPTIONS = (*CachedContrastiveLoss.OPTIONS, "disc_weight")
+    PARTS = (*CachedContrastiveLoss.PARTS, "disc")
 
-    def __init__(
-        self,
-        model: SentenceTransformer,
-        *,
-        rationale_weight: float = 1.0,
-        disc_weight: float = 1.0,
-        **options: Any,
-    ) -> None:
-        if not isinstance(model[0], ExplicitCoT) or model[0].mode != "gen":
+    def __init__(self, model: SentenceTransformer, *, disc_weight: float = 1.0, **options: Any) -> None:
+        first = model[0]
+        if not isinstance(first, ExplicitCoT) or first.mode != "gen":
             raise InputError(
                 "This model writes no rationale; give one of the method explicit-cot, and leave its mode at 'gen'."
             )
-        if min(rationale_weight, disc_weight) < 0:
-            raise InputError(
-                f"rationale_weight is {rationale_weight} and disc_weight {disc_weight}; give 0 to leave a part out, or a "
-                "positive number."
-            )
-        super().__init__(model, rationale_weight=0, **options)  # there are no think tokens to decode it from
-        if (self.rationale_from, self.decoder, self.stop_gradient) != ("thought", "soft-prompt", False):
-            raise InputError(
-                "rationale_from, decoder and stop_gradient are about think tokens, and explicit-cot has none; leave them out."
-            )
-        self.rationale_weight = rationale_weight
+        check_weights(disc_weight=disc_weight)
+        super().__init__(model, **options)
         self.disc_weight = disc_weight
-        self.ROW_EXTRAS = 1 + cast("int", model.get_embedding_dimension())
+        self.gen_id = first.gen_id
 
     @property
-    def _thinking(self) -> TeacherForcing:  # type: ignore[override]  # both have the two methods that are used
-        return TeacherForcing(cast("ExplicitCoT", self._plain_model[0]).gen_id)
+    def rationale_pass(self) -> TeacherForcedPass:
+        """The model reads the rationale after the prompt."""
+        return TeacherForcedPass(self.gen_id)
 
-    @property
-    def _plain_model(self) -> SentenceTransformer:
-        return cast("SentenceTransformer", extract_model_from_parallel(self.model, keep_torch_compile=False))
-
-    @property
-    def _reads_rationales(self) -> bool:
-        return True
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The options, for the model card."""
-        return super().get_config_dict() | {"disc_weight": self.disc_weight}
-
-    def _row_extras(self, features: dict[str, Any]) -> list[Tensor]:
-        """Besides the NLL, the ``disc`` embedding."""
-        first, *head = self._plain_model
+    def _row_extras(self, features: dict[str, Any]) -> dict[str, Tensor]:
+        """Besides the NLL, the ``disc`` embedding; (mini-batch, E)."""
+        first, *head = self.plain_model
         read = {**features, "attention_mask": cast("ExplicitCoT", first).up_to_disc(features)}
         for module in head:
             read = module(read)
-        return [*super()._row_extras(features), *read["sentence_embedding"].float().unbind(1)]
+        return super()._row_extras(features) | {"disc": read["sentence_embedding"].float()}
 
     def _check(self, columns: list[dict[str, Any]]) -> None:
         super()._check(columns)
         if self.disc_weight and len(columns) < 2:
             raise InputError(f"The disc part takes an anchor and a positive column, but {len(columns)} was given.")
 
-    def _parts(self, vectors: list[Tensor], facts: Tensor, batch: Batch) -> dict[str, Tensor]:
-        parts = super()._parts(vectors, facts, batch)
+    def _parts(self, vectors: list[Tensor], extras: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        parts = super()._parts(vectors, extras, batch)
         if self.disc_weight:
-            discs = list(facts[:, 1:].chunk(len(vectors)))  # (B, E) each
-            if self.gather_across_devices:
-                discs = [all_gather_with_grad(each) for each in discs]
-            parts["disc"] = self.disc_weight * self._contrastive(discs, batch.candidates, batch.log_scale)
+            disc = self._contrastive_of_extra(extras["disc"], len(vectors), batch)
+            parts["disc"] = self.disc_weight * disc
         return parts

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tte_retriever.training.config import CollatorConfig, LossConfig, StageConfig, TrainConfig
+from tte_retriever.training.config import StageConfig
+from tte_retriever.training.tte_flash.config import TTECollatorConfig, TTEConfig, TTELossConfig
 
 Reconstruct = Literal["answer", "rationale"]
 """The text that is reconstructed from the reason tokens."""
 
 
 @dataclass(frozen=True)
-class LameCollatorConfig(CollatorConfig):
+class LameCollatorConfig(TTECollatorConfig):
     """How rows become batches.
 
     Attributes:
@@ -27,7 +28,7 @@ class LameCollatorConfig(CollatorConfig):
 
 
 @dataclass(frozen=True)
-class LameLossConfig(LossConfig):
+class LameLossConfig(TTELossConfig):
     """Flags of :class:`tte_retriever.training.lame.loss.LameLoss` that all stages share; they are explained there."""
 
     decoder_layers: int = 1
@@ -45,7 +46,7 @@ class LameStage(StageConfig):
 
 
 @dataclass(frozen=True)
-class LameConfig(TrainConfig):
+class LameConfig(TTEConfig):
     """A whole run."""
 
     stages: tuple[LameStage, ...]

@@ -1,4 +1,4 @@
-"""Routing of latent steps among experts: how even it is, and the losses that keep it so."""
+"""Routing of latent steps among experts: how even it is, and a loss that keeps it even."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Balance: TypeAlias = Literal["batch", "step"]
 
 @dataclass(frozen=True)
 class RoutingSummary:
-    """What is to be known about the routing of each row, means over its steps; zeros where there was none.
+    """Statistics of the routing of each row, as means over its steps; zeros where there was no step.
 
     Attributes:
         probabilities: Of each expert.  (B, N)
@@ -31,7 +31,7 @@ class RoutingSummary:
 
     @classmethod
     def of(cls, routing: Tensor, chosen: int) -> RoutingSummary:
-        """Summarise the router's probabilities (B, K, N), of which ``chosen`` are followed at each step."""
+        """Summarise the router's probabilities (B, K, N); each step follows the ``chosen`` largest."""
         steps, experts = max(1, routing.shape[1]), routing.shape[2]
         followed = torch.zeros_like(routing).scatter(-1, routing.topk(chosen).indices, 1 / chosen)  # (B, K, N)
         return cls(
@@ -43,15 +43,10 @@ class RoutingSummary:
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> RoutingSummary:
-        """Take back what :meth:`packed` gave."""
+        """The inverse of :attr:`packed`."""
         experts = packed.shape[1] // 2 - 1
         probabilities, loads, deviation, entropy = packed.split([experts, experts, 1, 1], dim=1)
         return cls(probabilities, loads, deviation[:, 0], entropy[:, 0])
-
-    @staticmethod
-    def packed_size(experts: int) -> int:
-        """Columns of :attr:`packed`."""
-        return 2 * experts + 2
 
     @property
     def packed(self) -> Tensor:
@@ -62,7 +57,7 @@ class RoutingSummary:
 def batch_balance(probabilities: Tensor, loads: Tensor) -> Tensor:
     """Load balance over a batch (Switch Transformer, arXiv 2101.03961, eq. 4): 1 where it is even, N at worst.
 
-    Every step may be as decided as it likes, as long as the experts are equally busy over the batch.
+    Routing may be sharp at each step; only the average over the batch is balanced.
 
     Args:
         probabilities: Mean probability of each expert.  (N,)

@@ -1,4 +1,4 @@
-"""Rows of training pairs with what PLUME writes after its latent steps, in every phase of the curriculum."""
+"""Batches of training pairs with what PLUME writes after its latent steps, in every phase of the curriculum."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tte_retriever.errors import InputError
 from tte_retriever.tokens import escape_control_tokens
-from tte_retriever.training.collator import IGNORED, TTECollator, item_columns, padded
-from tte_retriever.training.lame.collator import parts_of
+from tte_retriever.training.collator import IGNORED, PairCollator, item_columns, padded
+from tte_retriever.training.data.item_codec import item_parts
 from tte_retriever.training.plume.curriculum import written
 
 if TYPE_CHECKING:
@@ -18,34 +18,27 @@ if TYPE_CHECKING:
     from tte_retriever.training.plume.curriculum import Curriculum
 
 _SUFFIX = "<eot></think>\n<gen_emb>"
-"""What is written when everything is latent and the answer is dropped, up to where the model embeds."""
+"""What is written, up to the embed token, when everything is latent and the answer is dropped."""
 
 
-class PlumeCollator(TTECollator):
-    """A :class:`TTECollator` whose ``c_rationale_ids`` are (B, phases, S): what is written after the latent steps in each phase.
+class PlumeCollator(PairCollator):
+    """A :class:`~tte_retriever.training.collator.PairCollator` for the curriculum of PLUME.
 
-    Which phase it is, is for the loss to say: a loader that runs ahead, or in processes of its own, does not know. From
-    ``<eot>`` on the text holds what is left of ``<item>_rationale``, the answer, ``<gen_emb>`` and the end of the turn. The
-    answer is ``<item>_answer``, else a positive that is text alone, for the anchor and the positive alike; columns after
-    these two have none.
+    ``c_rationale_ids`` are (B, phases, S) int64: what is written after the latent steps in each phase. The loss picks the
+    phase, because a loader that runs ahead, or in another process, does not know it. From ``<eot>`` on, the text holds what
+    is left of ``<item>_rationale``, the answer, ``<gen_emb>`` and the end of the turn. The answer is ``<item>_answer``, else
+    the positive if it is text alone, for the anchor and the positive alike; columns after these two have none.
 
     Args:
-        model: As for :class:`TTECollator`, of the method ``plume``.
+        model: As for ``PairCollator``, of the method ``plume``.
         curriculum: Phases.
-        nested_budgets: Not possible: the curriculum says how many steps are latent.
-        **options: As for :class:`TTECollator`; ``max_rationale_tokens`` counts ``<item>_rationale`` alone.
+        **options: As for ``PairCollator``; ``max_rationale_tokens`` counts ``<item>_rationale`` alone.
 
     Raises:
-        InputError: As for :class:`TTECollator`, ``nested_budgets``, and a model that reads another suffix at inference.
+        InputError: As for ``PairCollator``, and a model that reads another suffix at inference.
     """
 
-    def __init__(
-        self, model: TTEEncoder, *, curriculum: Curriculum, nested_budgets: bool = False, **options: Any
-    ) -> None:
-        if nested_budgets:
-            raise InputError(
-                "nested_budgets is true, but PLUME's curriculum says how many steps are latent; leave it out"
-            )
+    def __init__(self, model: TTEEncoder, *, curriculum: Curriculum, **options: Any) -> None:
         super().__init__(model, **options)
         suffix = cast("PlumeTransformer", model.transformer).options.suffix
         if suffix != _SUFFIX:
@@ -55,7 +48,7 @@ class PlumeCollator(TTECollator):
             )
         self.curriculum = curriculum
 
-    def _thought(self, rows: list[dict[str, Any]], column: str) -> dict[str, torch.Tensor]:
+    def _rationale_ids(self, rows: list[dict[str, Any]], column: str) -> torch.Tensor:
         pair = item_columns(list(rows[0]))[:2]
         ids: list[list[int]] = []
         for row in rows:
@@ -65,15 +58,15 @@ class PlumeCollator(TTECollator):
             for phase in self.curriculum.phases:
                 text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
                 ids.append(self.model.tokenizer(text, add_special_tokens=False).input_ids)
-        return {"rationale_ids": padded(ids, IGNORED).unflatten(0, (len(rows), -1))}  # (B, phases, S)
+        return padded(ids, IGNORED).unflatten(0, (len(rows), -1))  # (B, phases, S)
 
     def _cut(self, text: str) -> str:
-        """The part of a text that is not too long."""
+        """A text without what exceeds ``max_rationale_tokens``."""
         ends = self.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
         return text if len(ends) <= self.max_rationale_tokens else text[: ends[self.max_rationale_tokens - 1][1]]
 
 
 def _text_alone(item: Any) -> str:
-    """An item that is nothing but text; ``""`` for any other."""
-    parts = list(parts_of(item))
+    """The text of an item that has no media; ``""`` for any other."""
+    parts = list(item_parts(item))
     return "" if None in parts else " ".join(filter(None, parts))

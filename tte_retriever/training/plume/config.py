@@ -64,10 +64,9 @@ class PlumeConfig(TrainConfig):
 
     @property
     def loss_options(self) -> dict[str, Any]:
-        """Besides the flags, the curriculum."""
+        """Besides the options of the section, the curriculum."""
         return super().loss_options | {"curriculum": self.curriculum}
 
-    @property
-    def collator_options(self) -> dict[str, Any]:
-        """Besides the flags, the curriculum."""
-        return super().collator_options | {"curriculum": self.curriculum}
+    def collator_options(self, seed: int) -> dict[str, Any]:
+        """Besides the options of the section, the curriculum."""
+        return super().collator_options(seed) | {"curriculum": self.curriculum}

@@ -1,16 +1,14 @@
-"""What a training pass does beyond inference: decode rationales from the thought, keep a gradient away from it.
-
-All of it happens in hooks, that is inside the model's own forward: under its autocast, and where DDP can see it.
-"""
+"""A training pass of a model with think tokens: it decodes rationales, and may stop gradients at the think tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tte_retriever.errors import InputError
 from tte_retriever.explain.decoding import Prefill, states_at, visible_columns
@@ -19,34 +17,36 @@ from tte_retriever.training.rationale import rationale_nll
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor
+    from sentence_transformers.sentence_transformer.modules import Transformer
 
     from tte_retriever.tokens import ThoughtVocabulary
-    from tte_retriever.training.lame.light_decoder import LightDecoder
 
 RationaleFrom: TypeAlias = Literal["thought", "query+thought"]
 Decoder: TypeAlias = Literal["soft-prompt", "kv"]
 
+ThoughtDecoder: TypeAlias = Callable[[Tensor, Tensor, Tensor, nn.Module], Tensor]
+"""Think states (B, K, D), which of them are present (B, K), text (B, R) and backbone → NLL of each text (B,)."""
+
 
 @dataclass(frozen=True)
-class Thinking:
-    """How a model thinks in training.
+class ThoughtPass:
+    """The :class:`~tte_retriever.training.rationale.RationalePass` of a model with think tokens.
 
     Attributes:
-        thought: Its think and embed tokens.
-        rationale_from: What the decoder sees.
-        decoder: How it sees that.
+        thought: The model's think and embed tokens.
+        rationale_from: What the backbone decodes from: the think tokens, or everything in front of the embed token.
+        decoder: Whether it reads their last hidden states or their keys and values.
         stop_gradient: Whether the embedding reads the think states as constants.
-        light_decoder: What decodes the think states in place of the backbone, if not ``None``.
+        thought_decoder: Decodes the think states in place of the backbone, if not ``None``.
     """
 
     thought: ThoughtVocabulary
     rationale_from: RationaleFrom
     decoder: Decoder
     stop_gradient: bool
-    light_decoder: LightDecoder | None = None
+    thought_decoder: ThoughtDecoder | None = None
 
-    def thinks(self, input_ids: Tensor) -> Tensor:
+    def is_think(self, input_ids: Tensor) -> Tensor:
         """True at think tokens; (B, L) like ``input_ids``."""
         ids = torch.tensor(self.thought.think_ids, dtype=input_ids.dtype, device=input_ids.device)
         return torch.isin(input_ids, ids)
@@ -54,64 +54,59 @@ class Thinking:
     def visible(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """True at the tokens that the backbone decodes a rationale from; (B, L) like both arguments."""
         if self.rationale_from == "thought":
-            return self.thinks(input_ids)
+            return self.is_think(input_ids)
         visible = attention_mask.bool()
         return visible if self.thought.embed_id is None else visible & (input_ids != self.thought.embed_id)
 
-    def decodes(self, input_ids: Tensor, rationale_ids: Tensor) -> Tensor:
-        """True for rows with a rationale (B, R) and, of the tokens (B, L), something to decode it from; (B,)."""
-        has_rationale = (rationale_ids >= 0).any(1)
-        return (
-            has_rationale if self.rationale_from == "query+thought" else has_rationale & self.thinks(input_ids).any(1)
-        )
+    def decodable(self, input_ids: Tensor, rationale_ids: Tensor) -> Tensor:
+        """Rows with a rationale and, if it is decoded from the think tokens alone, at least one of them; (B,)."""
+        rows = (rationale_ids >= 0).any(1)
+        return rows if self.rationale_from == "query+thought" else rows & self.is_think(input_ids).any(1)
 
     @contextmanager
-    def during(self, transformer: nn.Module, rationale_ids: Tensor | None) -> Iterator[None]:
-        """Within, features that leave ``transformer`` carry more.
+    def attached_to(self, transformer: Transformer, rationale_ids: Tensor | None) -> Iterator[None]:
+        """Within, features also get ``thought_states`` (B, K, D) and ``thought_mask`` (B, K).
 
-        They are ``thought_states`` (B, K, D), the last hidden states of the think tokens, ``thought_mask`` (B, K), which
-        of them are there, and, if ``rationale_ids`` (B, R) are given, ``rationale_nll`` (B,).
+        These are the last hidden states of the think tokens, and which of them are present.
 
         Raises:
-            InputError: If keys and values are needed but not kept.
+            InputError: ``decoder`` is ``kv``, and gradient checkpointing keeps no keys and values.
         """
-        module = cast("Any", transformer)
+        backbone = transformer.model
         with ExitStack() as hooks:
             kept: list[Prefill] | None = None
-            if rationale_ids is not None and self.decoder == "kv" and self.light_decoder is None:
-                kept = hooks.enter_context(_kept_prefill(module.model))
+            if rationale_ids is not None and self.decoder == "kv" and self.thought_decoder is None:
+                kept = hooks.enter_context(_kept_prefill(backbone))
 
-            def think(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
+            def decode(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
                 inputs = {key: value for key, value in features.items() if key != "token_embeddings"}
-                thinks = self.thinks(features["input_ids"])
-                columns = visible_columns(thinks)
+                is_think = self.is_think(features["input_ids"])
+                columns = visible_columns(is_think)
                 features["thought_states"] = states_at(features["token_embeddings"], columns)
-                features["thought_mask"] = thinks.gather(1, columns)
+                features["thought_mask"] = is_think.gather(1, columns)
                 if rationale_ids is not None:
-                    features["rationale_nll"] = self._nll(
-                        module.model, features, rationale_ids, kept[0] if kept else None
-                    )
+                    features["rationale_nll"] = self._nll(backbone, features, rationale_ids, kept[0] if kept else None)
                 if self.stop_gradient:
-                    with _read_only(module.model, thinks):
-                        features["token_embeddings"] = module.forward(inputs)["token_embeddings"]
+                    with _read_only(backbone, is_think):
+                        features["token_embeddings"] = transformer.forward(inputs)["token_embeddings"]
 
-            hooks.callback(module.register_forward_hook(think).remove)
+            hooks.callback(transformer.register_forward_hook(decode).remove)
             yield
 
     def _nll(
         self, backbone: nn.Module, features: dict[str, Any], rationale_ids: Tensor, prefill: Prefill | None
     ) -> Tensor:
-        """NLL of each row's rationale, 0 for rows without one; (B,)."""
+        """NLL of each row's rationale, 0 for rows that are not decodable; (B,)."""
         states, input_ids = features["token_embeddings"], features["input_ids"]  # (B, L, D), (B, L)
         nll = states.new_zeros(len(states), dtype=torch.float32)
-        rows = self.decodes(input_ids, rationale_ids).nonzero()[:, 0]
+        rows = self.decodable(input_ids, rationale_ids).nonzero()[:, 0]
         if not len(rows):
             return nll
         ids = rationale_ids[rows]
         ids = ids[:, : int((ids >= 0).sum(1).max())]
-        if self.light_decoder is not None:
+        if self.thought_decoder is not None:
             thought, present = features["thought_states"][rows], features["thought_mask"][rows]
-            return nll.index_put((rows,), self.light_decoder(thought, present, ids, backbone))
+            return nll.index_put((rows,), self.thought_decoder(thought, present, ids, backbone))
         visible = self.visible(input_ids, features["attention_mask"])
         if prefill is not None:
             prefill = prefill.of_rows(rows)
@@ -120,16 +115,16 @@ class Thinking:
 
 @contextmanager
 def _kept_prefill(backbone: nn.Module) -> Iterator[list[Prefill]]:
-    """Have the backbone's next pass keep its keys and values; they become the only entry of the list that is given."""
+    """Within, the backbone's next pass keeps its keys and values; they become the only entry of the list."""
     decoder = cast("Any", backbone).language_model
     if any(layer.training and layer.gradient_checkpointing for layer in decoder.layers):
         raise InputError(
-            "decoder='kv' needs the keys and values that gradient checkpointing throws away; use "
-            "decoder='soft-prompt' or turn gradient checkpointing off."
+            "decoder='kv' needs keys and values, which gradient checkpointing does not keep; use decoder='soft-prompt' or "
+            "turn gradient checkpointing off."
         )
     kept: list[Prefill] = []
 
-    def ask(
+    def use_cache(
         _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, kwargs if kept else {**kwargs, "use_cache": True}
@@ -145,7 +140,7 @@ def _kept_prefill(backbone: nn.Module) -> Iterator[list[Prefill]]:
         kept.append(Prefill([(layer.keys, layer.values) for layer in layers], positions[-1]))
 
     with ExitStack() as hooks:
-        hooks.callback(decoder.register_forward_pre_hook(ask, with_kwargs=True).remove)
+        hooks.callback(decoder.register_forward_pre_hook(use_cache, with_kwargs=True).remove)
         hooks.callback(decoder.register_forward_hook(keep, with_kwargs=True).remove)
         yield kept
 
@@ -153,8 +148,8 @@ def _kept_prefill(backbone: nn.Module) -> Iterator[list[Prefill]]:
 class _ReadOnly(nn.Module):
     """A layer that reads the hidden states of ``frozen`` tokens (B, L) without passing gradients back into them.
 
-    It stands around the layer because a hook on the layer would, in some releases of transformers, be a part of what
-    gradient checkpointing computes again, when the hook is gone.
+    It wraps the layer, because in some releases of transformers a hook on the layer would be part of what gradient
+    checkpointing computes again, after the hook was removed.
     """
 
     def __init__(self, layer: nn.Module, frozen: Tensor) -> None:
@@ -163,7 +158,7 @@ class _ReadOnly(nn.Module):
         self.frozen = frozen
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the layer; ``hidden`` is (B, L, D)."""
+        """The layer's output; ``hidden`` is (B, L, D)."""
         return self.layer(torch.where(self.frozen[..., None], hidden.detach(), hidden), *args, **kwargs)
 
 
