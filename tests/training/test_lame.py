@@ -436,6 +436,24 @@ def test_a_warm_up_of_nothing_but_the_reason_tokens(lame, lora):
     assert any(not torch.equal(last[name], after[name]) for name in before if "q_proj" in name)
 
 
+@pytest.fixture(scope="module")
+def one_step(configured, pairs_file, tmp_path_factory):
+    """``one_step(*overrides)`` is the weights after a step in each stage."""
+
+    def trained(*overrides):
+        folder = tmp_path_factory.mktemp("one-step")
+        options = (*LAME, f"data.0.path={pairs_file}", "max_steps=1", f"output_dir={folder}", *overrides)
+        return load_file(train(configured(*options)) / "model.safetensors")
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def base(one_step):
+    """The same with the default of every flag."""
+    return one_step()
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -448,14 +466,10 @@ def test_a_warm_up_of_nothing_but_the_reason_tokens(lame, lora):
         "loss.stop_gradient=true",
     ],
 )
-def test_every_open_question_is_one_flag(lame, pairs_file, override):
+def test_every_open_question_is_one_flag(one_step, base, override):
     """The file has rationales here, which answers do not need."""
-    data = f"data.0.path={pairs_file}"
-    one, other = (
-        load_file(train(lame(data, "max_steps=1", f"output_dir={name}", *options)) / "model.safetensors")
-        for name, options in (("base", ()), ("other", (override,)))
-    )
-    assert any(not torch.equal(one[name], other[name]) for name in one)
+    other = one_step(override)
+    assert any(not torch.equal(base[name], other[name]) for name in base)
 
 
 def test_k_is_the_number_of_think_tokens_and_zero_is_refused(checkpoint, tmp_path):

@@ -78,7 +78,7 @@ BROKEN = [
     ({"anchor": "q", "positive": {"picture": "a.png"}}, "'picture'"),
     ({"anchor": "q", "positive": {"image": "gone.png"}}, "gone.png"),
     ({"anchor": "q", "positive": {"image": "sub"}}, "is no file"),
-    ({"anchor": "q", "positive": {"image": "a\0.png"}}, "no usable path"),
+    ({"anchor": "q", "positive": {"image": "a\0.png"}}, "cannot be used as a path"),
     ({"anchor": "q", "positive": {"image": "../secret.png"}}, "leads out of the media root"),
     ({"anchor": "q", "positive": {"image": "link.png"}}, "leads out of the media root"),
     ({"anchor": "q", "positive": {"image": "/etc/passwd"}}, "leads out of the media root"),
@@ -110,7 +110,7 @@ def test_broken_rows_are_set_aside_and_never_shift_the_others(write, root, tmp_p
     assert {row["file"] for row in found} == {str(path)}
     for row, (_, reason) in zip(found, BROKEN, strict=True):
         assert reason in row["reason"]
-    assert f"{len(BROKEN)} broken" in caplog.text
+    assert f"{len(BROKEN)} unusable" in caplog.text
 
     before = out.read_text()
     read_pairs(path, format="pairs", media_root=root, quarantine=out, max_rationale_chars=100)
@@ -120,7 +120,7 @@ def test_broken_rows_are_set_aside_and_never_shift_the_others(write, root, tmp_p
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"max_failures": 1}, "more than 1 broken rows"),
+        ({"max_failures": 1}, "more than 1 unusable rows"),
         ({"format": "csv"}, "pairs, mmeb, ume"),
         ({"media_root": "nowhere"}, "is no folder"),
     ],

@@ -1,4 +1,4 @@
-"""Training pairs: read from files, kept as plain columns, opened only when a batch is made."""
+"""Training pairs: read from files, kept as plain columns; their media are opened when a batch is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a row of each public file format becomes a pair."""
+"""Converts a row of each public file format into a training pair."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ class TrainingPair:
         negatives: Candidates that do not.
         anchor_rationale: Rationale of the query; ``""`` for none.
         positive_rationale: Rationale of the positive; ``""`` for none.
-        anchor_answer: What the rationale of the query comes to, in a few words; ``""`` for none.
-        positive_answer: The same of the positive.
-        ids: What identifies an item, by column (``anchor``, ``positive``, ``negative_1``…), where it is known.
+        anchor_answer: The conclusion of the query's rationale, in a few words; ``""`` for none.
+        positive_answer: The same for the positive.
+        ids: Known ids of items, by column (``anchor``, ``positive``, ``negative_1``…).
         answers: Everything else that answers the query: ids if the positive has one, else texts.
-        source: Name of the data set that the row comes from; ``""`` if the row does not say.
+        source: Name of the data set that the row comes from; ``""`` if it is not known.
+
+    Example:
+        >>> TrainingPair("a red circle", "circle", anchor_rationale="it is round").negatives
+        ()
     """
 
     anchor: Any
@@ -48,11 +52,13 @@ _ROLES = re.compile(r"(anchor|positive|negative)(?![a-z])", re.IGNORECASE)
 
 
 def pairs(row: Row) -> TrainingPair:
-    """Our own: ``anchor``, ``positive``, ``negative_1``…, ``answers``, ``source``, and what is said about an item.
+    """Our own format: ``anchor``, ``positive``, ``negative_1``…, ``answers``, ``source``, and columns about an item.
 
-    That is ``anchor_rationale``, ``positive_rationale``, ``anchor_answer``, ``positive_answer``, ``<item>_id``.
+    These are ``anchor_rationale``, ``positive_rationale``, ``anchor_answer``, ``positive_answer`` and ``<item>_id``. Other
+    keys are ignored, unless they look like a misspelt one of these.
 
-    Other keys are left alone, unless they look like a misspelt one of these.
+    Raises:
+        InputError: A key is missing or misspelt.
     """
     count = 0
     while f"negative_{count + 1}" in row:
@@ -87,7 +93,7 @@ def pairs(row: Row) -> TrainingPair:
 def mmeb(row: Row) -> TrainingPair:
     """MMEB-train: ``qry``, ``qry_image_path``, ``pos_text``, ``pos_image_path``, ``neg_text``, ``neg_image_path``.
 
-    The mark ``<|image_1|>`` is dropped and the image put first; negatives are one or a list, empty ones are none.
+    The image goes in front of the text, without its mark ``<|image_1|>``. Negatives are one or a list; empty ones are dropped.
     """
     texts, paths = _listed(row.get("neg_text")), _listed(row.get("neg_image_path"))
     negatives = [each for each in zip_longest(texts, paths, fillvalue="") if any(each)]
@@ -101,8 +107,8 @@ def mmeb(row: Row) -> TrainingPair:
 def ume(row: Row) -> TrainingPair:
     """UME-sft-train: conversations with ``<image>`` and ``<video>`` tags, rationales in the answering turn.
 
-    What follows ``<disc_emb>`` in the question tells another model how to answer and is cut off; the stand-in
-    ``blank.jpg`` of sides without media goes, too.
+    What follows ``<disc_emb>`` in the question instructs another model and is cut off, and so is the placeholder
+    ``blank.jpg`` of sides without media.
     """
     anchor, anchor_rationale, anchor_answer = _ume_side("qry", _required(row, "qry"))
     positive, positive_rationale, positive_answer = _ume_side("pos", _required(row, "pos"))
@@ -124,7 +130,7 @@ def _required(row: Row, key: str) -> Any:
 
 
 def _name(row: Row, key: str) -> str:
-    """A str or a number under ``key``, as a str; ``""`` where there is none."""
+    """The str or number under ``key``, as a str; ``""`` if there is none."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int | None):
         raise InputError(f"{key!r} is {value!r}; give a str or an int")
@@ -164,7 +170,7 @@ def _ume_side(key: str, side: Any) -> tuple[Any, str, str]:
     said = {turn.get("from") or turn.get("role"): turn.get("value") or turn.get("content") for turn in turns}
     question, answer = said.get("human") or said.get("user"), said.get("gpt") or said.get("assistant")
     if not isinstance(question, str) or not isinstance(answer, str | None):
-        raise InputError(f"the conversation of {key!r} has no human turn of text, or an answer that is none")
+        raise InputError(f"the conversation of {key!r} has no human turn of text, or an answer that is not text")
     images = _listed(side.get("image") or side.get("images"))
     videos = side.get("video") or side.get("videos") or []
     if videos and not (isinstance(videos, list) and isinstance(videos[0], list)):
@@ -185,7 +191,7 @@ def _ume_item(key: str, text: str, media: dict[str, list[Any]]) -> Any:
             parts.append({"type": kind, kind: value})
     left = [value for values in given.values() for value in values if PurePosixPath(str(value)).name != "blank.jpg"]
     if left:
-        raise InputError(f"{key!r} gives {len(left)} media that no <image> or <video> tag places")
+        raise InputError(f"{key!r} gives {len(left)} media without an <image> or <video> tag")
     if all(part["type"] == "text" for part in parts):
         return {"text": "\n".join(part["text"] for part in parts)}
     return [{"role": "user", "content": parts}]

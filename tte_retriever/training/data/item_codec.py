@@ -28,28 +28,42 @@ def encode_item(item: Any, media_root: Path) -> str:
     Args:
         item: A ``str`` (text), a dict of ``text``, ``image`` and ``video``, or a list of chat messages, as the encoder
             takes them, but with media as paths relative to ``media_root``. A video is a file or a list of frames.
-        media_root: An existing folder; what lies outside of it is refused, behind symbolic links, too.
+        media_root: An existing folder. Files outside of it are refused, also behind symbolic links.
 
     Raises:
-        InputError: No such item, or nothing in it.
-        MediaError: ``missing`` or ``not-allowed``, for a path. Whether media are sound shows when they are opened.
+        InputError: It is not an item, or an empty one.
+        MediaError: ``missing`` or ``not-allowed``, for a path. Files are not opened here.
+
+    Example:
+        >>> from pathlib import Path
+        >>> encode_item({"text": "a red circle"}, Path("."))
+        '{"text": "a red circle"}'
     """
-    typed_input(_map_media(item, _blank))  # what an item may be is said in one place
+    typed_input(_map_media(item, _blank))  # one place defines what an item may be
     return json.dumps(_map_media(item, lambda _kind, value: _each(value, lambda path: _resolve(path, media_root))))
 
 
 def decode_item(encoded: Any) -> Any:
-    """The item in ``{"json": …}``, its media as ``pathlib.Path``; any other value is an item already and is returned."""
+    """The item in ``{"json": …}``, its media as ``pathlib.Path``; any other value is an item already and is returned.
+
+    Example:
+        >>> decode_item({"json": '{"text": "a red circle"}'})
+        {'text': 'a red circle'}
+    """
     if isinstance(encoded, Mapping) and list(encoded) == ["json"]:
         return _map_media(json.loads(encoded["json"]), lambda _kind, value: _each(value, Path))
     return encoded
 
 
 def content_id(item: Any) -> int:
-    """A hash of what an item shows, from 0 to 2**63 - 1, the same in every process.
+    """A hash of an item's content, from 0 to 2**63 - 1, the same in every process.
 
-    Text counts without the white space around it, a file by its path, anything else by its bytes. A bare item and the
-    chat of one user message with the same parts are the same.
+    Text is stripped, a file counts by its path, anything else by its bytes. A bare item and a chat of one user message with
+    the same parts have the same id.
+
+    Example:
+        >>> content_id("a cat") == content_id([{"role": "user", "content": " a cat"}])
+        True
     """
     digest = hashlib.sha256()
     for chunk in _chunks(item):
@@ -108,18 +122,18 @@ def _resolve(path: Any, root: Path) -> str:
         found = (root / path).resolve()
         exists = found.is_file()
     except (ValueError, OSError, RuntimeError) as error:  # a NUL, a name too long, a loop of links
-        raise MediaError(f"{path!r} is no usable path: {error}; give one relative to the media root", "missing") from (
-            error
-        )
+        raise MediaError(
+            f"{path!r} cannot be used as a path: {error}; give one relative to the media root", "missing"
+        ) from (error)
     if not found.is_relative_to(root):
         raise MediaError(f"{path!r} leads out of the media root {str(root)!r}; put the file inside", "not-allowed")
     if not exists:
-        raise MediaError(f"{path!r} is no file under the media root {str(root)!r}; check both", "missing")
+        raise MediaError(f"{path!r} is not a file under the media root {str(root)!r}; check both", "missing")
     return str(found)
 
 
 def _chunks(item: Any) -> Iterator[bytes]:
-    """What is hashed: roles, kinds and contents, in order."""
+    """The bytes that are hashed: roles, kinds and contents, in order."""
     if isinstance(item, Mapping) and "message" in item:
         item = item["message"]
     messages = [item] if isinstance(item, Mapping) and "role" in item else item
@@ -127,7 +141,7 @@ def _chunks(item: Any) -> Iterator[bytes]:
         messages = [{"role": "user", "content": item}]
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise InputError('a list that is no chat was given as content; messages are {"role": …, "content": …}')
+            raise InputError('a list that is not a chat was given as content; messages are {"role": …, "content": …}')
         yield message["role"].encode()
         content = message["content"]
         for part in content if isinstance(content, (list, tuple)) else [content]:

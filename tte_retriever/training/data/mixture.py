@@ -1,4 +1,4 @@
-"""The data sets of a run, each as long as it weighs."""
+"""The data sets of a run; the length of each is its weight."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
     from tte_retriever.training.config import DataConfig
 
-_WORLD_ROWS = 10_000  # an epoch of what has no end
+_WORLD_ROWS = 10_000  # of an epoch of the small world, which has no end
 
 
 def load_data(configs: Iterable[DataConfig], *, seed: int, quarantine: Path) -> DatasetDict:
-    """Read or draw all data sets; media stay closed until a batch is made.
+    """Read or draw all data sets; media are opened when a batch is made.
 
     Args:
         configs: Which, and how many rows of each.
         seed: Of the choice of rows.
-        quarantine: A JSONL file to which broken rows are appended.
+        quarantine: A JSONL file to which unusable rows are appended.
 
     Raises:
-        InputError: A file that cannot be read, or has no usable row.
+        InputError: A file cannot be read, or has no usable row.
     """
     loaded = DatasetDict()
     for config in configs:
         dataset = _load(config, seed, quarantine)
         parts = split_by_source(dataset) if config.split and "source" in dataset.column_names else {"": dataset}
-        # The trainer makes module names of them, which hold no dots.
+        # The trainer uses the names as module names, which must not contain dots.
         loaded |= {
             re.sub(r"[^\w-]", "_", f"{config.name}-{source}".rstrip("-")): part for source, part in parts.items()
         }
@@ -51,7 +51,7 @@ def _load(config: DataConfig, seed: int, quarantine: Path) -> Dataset:
 
 
 def take(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
-    """``rows`` rows: a seeded sample without repetition, after every row has been taken as often as it fits."""
+    """``rows`` rows: the whole data set as often as it fits, then a seeded sample without repetition."""
     if rows is None:
         return dataset
     whole, rest = divmod(rows, len(dataset))

@@ -1,4 +1,4 @@
-"""Rows that cannot be used, written down with the reason, so that they can be mended."""
+"""Rows that cannot be used, recorded with the reason so that they can be repaired."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ class RejectedRow:
     """One unusable row.
 
     Attributes:
-        file: Where it stands.
+        file: The file it is in.
         line: Its line, counted from 1; in Parquet its row.
         reason: What is wrong with it.
+
+    Example:
+        >>> RejectedRow("train.jsonl", 3, "'positive' is missing").line
+        3
     """
 
     file: str
@@ -27,7 +31,16 @@ class RejectedRow:
 
 
 def quarantine_rows(path: Path, rows: Iterable[RejectedRow]) -> None:
-    """Append rows to a JSONL file, those already in it left out: several readers, ranks and runs may share one."""
+    """Append the rows that are not in it yet to a JSONL file; several readers, processes and runs may share one.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp(), "quarantine.jsonl")
+        >>> quarantine_rows(path, [RejectedRow("train.jsonl", 3, "empty text")] * 2)
+        >>> print(path.read_text(), end="")
+        {"file": "train.jsonl", "line": 3, "reason": "empty text"}
+    """
     known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
     lines = dict.fromkeys(json.dumps(asdict(row)) for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)

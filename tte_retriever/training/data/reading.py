@@ -1,4 +1,4 @@
-"""Files of training pairs become a map-style dataset; rows that are broken are set aside and named."""
+"""Files of training pairs become a map-style dataset; unusable rows are left out and reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 10_000  # rows that are held as Python objects before they become Arrow
+_ARROW_ROWS = 10_000  # held as Python objects before they become one Arrow table
 
 
 def read_pairs(
@@ -41,49 +41,65 @@ def read_pairs(
         path: A ``.jsonl`` or ``.parquet`` file.
         format: ``pairs``, ``mmeb`` or ``ume``; see :data:`~tte_retriever.training.data.FORMATS`.
         media_root: The folder that media paths are relative to.
-        quarantine: A JSONL file to which broken rows are appended, as file, line and reason.
-        negatives: Negatives per row: a row with fewer is broken, of more the first are taken. ``None`` asks for as
-            many as the first sound row has.
-        max_failures: Most broken rows to put up with; ``None`` is any number short of all.
+        quarantine: A JSONL file to which unusable rows are appended, as file, line and reason.
+        negatives: Negatives per row: a row with fewer is unusable, of more the first are taken. ``None`` is as many as
+            the first usable row has.
+        max_failures: Most unusable rows that are accepted; ``None`` is any number short of all.
         max_rationale_chars: Longest rationale, in characters.
 
     Returns:
-        A dataset in memory, one row per sound row of the file and in its order, with the columns ``anchor``,
+        A dataset in memory, one row per usable row of the file and in its order, with the columns ``anchor``,
         ``positive``, ``negative_1``… (encoded items, see :mod:`~tte_retriever.training.data.item_codec`), ``anchor_rationale``,
         ``positive_rationale``, ``anchor_answer``, ``positive_answer`` and ``<item>_id`` (``""`` for none), ``answers`` (a list
         of str), ``source`` and ``origin`` (``file:line``). Only the collator opens media.
 
     Raises:
-        InputError: No such file, folder or format, no sound row, or more broken rows than allowed.
+        InputError: There is no such file, folder or format, no usable row, or more unusable rows than allowed.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from tte_retriever.training.data import decode_item
+        >>> path = Path(tempfile.mkdtemp(), "train.jsonl")
+        >>> _ = path.write_text(json.dumps({"anchor": "a red circle", "positive": "circle"}))
+        >>> dataset = read_pairs(path, format="pairs", media_root=path.parent)
+        >>> decode_item(dataset[0]["positive"])
+        'circle'
     """
     path, root = Path(path), Path(media_root)
     if format not in FORMATS:
         raise InputError(f"format is {format!r}; give one of {', '.join(FORMATS)}")
     if not root.is_dir():
-        raise InputError(f"media_root {str(root)!r} is no folder; give the one that media paths are relative to")
+        raise InputError(f"media_root {str(root)!r} is not a folder; give the one that media paths are relative to")
     tables: list[pa.Table] = []
     rows: list[dict[str, Any]] = []
-    broken: list[RejectedRow] = []
+    rejected: list[RejectedRow] = []
     for line, raw in _raw_rows(path):
         try:
             pair = FORMATS[format](_parsed(raw))
             negatives = len(pair.negatives) if negatives is None else negatives
             rows.append(_row(pair, root, negatives, max_rationale_chars) | {"origin": f"{path}:{line}"})
         except InputError as error:
-            broken.append(RejectedRow(str(path), line, str(error)))
-            if max_failures is not None and len(broken) > max_failures:
+            rejected.append(RejectedRow(str(path), line, str(error)))
+            if max_failures is not None and len(rejected) > max_failures:
                 break
-        if len(rows) == _CHUNK:
+        if len(rows) == _ARROW_ROWS:
             tables.append(_table(rows))
             rows = []
     if rows:
         tables.append(_table(rows))
-    _report(path, broken, sound=sum(map(len, tables)), quarantine=quarantine, max_failures=max_failures)
+    _report(path, rejected, usable=sum(map(len, tables)), quarantine=quarantine, max_failures=max_failures)
     return Dataset(pa.concat_tables(tables))
 
 
 def split_by_source(dataset: Dataset) -> DatasetDict:
-    """One dataset per ``source``, in order of first appearance, for trainers that draw every batch from one of them."""
+    """One dataset per ``source``, in order of first appearance, for trainers that draw each batch from one data set.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> split_by_source(Dataset.from_dict({"anchor": ["a", "b", "c"], "source": ["x", "y", "x"]})).num_rows
+        {'x': 2, 'y': 1}
+    """
     places: dict[str, list[int]] = {}
     for index, source in enumerate(dataset["source"]):
         places.setdefault(source or "unnamed", []).append(index)
@@ -91,11 +107,11 @@ def split_by_source(dataset: Dataset) -> DatasetDict:
 
 
 def _raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Lines of JSONL as bytes, rows of Parquet as dicts, with their numbers from 1; blank lines are no rows."""
+    """Lines of JSONL as bytes, rows of Parquet as dicts, with their numbers from 1; blank lines are skipped."""
     if path.suffix not in (".jsonl", ".parquet"):
         raise InputError(f"{str(path)!r} is neither .jsonl (one JSON object per line) nor .parquet; convert it first")
     if not path.is_file():
-        raise InputError(f"{str(path)!r} is no file; check the path")
+        raise InputError(f"{str(path)!r} is not a file; check the path")
     if path.suffix == ".jsonl":
         with path.open("rb") as file:
             yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
@@ -107,7 +123,7 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 number += 1
                 yield number, row
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{str(path)!r} is no sound Parquet file: {error}; fetch it again") from error
+        raise InputError(f"{str(path)!r} is not a readable Parquet file: {error}; fetch it again") from error
 
 
 def _parsed(raw: Any) -> dict[str, Any]:
@@ -126,7 +142,7 @@ def _row(pair: TrainingPair, root: Path, negatives: int, max_rationale_chars: in
         raise InputError(f"{len(pair.negatives)} negatives instead of {negatives}; give every row of a file as many")
     items = {"anchor": pair.anchor, "positive": pair.positive}
     items |= {f"negative_{i + 1}": item for i, item in enumerate(pair.negatives[:negatives])}
-    row: dict[str, Any] = {column: {"json": _named(column, item, root)} for column, item in items.items()}
+    row: dict[str, Any] = {column: {"json": _encoded(column, item, root)} for column, item in items.items()}
     row |= {
         "anchor_rationale": _rationale("anchor_rationale", pair.anchor_rationale, max_rationale_chars),
         "positive_rationale": _rationale("positive_rationale", pair.positive_rationale, max_rationale_chars),
@@ -140,7 +156,7 @@ def _row(pair: TrainingPair, root: Path, negatives: int, max_rationale_chars: in
     }
 
 
-def _named(column: str, item: Any, root: Path) -> str:
+def _encoded(column: str, item: Any, root: Path) -> str:
     try:
         return encode_item(item, root)
     except (InputError, RecursionError) as error:
@@ -159,7 +175,7 @@ def _text(name: str, text: Any) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{name} holds a lone surrogate at {error.start}, which is no character") from error
+        raise InputError(f"{name} holds a lone surrogate at {error.start}, which is not a character") from error
     return text
 
 
@@ -172,17 +188,17 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _report(
-    path: Path, broken: list[RejectedRow], *, sound: int, quarantine: str | Path | None, max_failures: int | None
+    path: Path, rejected: list[RejectedRow], *, usable: int, quarantine: str | Path | None, max_failures: int | None
 ) -> None:
-    if quarantine is not None and broken:
-        quarantine_rows(Path(quarantine), broken)
+    if quarantine is not None and rejected:
+        quarantine_rows(Path(quarantine), rejected)
     where = f"see {str(quarantine)!r}" if quarantine is not None else "give quarantine=FILE to list them"
-    first = f"the first is line {broken[0].line}: {broken[0].reason}" if broken else "it has no rows"
-    if max_failures is not None and len(broken) > max_failures:
-        raise InputError(f"{str(path)!r} has more than {max_failures} broken rows (max_failures); {first}; {where}")
-    if not sound:
-        raise InputError(f"{str(path)!r} has no usable row ({len(broken)} broken); {first}; {where}")
-    if broken:
-        logger.warning("%s: %d rows read, %d broken; %s; %s", path, sound, len(broken), first, where)
+    first = f"the first is line {rejected[0].line}: {rejected[0].reason}" if rejected else "it has no rows"
+    if max_failures is not None and len(rejected) > max_failures:
+        raise InputError(f"{str(path)!r} has more than {max_failures} unusable rows (max_failures); {first}; {where}")
+    if not usable:
+        raise InputError(f"{str(path)!r} has no usable row ({len(rejected)} unusable); {first}; {where}")
+    if rejected:
+        logger.warning("%s: %d rows read, %d unusable; %s; %s", path, usable, len(rejected), first, where)
     else:
-        logger.info("%s: %d rows read", path, sound)
+        logger.info("%s: %d rows read", path, usable)

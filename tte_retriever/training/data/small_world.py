@@ -1,4 +1,4 @@
-"""Pairs of the small drawn world as a dataset: drawn when a batch is made, so that a config runs with no files at all."""
+"""Pairs of the small drawn world as a dataset; they are drawn when a batch is made, so that a config runs without files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def small_world(family: str, rows: int, *, seed: int) -> Dataset:
 
     Args:
         family: One of :data:`tte_retriever.small_world.FAMILIES`.
-        rows: Length of the dataset; nothing is drawn before it is needed.
-        seed: Two seeds share nothing but chance.
+        rows: Length of the dataset; a row is drawn when it is read.
+        seed: Different seeds draw independent pairs.
 
     Returns:
         Columns ``anchor``, ``positive``, ``anchor_rationale``, ``positive_rationale``.
 
     Raises:
-        InputError: If there is no such family.
+        InputError: There is no such family.
     """
     if family not in FAMILIES:
         raise InputError(f"The small world has no family {family!r}; it has {', '.join(FAMILIES)}.")
@@ -40,8 +40,8 @@ def small_world(family: str, rows: int, *, seed: int) -> Dataset:
 def _draw(batch: dict[str, list[Any]], *, family: Family, seed: int) -> dict[str, list[Any]]:
     pairs = [_pair(family, seed, index) for index in batch["index"]]
     return {
-        "anchor": [_fed(pair.query) for pair in pairs],
-        "positive": [_fed(pair.positive) for pair in pairs],
+        "anchor": [_encoder_input(pair.query) for pair in pairs],
+        "positive": [_encoder_input(pair.positive) for pair in pairs],
         "anchor_rationale": [pair.query_rationale for pair in pairs],
         "positive_rationale": [pair.positive_rationale for pair in pairs],
     }
@@ -54,11 +54,13 @@ def _pair(family: Family, seed: int, index: int) -> Pair:
     return draw_pairs(family, 1, seed=f"{seed}-{index}", split="train")[0]
 
 
-def _fed(item: Item) -> dict[str, Any]:
-    fed: dict[str, Any] = dict(item)
+def _encoder_input(item: Item) -> dict[str, Any]:
+    given: dict[str, Any] = dict(item)
     if "image" in item:
-        fed["image"] = Image.fromarray(item["image"])
+        given["image"] = Image.fromarray(item["image"])
     if "video" in item:
         states: np.ndarray = item["video"]  # (T, H, W, 3)
-        fed["video"] = VideoFrames(tuple(map(Image.fromarray, states)), tuple(sample_times(len(states))), 0.0, CLIP_S)
-    return fed
+        given["video"] = VideoFrames(
+            tuple(map(Image.fromarray, states)), tuple(sample_times(len(states))), 0.0, CLIP_S
+        )
+    return given

@@ -1,4 +1,4 @@
-"""Do the states of one thought say different things? A regulariser, and a gauge of collapse."""
+"""Cosines between the reason states of an item: a regulariser, and a measure of collapse."""
 
 from __future__ import annotations
 

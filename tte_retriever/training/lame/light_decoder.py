@@ -1,9 +1,9 @@
-"""A small decoder that turns the states of a thought into text, and sees nothing else."""
+"""A small decoder that turns reason states into text and reads nothing else."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,12 +13,13 @@ from tte_retriever.training.rationale import token_nll
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class LightDecoder(nn.Module):
-    """One or two transformer layers over the backbone's own vocabulary, which cross-attend to the states alone.
+    """Transformer layers over the backbone's vocabulary that cross-attend to the given states alone.
 
-    Input and output embedding are the backbone's: tied, so that only the layers are new.
+    Input and output embedding are those of the backbone, so only the layers are new weights.
 
     Args:
         width: D.
@@ -29,28 +30,27 @@ class LightDecoder(nn.Module):
     def __init__(self, width: int, *, heads: int, layers: int) -> None:
         super().__init__()
         self.start = nn.Parameter(torch.zeros(width))
-        # A backbone's embedding rows are far smaller than what layers write, its last states may be far larger.
+        # A backbone's embedding rows are far smaller than the outputs of layers; its last hidden states may be far larger.
         self.words_norm, self.states_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         layer = nn.TransformerDecoderLayer(
             width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
 
-    def forward(self, states: Tensor, present: Tensor, text_ids: Tensor, backbone: nn.Module) -> Tensor:
-        """Next-token NLL of texts; the mean of each row.
+    def forward(self, states: Tensor, present: Tensor, text_ids: Tensor, backbone: PreTrainedModel) -> Tensor:
+        """Next-token NLL of texts; the mean over each row's tokens.
 
         Args:
-            states: What is decoded.  (B, K, D)
+            states: The hidden states to decode.  (B, K, D)
             present: True where there is a state, at least one in every row.  (B, K) bool
             text_ids: Token ids, padded on the right with -100, at least one in every row.  (B, R) int64
-            backbone: Whose vocabulary it is.
+            backbone: The model whose embeddings are used.
 
         Returns:
             (B,) float32.
         """
-        words = (
-            cast("Any", backbone).get_input_embeddings()(text_ids[:, :-1].clamp(min=0)).to(self.start)
-        )  # (B, R - 1, D)
+        embed_tokens = backbone.get_input_embeddings()
+        words = embed_tokens(text_ids[:, :-1].clamp(min=0)).to(self.start)  # (B, R - 1, D)
         start = self.start.expand(len(words), 1, -1)
         inputs = self.words_norm(torch.cat([start, words], dim=1))  # (B, R, D)
         length, width = inputs.shape[1:]

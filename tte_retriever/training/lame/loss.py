@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tte_retriever.backbones.qwen_vl import qwen_vl_model
 from tte_retriever.errors import InputError
 from tte_retriever.training.cached_contrastive import check_weights
 from tte_retriever.training.lame.diversity import pairwise_cosines
@@ -77,7 +78,7 @@ class LameLoss(TTELoss):
         self.decoder_layers, self.diversity_weight = decoder_layers, diversity_weight
         self.light_decoder: LightDecoder | None = None
         if decoder_layers:
-            backbone = cast("Any", model[0]).model
+            backbone = qwen_vl_model(model[0])
             settings = backbone.config.get_text_config()
             self.light_decoder = LightDecoder(
                 settings.hidden_size, heads=settings.num_attention_heads, layers=decoder_layers

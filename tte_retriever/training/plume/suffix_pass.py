@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from tte_retriever.backbones.qwen_vl import qwen_vl_model
 from tte_retriever.errors import InputError
 from tte_retriever.explain.decoding import output_matrix
 from tte_retriever.training.rationale import token_nll
@@ -32,8 +33,8 @@ class SuffixPass:
         Raises:
             InputError: Under gradient checkpointing.
         """
-        backbone = cast("Any", transformer.model)
-        if any(layer.training and layer.gradient_checkpointing for layer in backbone.language_model.layers):
+        layers = qwen_vl_model(transformer).language_model.layers
+        if any(layer.training and layer.gradient_checkpointing for layer in layers):
             raise InputError(
                 "PLUME's latent steps need keys and values, which gradient checkpointing does not keep; turn it off, and set "
                 "loss.mini_batch_size to what memory allows."
@@ -44,7 +45,9 @@ class SuffixPass:
 
         def score(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
             states = features["suffix_states"][:, :-1]  # (B, S, D)
-            features["rationale_nll"] = token_nll(states, cast("Tensor", rationale_ids), output_matrix(backbone))
+            features["rationale_nll"] = token_nll(
+                states, cast("Tensor", rationale_ids), output_matrix(transformer.model)
+            )
 
         with ExitStack() as hooks:
             if rationale_ids is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from tte_retriever.backbones.qwen_vl import qwen_vl_model
 from tte_retriever.errors import InputError
 from tte_retriever.explain.decoding import Prefill, states_at, visible_columns
 from tte_retriever.training.rationale import rationale_nll
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 RationaleFrom: TypeAlias = Literal["thought", "query+thought"]
 Decoder: TypeAlias = Literal["soft-prompt", "kv"]
 
-ThoughtDecoder: TypeAlias = Callable[[Tensor, Tensor, Tensor, nn.Module], Tensor]
+ThoughtDecoder: TypeAlias = Callable[[Tensor, Tensor, Tensor, PreTrainedModel], Tensor]
 """Think states (B, K, D), which of them are present (B, K), text (B, R) and backbone → NLL of each text (B,)."""
 
 
@@ -76,7 +78,7 @@ class ThoughtPass:
         with ExitStack() as hooks:
             kept: list[Prefill] | None = None
             if rationale_ids is not None and self.decoder == "kv" and self.thought_decoder is None:
-                kept = hooks.enter_context(_kept_prefill(backbone))
+                kept = hooks.enter_context(_kept_prefill(transformer))
 
             def decode(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
                 inputs = {key: value for key, value in features.items() if key != "token_embeddings"}
@@ -87,14 +89,14 @@ class ThoughtPass:
                 if rationale_ids is not None:
                     features["rationale_nll"] = self._nll(backbone, features, rationale_ids, kept[0] if kept else None)
                 if self.stop_gradient:
-                    with _read_only(backbone, is_think):
+                    with _read_only(transformer, is_think):
                         features["token_embeddings"] = transformer.forward(inputs)["token_embeddings"]
 
             hooks.callback(transformer.register_forward_hook(decode).remove)
             yield
 
     def _nll(
-        self, backbone: nn.Module, features: dict[str, Any], rationale_ids: Tensor, prefill: Prefill | None
+        self, backbone: PreTrainedModel, features: dict[str, Any], rationale_ids: Tensor, prefill: Prefill | None
     ) -> Tensor:
         """NLL of each row's rationale, 0 for rows that are not decodable; (B,)."""
         states, input_ids = features["token_embeddings"], features["input_ids"]  # (B, L, D), (B, L)
@@ -114,9 +116,9 @@ class ThoughtPass:
 
 
 @contextmanager
-def _kept_prefill(backbone: nn.Module) -> Iterator[list[Prefill]]:
+def _kept_prefill(transformer: Transformer) -> Iterator[list[Prefill]]:
     """Within, the backbone's next pass keeps its keys and values; they become the only entry of the list."""
-    decoder = cast("Any", backbone).language_model
+    decoder = qwen_vl_model(transformer).language_model
     if any(layer.training and layer.gradient_checkpointing for layer in decoder.layers):
         raise InputError(
             "decoder='kv' needs keys and values, which gradient checkpointing does not keep; use decoder='soft-prompt' or "
@@ -163,9 +165,9 @@ class _ReadOnly(nn.Module):
 
 
 @contextmanager
-def _read_only(backbone: nn.Module, frozen: Tensor) -> Iterator[None]:
+def _read_only(transformer: Transformer, frozen: Tensor) -> Iterator[None]:
     """Within, every layer of the backbone is :class:`_ReadOnly`."""
-    decoder = cast("Any", backbone).language_model
+    decoder = qwen_vl_model(transformer).language_model
     layers = decoder.layers
     decoder.layers = nn.ModuleList(_ReadOnly(layer, frozen) for layer in layers)
     try:
