@@ -47,17 +47,17 @@ REFUSAL = re.compile(
     r"(?:i['’]m sorry|i apologi[sz]e|i can(?:no|['’])t|i am (?:unable|not able)|as an ai\b)", re.IGNORECASE
 )
 RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)
-HOPELESS = (401, 402, 403, 404)  # whatever the row: key, account or address are wrong
+FATAL = (401, 402, 403, 404)  # for any row: key, account or address are wrong
 
 Row: TypeAlias = dict[str, Any]
 
 
 class EndpointError(TTEError):
-    """The endpoint cannot be used; what is done is kept."""
+    """The endpoint cannot be used; finished rows are kept."""
 
 
 class RationaleError(TTEError):
-    """The endpoint answered, but not with a rationale for this row."""
+    """The answer of the endpoint is not a usable rationale."""
 
 
 # ------------------------------------------------------------------------------------------------- one rationale
@@ -73,7 +73,7 @@ def data_url(image: Image.Image, max_side: int) -> dict[str, Any]:
 
 
 def content(item: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """What the model is shown of an item: its parts in order, videos as frames, then the prompt."""
+    """The content parts of a request: those of the item in order, videos as frames, then the prompt."""
     typed: Any = typed_input(item, video=VideoSampling(max_frames=args.frames))
     turns = typed.get("message", [{"content": [{"type": kind, kind: value} for kind, value in typed.items()]}])
     shown: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ def content(item: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def ask(parts: list[dict[str, Any]], args: argparse.Namespace) -> Any:
-    """Send one request, again and again while the endpoint is busy, and return its JSON."""
+    """Send one request, repeat it while the endpoint is busy, and return its JSON."""
     body = {"model": args.model, "messages": [{"role": "user", "content": parts}], "max_tokens": args.max_tokens}
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get("OPENAI_API_KEY"):
@@ -104,7 +104,7 @@ def ask(parts: list[dict[str, Any]], args: argparse.Namespace) -> Any:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             reason = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip() or error.reason}"
-            if error.code in HOPELESS:
+            if error.code in FATAL:
                 raise EndpointError(f"{url} refuses: {reason}. Check the address, the model and the key.") from error
             if error.code not in RETRIED:
                 raise RationaleError(reason) from error
@@ -120,7 +120,11 @@ def ask(parts: list[dict[str, Any]], args: argparse.Namespace) -> Any:
 
 
 def checked(answer: Any, max_words: int) -> str:
-    """The rationale in an answer, if it is one; a reasoning model's own thoughts are cut off."""
+    """The rationale in an answer, without the reasoning that a model puts in front of it.
+
+    Raises:
+        RationaleError: It is empty, cut off, a refusal, too long or not plain text.
+    """
     try:
         choice = answer["choices"][0]
         text, ended = choice["message"]["content"], choice.get("finish_reason")
@@ -162,7 +166,7 @@ def digest(line: bytes) -> str:
 
 
 def finished(out: Path) -> dict[int, str]:
-    """Line number → digest of what is done; a row that was torn by an interruption is removed."""
+    """Line number → digest of each finished line; a row that an interruption left incomplete is removed."""
     if not out.exists():
         return {}
     done = {}
@@ -183,23 +187,25 @@ def finished(out: Path) -> dict[int, str]:
 
 
 def to_do(lines: BinaryIO, done: dict[int, str], args: argparse.Namespace) -> Iterator[tuple[int, bytes]]:
-    """The lines that are left."""
+    """Numbers and texts of the lines that are not finished."""
     for number, line in enumerate(lines, 1):
         if number in done and done[number] != digest(line):
-            raise InputError(f"line {number} of {str(args.input)!r} is not what {str(args.out)!r} was made from")
+            raise InputError(
+                f"line {number} of {str(args.input)!r} is not the line that {str(args.out)!r} was made from"
+            )
         if number not in done and line.strip():
             yield number, line
 
 
 def pairs_row(pair: TrainingPair) -> Row:
-    """A pair of another format as a row of ours."""
+    """A pair of another format as a row of the format ``pairs``."""
     row = {"anchor": pair.anchor, "positive": pair.positive, "source": pair.source}
     row |= {"anchor_rationale": pair.anchor_rationale, "positive_rationale": pair.positive_rationale}
     return row | {f"negative_{number}": item for number, item in enumerate(pair.negatives, 1)}
 
 
 def work(number: int, line: bytes, args: argparse.Namespace) -> Row | RejectedRow:
-    """One line, done or broken."""
+    """The finished row of one line, or the reason why there is none."""
     try:
         try:
             row = json.loads(line)
@@ -215,9 +221,9 @@ def work(number: int, line: bytes, args: argparse.Namespace) -> Row | RejectedRo
 
 
 def generate(args: argparse.Namespace) -> tuple[int, int]:
-    """Do all that is left; the numbers of rows written and quarantined."""
+    """Finish all lines; returns the numbers of rows that were written and quarantined."""
     done = finished(args.out)
-    written = broken = 0
+    written = rejected = 0
     pending: set[Future[Row | RejectedRow]] = set()
     with args.input.open("rb") as lines, args.out.open("ab") as out:
         total = sum(1 for line in lines if line.strip())
@@ -230,12 +236,12 @@ def generate(args: argparse.Namespace) -> tuple[int, int]:
                     while len(pending) < 2 * args.concurrency and (job := next(left, None)) is not None:
                         pending.add(pool.submit(work, *job, args))
                     if not pending:
-                        return written, broken
+                        return written, rejected
                     ready, pending = wait(pending, return_when=FIRST_COMPLETED)
                     for result in (future.result() for future in ready):
                         if isinstance(result, RejectedRow):
                             quarantine_rows(args.quarantine, [result])
-                            broken += 1
+                            rejected += 1
                         else:
                             out.write(json.dumps(result).encode() + b"\n")
                             out.flush()
@@ -249,7 +255,7 @@ def generate(args: argparse.Namespace) -> tuple[int, int]:
 def positive(text: str) -> int:
     """A count on the command line."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
@@ -263,7 +269,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="as the endpoint names it")
     parser.add_argument("--media-root", type=Path, default=Path())
     parser.add_argument("--columns", nargs="+", default=["anchor", "positive"], choices=["anchor", "positive"])
-    parser.add_argument("--quarantine", type=Path, help="where broken rows go (default: OUT.quarantine.jsonl)")
+    parser.add_argument("--quarantine", type=Path, help="where unusable rows go (default: OUT.quarantine.jsonl)")
     parser.add_argument("--max-words", type=positive, default=150)
     parser.add_argument(
         "--max-tokens", type=positive, default=2048, help="what the endpoint may write, its thoughts included"
@@ -283,11 +289,11 @@ def main() -> None:
         parser.error("INPUT must be a file, --media-root a folder, and OUT another file than INPUT")
     args.quarantine = args.quarantine or args.out.with_name(args.out.name + ".quarantine.jsonl")
     try:
-        written, broken = generate(args)
+        written, rejected = generate(args)
     except TTEError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    kept = f", {broken} quarantined in {args.quarantine}" if broken else ""
+    kept = f", {rejected} quarantined in {args.quarantine}" if rejected else ""
     print(f"{written} rows written to {args.out}{kept}")
 
 

@@ -37,9 +37,7 @@ class WorldLoss(TTELoss):
         # In lists, so that they are not submodules: the trainer optimises them as parts of the model.
         self._merger, self._embed_tokens = [backbone.visual.merger], [backbone.get_input_embeddings()]
 
-    def forward(
-        self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> dict[str, Tensor]:
         """The parts of :class:`TTELoss` and ``visual``."""
         columns = [dict(column) for column in sentence_features]
         words = torch.cat([column.pop("words") for column in columns])  # (N, 3)

@@ -11,11 +11,13 @@ import torch.distributed as dist
 from accelerate.utils import extract_model_from_parallel
 from sentence_transformers.base.losses import CachedLossMixin
 from sentence_transformers.base.losses.gradcache import RandContext, _create_minibatch
-from sentence_transformers.util import all_gather, all_gather_with_grad
+from sentence_transformers.util import all_gather_with_grad
 from torch import nn
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.contrastive import Candidates, batch_candidates, matryoshka_info_nce
+from tte_retriever.training.processes import mean_over_processes, one_forward_per_backward
+from tte_retriever.training.temperature import MAX_SCALE, TemperatureMixin, log_scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,17 +32,15 @@ if TYPE_CHECKING:
 _LOSS_FEATURES = ("rationale_ids", "content_id", "answer_ids")
 """Features that the loss reads and the model does not."""
 
-_MAX_SCALE = 100.0  # as in CLIP: beyond it the temperature only sharpens noise
-
 
 @dataclass
 class Batch:
-    """What is known of a batch before its rows are embedded.
+    """What is known of a batch beside the embeddings.
 
     Attributes:
-        candidates: Which items are candidates, and which of them are masked; over all processes if they gather.
+        candidates: Over all processes if they gather.
         rationales: Number of rows whose rationale is decoded, the mean over processes if they gather.  () float32
-        log_scale: The loss's own. GradCache runs its backward pass inside ``forward``, on a stand-in.
+        log_scale: The loss's own, or its stand-in while GradCache runs its backward pass inside ``forward``.
         parts: The parts of the loss, once they are computed.
     """
 
@@ -50,7 +50,7 @@ class Batch:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
-class CachedContrastiveLoss(CachedLossMixin, nn.Module):
+class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
     """Masked InfoNCE over a batch of any size, and the NLL of rationales; the base of each method's loss.
 
     A method adds its :attr:`rationale_pass`, which decodes rationales inside the model's forward pass, and may add values
@@ -86,17 +86,13 @@ class CachedContrastiveLoss(CachedLossMixin, nn.Module):
         InputError: An option is out of range.
     """
 
+    # fmt: off
     OPTIONS: tuple[str, ...] = (
-        "contrastive_weight",
-        "rationale_weight",
-        "matryoshka_dims",
-        "symmetric",
-        "temperature",
-        "learn_temperature",
-        "mini_batch_size",
-        "gather_across_devices",
+        "contrastive_weight", "rationale_weight", "matryoshka_dims", "symmetric", "temperature", "learn_temperature",
+        "mini_batch_size", "gather_across_devices",
     )
     """Names of the options, which are attributes."""
+    # fmt: on
 
     GENERATION = "rationale"
     """Name of the generation part."""
@@ -136,7 +132,7 @@ class CachedContrastiveLoss(CachedLossMixin, nn.Module):
         self.rationale_weight = rationale_weight
         self.matryoshka_dims = dims
         self.symmetric = symmetric
-        self.log_scale = nn.Parameter(_log_scale(temperature), requires_grad=learn_temperature)
+        self.log_scale = nn.Parameter(log_scale(temperature), requires_grad=learn_temperature)
         self.mini_batch_size = mini_batch_size
         self.gather_across_devices = gather_across_devices
         self.metrics: dict[str, Tensor] = {}
@@ -157,31 +153,6 @@ class CachedContrastiveLoss(CachedLossMixin, nn.Module):
         """The model without the wrappers of DDP and ``torch.compile``."""
         plain: SentenceTransformer = extract_model_from_parallel(self.model, keep_torch_compile=False)
         return plain
-
-    @property
-    def learn_temperature(self) -> bool:
-        """Whether the temperature is trained."""
-        return self.log_scale.requires_grad
-
-    @property
-    def temperature(self) -> float:
-        """The temperature as it is now; may be set between steps."""
-        return 1 / self.log_scale.exp().clamp(max=_MAX_SCALE).item()
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self.log_scale.data.copy_(_log_scale(value))
-
-    @property
-    def scale(self) -> float:
-        """The inverse of the temperature; may be set between steps."""
-        return 1 / self.temperature
-
-    @scale.setter
-    def scale(self, value: float) -> None:
-        if not value > 0:
-            raise InputError(f"scale is {value}; give a positive number of at most {_MAX_SCALE:.0f}.")
-        self.temperature = 1 / value
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The loss's own state, such as the temperature; the model's is saved with the model."""
@@ -221,7 +192,7 @@ class CachedContrastiveLoss(CachedLossMixin, nn.Module):
         columns = [dict(column) for column in sentence_features]
         self._check(columns)
         self._batch = batch = self._describe(columns)
-        if len(columns[0]["input_ids"]) <= self.mini_batch_size and not _one_forward(self.model):
+        if len(columns[0]["input_ids"]) <= self.mini_batch_size and not one_forward_per_backward(self.model):
             reps = [[self.embed_minibatch(column, 0, self.mini_batch_size, True, False)[0]] for column in columns]
             return self._split(reps, batch)
         batch.log_scale = self.log_scale.detach().requires_grad_(self.log_scale.requires_grad)
@@ -300,7 +271,7 @@ class CachedContrastiveLoss(CachedLossMixin, nn.Module):
 
     def _over_processes(self, count: Tensor) -> Tensor:
         """The mean of a count over processes, if they gather."""
-        return all_gather(count[None]).mean() if self._gathers else count
+        return mean_over_processes(count) if self._gathers else count
 
     def _describe(self, columns: list[dict[str, Any]]) -> Batch:
         decodable = [
@@ -346,9 +317,9 @@ class CachedContrastiveLoss(CachedLossMixin, nn.Module):
 
     def _contrastive(self, vectors: list[Tensor], batch: Batch) -> Tensor:
         """InfoNCE of one embedding of each row; ``vectors`` as for :meth:`_parts`."""
-        scale = batch.log_scale.exp().clamp(max=_MAX_SCALE)
+        scale = batch.log_scale.exp().clamp(max=MAX_SCALE)
         if scale.requires_grad:
-            scale.register_hook(_mean_over_processes)
+            scale.register_hook(mean_over_processes)  # DDP averages the model's gradients alone
         return matryoshka_info_nce(
             vectors, batch.candidates, scale, dims=self.matryoshka_dims, symmetric=self.symmetric
         )
@@ -370,19 +341,3 @@ def check_weights(**weights: float) -> None:
     for name, weight in weights.items():
         if weight < 0:
             raise InputError(f"{name} is {weight}; give 0 to leave the part out, or a positive number.")
-
-
-def _log_scale(temperature: float) -> Tensor:
-    if not temperature >= 1 / _MAX_SCALE:
-        raise InputError(f"temperature is {temperature}; give {1 / _MAX_SCALE} or more.")
-    return torch.tensor(1 / temperature).log()
-
-
-def _one_forward(model: nn.Module) -> bool:
-    """Whether DDP looks for unused parameters after each forward pass, and so takes a single one per backward pass."""
-    return bool(getattr(model, "find_unused_parameters", False))
-
-
-def _mean_over_processes(gradient: Tensor) -> Tensor:
-    """DDP averages the model's gradients; the loss's own parameters are not in it."""
-    return all_gather(gradient[None]).mean(0) if dist.is_initialized() else gradient

@@ -1,4 +1,4 @@
-"""PLUME's curriculum as data: how much of a rationale is written and how much of it is latent, by training progress."""
+"""PLUME's curriculum as data: which share of a rationale is latent at which point of training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _CHARACTER = re.compile(r".", re.DOTALL)
 
 @dataclass(frozen=True)
 class Phase:
-    """What holds from one moment of training to the next.
+    """A phase of training.
 
     Attributes:
         start: Progress at which it begins, from 0 up to 1.
-        segments: Segments of the rationale that are latent, from its beginning.
-        latents: L, latent steps that stand for them.
+        segments: Number of segments that are latent, from the beginning of the rationale.
+        latents: Number of latent steps that replace them.
         answer: Whether the answer is written.
     """
 
@@ -32,23 +32,27 @@ class Phase:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """From a written rationale to a latent one.
+    """From a written rationale to a latent one (PLUME, arXiv 2604.02073).
 
-    A rationale is split into S segments, which become latent one after the other, c latent steps each. The ratio of a
-    stage says how much of it is latent. Every row of a batch takes as many latent steps, one without a rationale too.
+    A rationale is split into segments, which become latent one after the other. The ratio of a stage is the latent share.
+    All rows of a batch take the same number of latent steps, also those without a rationale.
 
     Attributes:
         ratios: Latent share of the rationale in each stage, rising to 1.
-        segments: S.
-        latents_per_segment: c; S c is K, the steps of inference.
+        segments: Number of segments.
+        latents_per_segment: Latent steps that replace a segment. Times ``segments`` it is K, the latent steps of inference.
         final_portion: Share of training that belongs to the last ratio; the others have equal parts of the rest.
-        answer_drop: Share of that last stage, at its end, in which the answer is not written either: what remains is the
+        answer_drop: Share of that last stage, at its end, in which the answer is not written either. What remains is the
             suffix of inference.
-        reset_moments: Whether Adam's moments begin anew with each ratio, as in the original; in the middle of a schedule
-            of learning rates that invites a jump of the loss.
+        reset_moments: Whether Adam's moments are cleared with each ratio, as in the original. In the middle of a schedule
+            of learning rates the loss may jump.
 
     Raises:
-        InputError: Values out of range.
+        InputError: A value is out of range.
+
+    Example:
+        >>> [(phase.start, phase.latents, phase.answer) for phase in Curriculum(ratios=(0, 1), segments=4).phases]
+        [(0.0, 0, True), (0.5, 4, True), (0.75, 4, False)]
     """
 
     ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -74,7 +78,7 @@ class Curriculum:
 
     @property
     def steps(self) -> int:
-        """K, the latent steps when everything is latent."""
+        """K, the number of latent steps when everything is latent."""
         return self.segments * self.latents_per_segment
 
     @cached_property
@@ -90,7 +94,7 @@ class Curriculum:
         return tuple(phases)
 
     def phase_at(self, progress: float) -> int:
-        """Index of the phase that holds when a share ``progress`` of training, from 0 to 1, is behind."""
+        """Index of the phase after a share ``progress`` of training, from 0 to 1."""
         return max(index for index, phase in enumerate(self.phases) if phase.start <= progress or index == 0)
 
     def _phase(self, start: float, ratio: float, *, answer: bool = True) -> Phase:
@@ -100,11 +104,14 @@ class Curriculum:
 
 
 def remainder(rationale: str, latent: int, segments: int) -> str:
-    """What is left to be written when the first ``latent`` of ``segments`` segments are not.
+    """What is still written when the first ``latent`` of ``segments`` segments are latent.
 
-    Segments are runs of sentences, as many in each as in the next or one more; where there are fewer sentences than
-    segments, runs of words, and where there are fewer words, of characters. (The original goes from sentences to
-    characters, which cuts words in two.)
+    Segments are runs of sentences, whose lengths differ by at most one. With fewer sentences than segments they are runs of
+    words, with fewer words runs of characters. (The original goes from sentences to characters, which splits words.)
+
+    Example:
+        >>> remainder("It is red. It is round.", latent=1, segments=2)
+        'It is round.'
     """
     if latent == segments:
         return ""
@@ -119,13 +126,13 @@ def remainder(rationale: str, latent: int, segments: int) -> str:
 
 
 def written(rationale: str, answer: str, phase: Phase, curriculum: Curriculum) -> str:
-    """The assistant's words after the latent steps, up to where it embeds.
+    """What is written after the latent steps, up to the embed token.
 
     Args:
-        rationale: The thought; ``""`` for none.
-        answer: What it comes to; ``""`` for none.
+        rationale: The whole rationale; ``""`` for none.
+        answer: Its conclusion; ``""`` for none.
         phase: One of the curriculum.
-        curriculum: Whose segments it is split into.
+        curriculum: The curriculum.
     """
     rest = remainder(rationale, phase.segments, curriculum.segments)
     return f"{rest}</think>" + (f"<answer>{answer}</answer>" if answer and phase.answer else "") + "\n"
