@@ -125,7 +125,7 @@ def index_is_stopped(monkeypatch):
     return stop
 
 
-def test_an_index_that_a_run_did_not_live_to_build_is_built_by_the_next_one(
+def test_an_index_that_a_killed_run_did_not_build_is_built_by_the_next_run(
     small_folder, store, encoder, index_is_stopped
 ):
     index_is_stopped(type(store), dies=True)
@@ -137,7 +137,7 @@ def test_an_index_that_a_run_did_not_live_to_build_is_built_by_the_next_one(
 
 
 @pytest.mark.parametrize("before", ["nothing", "one file"])
-def test_the_same_in_a_copy(small_folder, uri, encoder, index_is_stopped, before):
+def test_an_index_of_a_copy_is_built_by_the_next_run(small_folder, uri, encoder, index_is_stopped, before):
     def run(source):
         with updating(uri, spec_of(encoder, "")) as store:
             return ingest(source, store, encoder)

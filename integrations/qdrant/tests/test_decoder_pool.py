@@ -86,7 +86,7 @@ def picture(tmp_path):
     return path
 
 
-def test_what_comes_back(small_folder):
+def test_answers_hold_chunks_and_items(small_folder):
     with DecoderPool(settings(), workers=2, time_limit_s=60) as pool:
         for path in (small_folder / "yellow.png", small_folder / "notes.md", small_folder / "doc.pdf"):
             ask(pool, path)
@@ -130,7 +130,7 @@ def test_a_hang_costs_one_item(one_worker, picture, tmp_path):
     assert good.item is not None
 
 
-def test_what_needs_too_much_memory_costs_one_item(picture, tmp_path):
+def test_running_out_of_memory_costs_one_item(picture, tmp_path):
     wide = tmp_path / "wide.png"
     Image.new("1", (7_900, 7_900)).save(wide)  # allowed, and 187 MB as RGB
     with DecoderPool(settings(LEAST_MEMORY), workers=1, time_limit_s=60) as pool:
@@ -175,7 +175,7 @@ def test_processes_die_with_their_parent_even_when_they_hang(picture):
     wait_until(lambda: not is_alive(worker))
 
 
-def test_decoded_media_that_nobody_takes_does_not_pile_up(monkeypatch, picture):
+def test_decoded_pixels_that_wait_are_bounded(monkeypatch, picture):
     monkeypatch.setattr(decoder_pool, "_MAX_WAITING_PIXELS", 3 * 40 * 30)
     with DecoderPool(settings(), workers=1, time_limit_s=60) as pool:
         for _ in range(9):

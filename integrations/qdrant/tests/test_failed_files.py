@@ -69,7 +69,7 @@ def without_blue(small_folder, standin):
     return Refusing(), run
 
 
-def test_a_part_that_failed_is_tried_again_alone_until_it_is_there(uri, encoder, without_blue, tmp_path, uris):
+def test_a_chunk_that_failed_is_tried_again_alone_until_it_is_indexed(uri, encoder, without_blue, tmp_path, uris):
     refusing, run = without_blue
     first = run(uri, refusing)
     assert [failure.uri for failure in first.failed] == ["a.pdf#page=3"]
@@ -91,7 +91,7 @@ def test_a_part_that_failed_is_tried_again_alone_until_it_is_there(uri, encoder,
         assert uris(store)["a.pdf"] == 3
 
 
-def test_parts_that_are_there_stay_when_the_file_fails_as_a_whole(uri, encoder, without_blue, monkeypatch):
+def test_chunks_in_the_store_stay_when_the_file_fails_as_a_whole(uri, encoder, without_blue, monkeypatch):
     refusing, run = without_blue
     run(uri, refusing)
     ask = decoder_pool._Worker.ask
@@ -125,7 +125,7 @@ def test_a_file_that_changes_under_the_reader_is_not_stored(small_folder, store,
     assert store.count({"uri": "yellow.png"}) == 1
 
 
-def test_what_cannot_be_listed_is_not_taken_for_deleted(small_folder, store, encoder, monkeypatch, uris):
+def test_a_folder_that_cannot_be_listed_does_not_count_as_deleted(small_folder, store, encoder, monkeypatch, uris):
     ingest(small_folder, store, encoder)
     scandir = os.scandir
 

@@ -1,4 +1,4 @@
-"""What a distributed run that was killed has left is taken in by the next run, on whichever engine."""
+"""The journal of a distributed run that was killed is merged by the next run, on one machine or many."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 
 @pytest.fixture
 def killed(small_folder, store, encoder, monkeypatch):
-    """``killed(uri)`` leaves what a run does that has written everything and noted that of one file only."""
+    """``killed(uri)`` leaves the state of a run that wrote all points and was killed when its journal had one file."""
     monkeypatch.setattr(journal, "_PART_S", 0.0)
 
     def kill(uri):
@@ -30,7 +30,7 @@ def killed(small_folder, store, encoder, monkeypatch):
     return kill
 
 
-def test_what_is_noted_is_not_done_again(small_folder, store, encoder, killed, contents):
+def test_files_in_the_journal_are_not_done_again(small_folder, store, encoder, killed, contents):
     killed("clip.mp4")
     before = contents(store)
     report = ingest(small_folder, store, encoder)
@@ -48,7 +48,7 @@ def test_a_file_that_has_changed_since_is_done_again(small_folder, store, encode
     assert (report.unchanged, report.indexed) == (0, 5)
 
 
-def test_a_manifest_that_is_broken(small_folder, store, encoder, killed):
+def test_a_broken_journal_is_an_error(small_folder, store, encoder, killed):
     killed("notes.md")
     (store.state_dir / JOURNAL / "part-000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(StoreError, match="remove the folder"):

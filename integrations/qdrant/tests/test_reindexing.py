@@ -131,7 +131,7 @@ def test_a_folder_that_was_moved_is_taken_over(small_folder, tmp_path, store, en
     assert dict(uris(store)) == {"clip.mp4": 3, "doc.pdf": 3, "notes.md": 1, "sub/cyan.jpg": 1}
 
 
-def test_what_a_folder_lost_before_it_was_moved_is_still_found_and_the_run_says_so(
+def test_files_that_a_moved_folder_lost_are_still_found_and_the_report_names_the_folder(
     small_folder, tmp_path, store, encoder, uris
 ):
     """The old folder may be on a disk that is not mounted."""

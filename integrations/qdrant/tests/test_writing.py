@@ -54,7 +54,7 @@ def test_a_store_that_fails_ends_the_run_and_the_next_one_finishes(
     assert store.count() == 9
 
 
-def test_what_waits_to_be_written_when_the_model_fails_is_written(small_folder, store, encoder):
+def test_points_that_wait_when_the_model_fails_are_written(small_folder, store, encoder):
     failed = threading.Event()
 
     class Slow(Restive):
@@ -135,7 +135,7 @@ def test_the_model_does_not_wait_for_writes(small_folder, store, encoder):
 # near-duplicates
 
 
-def test_near_duplicates_are_reported_and_parts_of_one_file_are_none(small_folder, store, encoder):
+def test_near_duplicates_are_reported_except_chunks_of_one_file(small_folder, store, encoder):
     assert ingest(small_folder, store, encoder).near_duplicates == ()
     Image.new("RGB", (80, 60), (249, 240, 11)).save(small_folder / "almost yellow.webp")
     report = ingest(small_folder, store, encoder, near_duplicate=0.999)

@@ -112,8 +112,7 @@ def ingest_on_ray(
     _check_writers(uri)
     with connected(address):
         shares = share_out(workers, models)
-        if description is None:
-            description = describe_on_ray(load_encoder, models=models)
+        description = description or describe_on_ray(load_encoder, models=models)
         prefix = stored_prefix(store) if prefix is None else prefix
         spec = replace(description.spec, model=model_name, prefix=prefix)
         settings = DecoderSettings(description.sampling, chunking, limits, memory_limit)
