@@ -161,3 +161,10 @@ def test_a_store_that_was_made_before_is_up_to_date(small_folder, uri, encoder, 
         assert len(encoder.encoded) == 1
         again = ingest(small_folder, store, encoder)
         assert (again.indexed, again.unchanged, len(encoder.encoded)) == (0, 5, 1)
+
+
+def test_a_draft_of_a_manifest_from_before_is_not_a_foreign_file(uri, tmp_path, small_folder, encoder):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "tte-store.json.new").touch()
+    with open_store(uri) as store:
+        assert ingest(small_folder / "notes.md", store, encoder).points == 1

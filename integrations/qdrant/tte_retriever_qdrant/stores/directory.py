@@ -211,7 +211,7 @@ class Directory:
         return StoreLocked(f"{self.label} is in use by another process; wait for it to end or stop it, then try again")
 
     def _refuse_foreign_files(self) -> None:
-        foreign = {path.name for path in self.path.iterdir()} - {_LOCK, _GENERATIONS}
+        foreign = {path.name for path in self.path.iterdir()} - {_LOCK, _GENERATIONS, f"{STORE_MANIFEST}.new"}
         foreign = {name for name in foreign if not name.endswith(f".{STORE_MANIFEST}")}  # drafts of a killed process
         if foreign:
             raise StoreError(
