@@ -46,7 +46,7 @@ def test_exif_orientation_is_applied(media, format, orientation):
     assert image.info == {}, "metadata is not handed on"
 
 
-def test_broken_exif_does_not_cost_the_pixels(media):
+def test_an_image_with_broken_exif_opens(media):
     data = media.image(
         Image.new("RGB", (40, 20), RED), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01junk" * 9
     )
@@ -75,7 +75,7 @@ def test_wide_grey_is_scaled_by_its_range(media, values, expected):
     assert np.asarray(load_image(media.image(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == expected
 
 
-def test_transparency_is_laid_on_white(media):
+def test_transparent_pixels_become_white(media):
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([0, 0, 0, 255, 0, 0])
     half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
@@ -101,7 +101,7 @@ def test_cmyk_is_converted(media):
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "AVIF"])
-def test_of_an_animation_the_first_frame_is_taken(media, format):
+def test_an_animation_gives_its_first_frame(media, format):
     assert load_image(media.animation(format)).getpixel((5, 5))[0] < 8
 
 
@@ -179,7 +179,7 @@ def test_other_types_are_input_errors(wrong):
         load_image(wrong)
 
 
-def test_pixels_given_stay_the_callers(tmp_path):
+def test_the_pixels_of_the_caller_are_not_changed(tmp_path):
     pixels = np.zeros((4, 4, 3), np.uint8)
     given = Image.new("RGBA", (4, 4))
     from_array, from_image = load_image(pixels), load_image(given)

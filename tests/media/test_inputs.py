@@ -43,7 +43,7 @@ def test_a_dict_keeps_its_order_and_is_decoded(media):
     assert [is_picture(image) for image in decoded["image"]] == [True, True]
 
 
-def test_an_animation_is_an_image_unless_it_is_called_a_video(tmp_path, media):
+def test_an_animation_is_an_image_unless_given_as_a_video(tmp_path, media):
     path = tmp_path / "x.gif"
     path.write_bytes(media.animation("GIF"))
     assert typed_input(path)["image"].size == (20, 10)
@@ -91,7 +91,7 @@ def test_a_chat_keeps_its_structure():
         [{"role": "user", "content": [{"type": "image", "image": PICTURE}]}],
     ],
 )
-def test_what_is_decoded_stays_as_it_is(item):
+def test_decoded_items_are_returned_unchanged(item):
     once = typed_input(item)
     assert typed_input(once) == once
 
@@ -162,7 +162,7 @@ def test_unusable_items_are_refused(item, hint):
         typed_input(item)
 
 
-def test_a_document_is_told_what_to_do(tmp_path):
+def test_the_error_for_a_document_says_what_to_do(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("notes")
     with pytest.raises(MediaError, match="as a str") as caught:

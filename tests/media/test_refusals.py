@@ -153,14 +153,14 @@ def test_names_that_are_not_utf8_are_opened_and_named_in_errors(tmp_path, media)
     assert str(caught.value).encode()  # can be printed
 
 
-def test_the_format_lists_are_what_is_opened(media):
+def test_only_listed_formats_are_opened(media):
     png, mkv = media.image(Image.new("L", (4, 4))), media.video(10, format="matroska")
     limits = MediaLimits(image_formats=("JPEG",), video_formats=("mov",))
     assert refused(load_image, png, limits) == "unsupported"
     assert refused(load_video, mkv, limits) == "unsupported"
 
 
-def test_frames_together_are_limited(media):
+def test_the_pixels_of_all_frames_are_limited(media):
     limits = MediaLimits(max_video_pixels=64 * 32 * 3)
     assert refused(load_video, media.video(50), limits) == "too-large"
     assert refused(load_video, [Image.new("L", (64, 32))] * 4, limits) == "too-large"
@@ -170,7 +170,7 @@ def test_frames_together_are_limited(media):
 @pytest.mark.parametrize(
     "format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "AVIF", "JPEG2000", "BMP", "mp4", "matroska"]
 )
-def test_random_damage_raises_nothing_else(media, format):
+def test_random_damage_raises_only_media_errors(media, format):
     make = media.video if format.islower() else media.image
     whole = make(10, format=format) if make is media.video else make(Image.effect_noise((32, 16), 50), format)
     random = np.random.default_rng(0)
@@ -187,7 +187,7 @@ def test_random_damage_raises_nothing_else(media, format):
     assert "corrupt" in outcomes
 
 
-def test_no_library_is_ever_given_a_name_to_open(tmp_path, media, monkeypatch):
+def test_libraries_get_open_files_and_never_names(tmp_path, media, monkeypatch):
     (tmp_path / "x.mp4").write_bytes(media.video(10))
     opened, real = [], av.open
     monkeypatch.setattr(av, "open", lambda file, **options: opened.append((file, options)) or real(file, **options))

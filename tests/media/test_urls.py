@@ -173,14 +173,14 @@ def test_a_bare_string_stays_text_even_from_an_allowed_host(serve):
         ("/round", "unreadable", "redirects"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_name(serve, path, reason, said):
+def test_responses_without_an_image_are_refused_by_name(serve, path, reason, said):
     server = serve()
     error = refused(server.at + path, MediaLimits(url_hosts=frozenset({server.at})))
     assert (error.reason, path in str(error), said in str(error)) == (reason, True, True)
 
 
 @pytest.mark.parametrize("allowed", [set(), {"example.com"}, {"127.0.0.1"}, {"http://127.0.0.1:1"}])
-def test_other_hosts_schemes_and_ports_are_not_asked(serve, allowed):
+def test_other_hosts_schemes_and_ports_are_not_contacted(serve, allowed):
     server = serve()
     assert refused(f"{server.at}/picture", MediaLimits(url_hosts=frozenset(allowed))).reason == "not-allowed"
     assert server.seen == []
@@ -202,8 +202,8 @@ def test_a_redirect_to_another_host_is_not_followed(serve):
     assert typed_input({"image": f"{server.at}/far"}, both)["image"].size == (6, 4)
 
 
-def test_a_name_that_leads_to_this_machine_is_refused(serve, monkeypatch):
-    """As a rebinding attack has it: the host is allowed, its address is ours."""
+def test_a_name_that_resolves_to_this_machine_is_refused(serve, monkeypatch):
+    """As in a DNS rebinding attack: the host is allowed, and its address is this machine."""
     server = serve()
     look_up = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: look_up("127.0.0.1", *rest, **more))
@@ -214,7 +214,7 @@ def test_a_name_that_leads_to_this_machine_is_refused(serve, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/endless", "/picture"])
-def test_too_large_a_body_is_not_read_to_its_end(serve, path):
+def test_a_body_that_is_too_large_is_not_read_to_its_end(serve, path):
     server = serve()
     error = refused(server.at + path, MediaLimits(max_bytes=60, url_hosts=frozenset({server.at})))
     assert (error.reason, "max_bytes" in str(error)) == ("too-large", True)
@@ -222,7 +222,7 @@ def test_too_large_a_body_is_not_read_to_its_end(serve, path):
 
 
 @pytest.mark.parametrize("path", ["/slow", "/silent", "/dripping"])
-def test_waiting_has_an_end(serve, path):
+def test_downloads_time_out(serve, path):
     server = serve()
     limits = MediaLimits(max_url_seconds=10 * SLOW_S, url_hosts=frozenset({server.at}))
     error = refused(server.at + path, limits)
@@ -239,7 +239,7 @@ def test_a_server_that_is_not_there_is_unreadable(serve):
 @pytest.mark.parametrize(
     "hosts", ["example.com", {""}, {"https://"}, {"ftp://example.com"}, {"example.com/pictures"}, {3}, {"http://a:b"}]
 )
-def test_hosts_that_are_none_are_refused(hosts):
+def test_invalid_hosts_are_refused(hosts):
     with pytest.raises(InputError, match=r"example\.com"):
         MediaLimits(url_hosts=hosts)
 

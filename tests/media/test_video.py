@@ -68,7 +68,7 @@ def test_the_frame_at_an_instant_is_the_last_that_appeared(media):
         assert time == max(start for start in starts if start <= instant)
 
 
-def test_times_of_a_variable_rate_clip_are_true(media):
+def test_times_of_a_clip_with_a_variable_frame_rate_are_exact(media):
     """Counting frames would be seconds off. The bar in frame i of 12 is 1 + i * 64 // 12 pixels wide."""
     video = load_video(media.video(12, format="matroska", pts=VFR_MS), sampling=VideoSampling(fps=50))
     widths = {t: bar_width(frame) for t, frame in zip(video.timestamps_s, video.frames, strict=True)}
@@ -111,11 +111,11 @@ def test_containers_without_times_of_their_own(media, format):
 
 
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts", "flv"])
-def test_sound_that_goes_on_longer_does_not_count(media, format):
+def test_longer_audio_does_not_change_the_duration(media, format):
     assert probe_video(media.video(50, format=format, audio=8)).duration_s == pytest.approx(2.0, abs=0.1)
 
 
-def test_a_recording_that_does_not_say_how_long_it_is(media):
+def test_a_recording_without_a_declared_duration(media):
     data = media.video(50, format="matroska", gop=10, options={"live": "1"})
     assert probe_video(data).duration_s == pytest.approx(2.0)
     assert load_video(data).timestamps_s == pytest.approx([0.24, 0.72, 1.24, 1.72])
@@ -147,7 +147,7 @@ def test_the_sampling_rule(media, sampling, limit, count):
     assert video.timestamps_s == pytest.approx([int(m * 25 + 1e-6) / 25 for m in middles])
 
 
-def test_a_stretch(media):
+def test_a_part_of_a_video(media):
     data = media.video(100)
     video = load_video(data, start_s=1.0, end_s=3.0)
     assert (video.start_s, video.end_s) == (1.0, 3.0)
@@ -162,7 +162,7 @@ def test_a_stretch(media):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("format", ["mp4", "matroska", "avi"])
-def test_every_frame_of_a_stretch(media, format, layout):
+def test_every_frame_of_a_part(media, format, layout):
     data = media.video(**{"frames": 75, "format": format, **LAYOUTS[layout]})
     every = list(iterate_video(data))
     assert len(every) == (12 if layout == "variable rate" else 75)
@@ -188,7 +188,7 @@ def test_every_frame_of_a_stretch_of_an_animation(media):
 
 
 @pytest.mark.parametrize(("turns", "corner"), [(1, "top"), (2, "right"), (3, "bottom")])
-def test_rotation_of_phones_is_applied(media, turns, corner):
+def test_rotation_in_the_metadata_is_applied(media, turns, corner):
     """The bar grows from the left: after one turn clockwise the left is on top."""
     data = media.video(20, rotate=turns)
     pixels = np.asarray(load_video(data).frames[1])
@@ -211,7 +211,7 @@ def test_animations_are_videos(media, format):
     assert [video.timestamps_s.count(time) for time in sorted(frames_of)] == [2, 2, 4, 6, 10]
 
 
-def test_the_stand_in_picture_of_an_apng_is_not_a_frame(media):
+def test_the_fallback_image_of_an_apng_is_not_a_frame(media):
     data = media.animation("PNG", [100, 100, 100], default_image=True)
     assert probe_video(data).duration_s == pytest.approx(0.2)
     assert load_video(data).frames[0].getpixel((0, 0)) == (40, 0, 0)
@@ -249,7 +249,7 @@ def test_unusable_frames_are_refused(given, error):
 
 
 @pytest.mark.parametrize("wrong", [{"fps": 0}, {"fps": float("nan")}, {"min_frames": 0}, {"max_frames": 0}])
-def test_sampling_must_make_sense(wrong):
+def test_invalid_sampling_is_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         VideoSampling(**wrong)
 

@@ -116,7 +116,12 @@ class _Decoder:
             raise InputError(f'{given} was given; the keys are "text", "image" and "video", one or more of them')
         decoded: TypedInput = {}
         for key, value in item.items():  # in the given order, in which the model reads them
-            decoded[key] = self.value(key, value)  # type: ignore[literal-required]
+            if key == "text":
+                decoded["text"] = self.value(key, value)
+            elif key == "image":
+                decoded["image"] = self.value(key, value)
+            else:
+                decoded["video"] = self.value(key, value)
         return decoded
 
     def value(self, key: str, value: Any) -> Any:
