@@ -26,6 +26,8 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
+from tte_retriever import TTEEncoder, build
+
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 TOKENS = 263  # 256 bytes and the control tokens
 
@@ -126,6 +128,29 @@ def checkpoint(tmp_path_factory):
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def built(checkpoint, tmp_path_factory):
+    """``built(method, family="qwen3_vl", think_tokens=4)`` is the folder of a checkpoint, one per session; do not write to it."""
+
+    @functools.cache
+    def make(method, family="qwen3_vl", think_tokens=4):
+        folder = tmp_path_factory.mktemp("built") / f"{method}-{family}"
+        return build(folder, backbone=checkpoint(family), method=method, think_tokens=think_tokens)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def untrained(built):
+    """``untrained(method, family, think_tokens)`` is the encoder of :func:`built`, shared: do not change it."""
+
+    @functools.cache
+    def load(method, family="qwen3_vl", think_tokens=4):
+        return TTEEncoder(str(built(method, family, think_tokens)), device="cpu").eval()
+
+    return load
 
 
 MARKS = ["<gen_emb>", "<disc_emb>", "<bot>", "<eot>", "<ct>"]

@@ -1,4 +1,4 @@
-"""Latent-reasoning multimodal embeddings: text, images, video and pages in, one vector out."""
+"""Latent-reasoning multimodal embeddings of text, images, videos and pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["MediaError", "MediaLimits", "TTEEncoder", "TTEError", "__version__", "build", "model_path"]
 
-_HOMES = {
+_MODULES = {
     "MediaError": "tte_retriever.errors",
     "MediaLimits": "tte_retriever.media",
     "TTEEncoder": "tte_retriever.encoder",
@@ -27,9 +27,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that ``import tte_retriever`` does not pay for torch."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'tte_retriever' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

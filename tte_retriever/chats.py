@@ -1,4 +1,4 @@
-"""Items as chats, the one form in which a Qwen-VL processor meets them."""
+"""Items as chats, the only form that a Qwen-VL processor gets."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from tte_retriever.media import TypedInput, VideoFrames
 
 Chat: TypeAlias = list[dict[str, Any]]
-"""Messages, each with a ``role`` and a ``content``: a ``str``, or parts of the types ``text``, ``image`` and ``video``."""
+"""Messages with a ``role`` and a ``content``: a ``str``, or a list of parts of type ``text``, ``image`` or ``video``."""
 
 _MAX_ASPECT_RATIO = 200
-"""The Qwen-VL processors refuse anything longer and thinner."""
+"""The limit of the Qwen-VL processors."""
 
 
 def as_chat(item: TypedInput, tokenizer: Any) -> Chat:
-    """What :func:`tte_retriever.media.typed_input` returned, as a chat in which control tokens that are spelled out are text.
+    """Turn the result of :func:`tte_retriever.media.typed_input` into a chat with escaped control tokens.
 
     Raises:
-        MediaError: A picture that no processor takes.
+        MediaError: A picture with an aspect ratio that no processor takes.
     """
     if "message" in item:
         chat = [dict(message) for message in item["message"]]
@@ -47,7 +47,7 @@ def as_chat(item: TypedInput, tokenizer: Any) -> Chat:
 
 
 def parts(chats: Sequence[Chat]) -> list[dict[str, Any]]:
-    """All content parts of all chats, in the order in which the processor meets them."""
+    """All content parts of all chats, in the order of the processor."""
     return [
         part
         for chat in chats
@@ -58,44 +58,43 @@ def parts(chats: Sequence[Chat]) -> list[dict[str, Any]]:
 
 
 def own_budget(chat: Chat, default: int | None) -> int | None:
-    """The think budget that the last message of a chat gives, behind which the thought comes.
+    """The think budget in the last message of a chat, else ``default``.
 
     Raises:
-        InputError: If another message gives one.
+        InputError: If another message has a think budget.
     """
     if any("think_budget" in message for message in chat[:-1]):
         raise InputError(
-            f"One of {len(chat)} messages of a chat has a think_budget and is not the last; the last message carries it."
+            f"A chat of {len(chat)} messages has a think_budget before its last message; set it in the last message."
         )
     return chat[-1].get("think_budget", default)
 
 
 def refuse_ignored(options: ProcessingKwargs) -> None:
-    """See that a processor is not told what is decided before it sees an item.
+    """Check that processor options do not include what is decided before the processor runs.
 
     Raises:
-        InputError: If it is.
+        InputError: If they include the choice of video frames or a think budget.
     """
     for key, value in options.get("video", {}).items():
         if key in ("fps", "num_frames", "video_metadata") or (key == "do_sample_frames" and value):
             raise InputError(
-                f'processing_kwargs["video"] has {key!r}, but frames are taken before the processor sees them, as '
-                "video_sampling says: set fps, min_frames and max_frames of processor.video_processor, or give the frames "
-                'that you want, {"video": {"array": …, "video_metadata": …}}.'
+                f'processing_kwargs["video"] has {key!r}, but frames are sampled before the processor runs: set fps, '
+                "min_frames and max_frames of processor.video_processor, or give the frames as "
+                '{"video": {"array": …, "video_metadata": …}}.'
             )
     if "think_budget" in options.get("chat_template", {}):
         raise InputError(
-            'processing_kwargs["chat_template"] has a think_budget; give it as think_budget=…, or on the last message of a '
+            'processing_kwargs["chat_template"] has a think_budget; give it as think_budget=…, or in the last message of a '
             "chat."
         )
 
 
 def take_metadata(part: dict[str, Any]) -> dict[str, Any]:
-    """Replace the frames of a video part by their array, and give the times that belong to them.
+    """Replace the frames of a video part by their array, and return the metadata with their times.
 
-    Times count from the start of the stretch, so that a moment looks the same wherever it stands in its video; the
-    processor knows them as frame numbers of a thousand-frames-a-second video, whose length tells it how many of them
-    there are a second.
+    Times are relative to the start of the frames, so a moment gives the same vector at any place of its video. The
+    processor gets them as frame numbers of a video with 1000 frames per second and the true length.
     """
     video: VideoFrames = part["video"]
     frames, times = list(video.frames), [max(time - video.start_s, 0.0) for time in video.timestamps_s]

@@ -1,4 +1,4 @@
-"""What is on disk: bundled models by name, new folders, and the fingerprint that tells two embedding spaces apart."""
+"""Model folders: bundled models by name, new folders, and the fingerprint of an embedding space."""
 
 from __future__ import annotations
 
@@ -25,15 +25,21 @@ _PIXEL_SETTINGS = (
 
 
 def bundled_models() -> list[str]:
-    """Names of the models that ship inside the package."""
+    """Names of the models in the package."""
     return sorted(folder.name for folder in _MODELS.iterdir() if (folder / "modules.json").is_file())
 
 
 def model_path(name: str) -> str:
-    """The folder of a bundled model, which plain ``SentenceTransformer`` loads too.
+    """The folder of a bundled model, for plain ``SentenceTransformer``.
 
     Raises:
         InputError: If no bundled model has this name.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from tte_retriever import model_path
+        >>> SentenceTransformer(model_path("tte-flash-tiny"), device="cpu").encode("a red circle").shape
+        (128,)
     """
     if name not in bundled_models():
         raise InputError(
@@ -44,14 +50,14 @@ def model_path(name: str) -> str:
 
 
 def resolve_model(name_or_path: str) -> str:
-    """A local folder as it is, a bundled name as its folder, anything else unchanged: a hub id."""
+    """The folder of a bundled model; a local folder or a hub id unchanged."""
     if not Path(name_or_path).exists() and name_or_path in bundled_models():
         return model_path(name_or_path)
     return name_or_path
 
 
 def check_output_dir(out: Path) -> None:
-    """Raise unless a new folder can be written: it must not exist, or be empty and not the current one."""
+    """Raise unless a new folder can be written to ``out``: it is absent or empty, and not the current folder."""
     if out.resolve() == Path.cwd():
         raise InputError(f"{str(out)!r} is the current folder, which cannot be replaced; name a new folder in it.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -78,14 +84,14 @@ def save_model(model: SentenceTransformer, folder: Path, card: str | None = None
 
 
 def public_name(source: str | Path) -> str:
-    """A hub id as it is, a local folder by its last name: cards travel, and paths say where people live."""
+    """A hub id, or the last name of a local folder: model cards are public and should not contain paths."""
     return Path(source).resolve().name if Path(source).exists() else str(source)
 
 
 def settings(model: SentenceTransformer) -> str:
-    """What decides on vectors beside the weights, as JSON: template, pixels, frames, modules, prompts, dimension, choices.
+    """All settings that change vectors, as JSON: template, pixels, frames, modules, prompts, dimension, generation.
 
-    Of the processors only what changes pixels or frames, for releases of transformers add keys that change nothing.
+    Of the processors only the settings of pixels and frames: releases of transformers add keys that change nothing.
     """
     processor = model.processor
     pixels = [
@@ -97,27 +103,27 @@ def settings(model: SentenceTransformer) -> str:
     known = {
         "template": getattr(processor, "chat_template", None),
         "pixels": pixels,
-        # Of a method that thinks by code of its own; what a stock first module is set to grows with its releases.
+        # Of custom code only: the settings of a stock first module grow with its releases.
         "first": {key: value for key, value in first.items() if key not in Transformer.config_keys},
         "modules": [(type(module).__name__, cast("Module", module).get_config_dict()) for module in list(model)[1:]],
         "prompts": model.prompts,
         "dimension": model.truncate_dim or model.get_embedding_dimension(),
     }
-    generation = getattr(getattr(model[0], "model", None), "generation_config", None)  # of a model that writes
+    generation = getattr(getattr(model[0], "model", None), "generation_config", None)  # if it has an output head
     chosen = generation.to_diff_dict() if generation is not None else {}
     choices = {
         "processing": first.get("processing_kwargs"),
         "default_prompt": model.default_prompt_name,
         "generation": {key: value for key, value in chosen.items() if key != "transformers_version"},
     }
-    # A choice that is not made is left out, as if it were none of a model's settings.
+    # Empty choices are left out, so that fingerprints from before they existed stay the same.
     return json.dumps(known | {key: value for key, value in choices.items() if value}, sort_keys=True, default=dict)
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """A short hash of the weights by value and of :func:`settings`.
+    """A short hash of the values of the weights and of :func:`settings`.
 
-    The same checkpoint has the same fingerprint wherever it is loaded, also after a lossless change of dtype.
+    It is the same on every machine, and after a lossless change of dtype.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

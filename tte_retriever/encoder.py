@@ -1,4 +1,4 @@
-"""The front door: a ``SentenceTransformer`` that takes typed inputs only and thinks as long as it is told to."""
+"""``TTEEncoder``: a ``SentenceTransformer`` with typed inputs and a think budget."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import batch_to_device, import_from_string, truncate_embeddings
+from sentence_transformers.util import import_from_string
 from tqdm.autonotebook import tqdm
 
+from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.chats import as_chat, own_budget, parts, refuse_ignored, take_metadata
 from tte_retriever.checkpoint import fingerprint, resolve_model, settings
 from tte_retriever.errors import CheckpointError, InputError, TTEError
-from tte_retriever.inference import collate, split, stream
+from tte_retriever.inference import BatchEmbedder, stream
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, typed_input
 from tte_retriever.methods.thinking_module import ThinkingModule
 from tte_retriever.tokens import ThoughtVocabulary, thought_vocabulary
@@ -25,41 +26,48 @@ if TYPE_CHECKING:
 
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
-    from torch import nn
 
-OWN_MODULES = "tte_retriever.methods."
-"""Home of the modules that think by code of their own; they ship with this class, so that loading them trusts nobody else."""
+CUSTOM_MODULES = "tte_retriever.methods."
+"""Package of the modules with custom code. They are installed with this class, so they load without a flag."""
 
 _PROCESSING = Lock()
-"""Tokenizers keep padding and truncation as state, so one thread at a time may use a processor."""
+"""Tokenizers keep padding and truncation as state, so only one thread at a time may use a processor."""
 
 
 class TTEEncoder(SentenceTransformer):
-    """Text, images, video and chats in, one unit vector each out.
+    """Encodes text, images, videos and chats into one unit vector each.
 
-    Everything ``SentenceTransformer`` does works the same (``encode``, ``encode_query``, ``encode_document``,
-    ``similarity``, saving, training), and a checkpoint gives the same vectors in both. On top:
+    All methods of ``SentenceTransformer`` work as usual (``encode``, ``encode_query``, ``encode_document``, ``similarity``,
+    saving, training), and a checkpoint gives the same vectors in both classes. In addition:
 
-    * A ``str`` is text, always. Media are ``pathlib.Path``, ``bytes``, PIL images, arrays or frame lists, alone or in
-      ``{"text": …, "image": …, "video": …}``, opened under ``media_limits``, which may allow URLs of named hosts, too;
-      chats are lists of messages.
-    * ``encode(…, think_budget=n)`` thinks with the first ``n`` think tokens, or for as many steps, 0…``max_budget``; a chat
-      message may carry its own ``think_budget``.
-    * Methods that need code of ours at inference load without ``trust_remote_code``.
-    * Control tokens that a text spells out stay text.
-    * A row whose thought was cut off by truncation raises instead of yielding a wrong vector, and so does a vector that
-      holds NaN or infinity.
+    * A ``str`` is always text. Media are ``pathlib.Path``, ``bytes``, PIL images, arrays or lists of frames, alone or in
+      ``{"text": …, "image": …, "video": …}``. Chats are lists of messages. Media are opened within ``media_limits``, which
+      can allow URLs of named hosts.
+    * ``encode(…, think_budget=n)`` uses the first ``n`` think tokens or ``n`` latent steps, from 0 to ``max_budget``. A chat
+      can set its own ``think_budget`` in its last message.
+    * Methods that need custom code load without ``trust_remote_code``.
+    * Control tokens in a text are escaped, so they stay text.
+    * An item whose think tokens were truncated raises, and so does an embedding with NaN or infinity.
 
-    A checkpoint without think tokens, such as ``Qwen/Qwen3-VL-Embedding-2B``, embeds directly: its K is 0.
+    A checkpoint without think tokens, such as ``Qwen/Qwen3-VL-Embedding-2B``, embeds directly: its ``max_budget`` is 0.
 
     Args:
-        model_name_or_path: A bundled name (``tte-flash-tiny``), a folder, or a hub id.
-        media_limits: What may be opened.
+        model_name_or_path: Name of a bundled model (``tte-flash-tiny``), a folder, or a hub id.
+        media_limits: Limits on the media that are opened.
         **kwargs: As for ``SentenceTransformer``.
 
     Raises:
-        CheckpointError: If it is no Qwen-VL checkpoint with a chat template, or tokenizer and embedding matrix do not
-            belong together.
+        CheckpointError: If the model is no Qwen-VL checkpoint with a chat template, or if its tokenizer and embedding matrix
+            do not match.
+
+    Example:
+        >>> from tte_retriever.small_world import draw_pairs
+        >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
+        >>> pairs = draw_pairs("caption", 3, seed=0, split="test")
+        >>> captions = encoder.encode([pair.query for pair in pairs])
+        >>> pictures = encoder.encode([pair.positive for pair in pairs], think_budget=4)
+        >>> encoder.similarity(captions, pictures).argmax(dim=1).tolist()
+        [0, 1, 2]
     """
 
     def __init__(
@@ -71,18 +79,16 @@ class TTEEncoder(SentenceTransformer):
         processor: Any = getattr(self[0], "processor", None)
         if not (hasattr(processor, "video_processor") and processor.chat_template):
             raise CheckpointError(
-                f"{model_name_or_path!r} is no Qwen-VL checkpoint with a chat template, which is what a TTEEncoder takes; "
-                "load it with SentenceTransformer."
+                f"{model_name_or_path!r} is no Qwen-VL checkpoint with a chat template, which TTEEncoder needs; load it with "
+                "SentenceTransformer."
             )
-        self.transformer.unpad_inputs = (
-            False  # rows that FlashAttention packs have no place for three kinds of positions
-        )
-        matrix = cast("nn.Embedding", self.transformer.model.get_input_embeddings())
-        rows, tokens = matrix.num_embeddings, len(self.tokenizer)
+        self.transformer.unpad_inputs = False  # packed rows of FlashAttention cannot hold three axes of positions
+        rows = qwen_vl_model(self.transformer).get_input_embeddings().num_embeddings
+        tokens = len(self.tokenizer)
         if tokens > rows:
             raise CheckpointError(
                 f"The tokenizer of {model_name_or_path!r} has {tokens} tokens but its embedding matrix only {rows} "
-                "rows; the two are not of one checkpoint. Load a folder in which they were saved together."
+                "rows, so they are not from the same checkpoint. Load a folder in which they were saved together."
             )
         self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer)
         self._hashed: tuple[tuple[tuple[tuple[int, int], ...], str], str] | None = None
@@ -91,8 +97,8 @@ class TTEEncoder(SentenceTransformer):
     def fingerprint(self) -> str:
         """Identifies the embedding space; see :func:`tte_retriever.checkpoint.fingerprint`.
 
-        Hashing takes seconds for a large model, so it is done once, and again after weights or settings were changed. A
-        write through ``.data`` is no change that torch tells of: it is seen only before the first hashing.
+        Hashing takes seconds for a large model, so the result is kept until weights or settings change. PyTorch does not
+        report writes through ``.data``, so they are not noticed.
         """
         weights = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values())
         state = (weights, settings(self))
@@ -107,7 +113,7 @@ class TTEEncoder(SentenceTransformer):
 
     @property
     def video_sampling(self) -> VideoSampling:
-        """How many frames this model takes from a video: what its video processor says."""
+        """How many frames this model takes from a video, as its video processor sets it."""
         processor = self.processor.video_processor
         return VideoSampling(
             fps=float(getattr(processor, "fps", None) or 2.0),
@@ -116,12 +122,12 @@ class TTEEncoder(SentenceTransformer):
         )
 
     def get_model_kwargs(self) -> list[str]:
-        """Names that ``encode`` accepts besides its own."""
+        """Names of the arguments that ``encode`` passes on to the model."""
         return sorted({*super().get_model_kwargs(), "think_budget"})
 
     @property
     def max_budget(self) -> int:
-        """The largest ``think_budget``: what the first module says, where it thinks by code of its own, else K."""
+        """The largest ``think_budget``: the ``max_budget`` of a :class:`ThinkingModule`, else the number of think tokens."""
         first = self.transformer
         return first.max_budget if isinstance(first, ThinkingModule) else self.thought.max_budget
 
@@ -138,15 +144,15 @@ class TTEEncoder(SentenceTransformer):
         Args:
             inputs: Items, as for ``encode``.
             prompt: Instruction; becomes a system message.
-            think_budget: Number of think tokens or steps, 0…``max_budget``, which is what ``None`` means. That of a chat's
-                last message wins. A first module with a ``max_budget`` finds it in the features, as
-                ``think_budget`` (B,) int64; for any other it is a variable of the chat template.
-            processing_kwargs: As for ``SentenceTransformer``, but for which frames of a video are taken and for the
-                think budget.
+            think_budget: Number of think tokens or latent steps, 0…``max_budget``; ``None`` is ``max_budget``. The budget in
+                the last message of a chat goes before it. A :class:`ThinkingModule` finds it in the features, as
+                ``think_budget`` (B,) int64; for a stock module it is a variable of the chat template.
+            processing_kwargs: As for ``SentenceTransformer``, without options that choose frames of a video or set a think
+                budget.
             **kwargs: As for ``SentenceTransformer``.
 
         Raises:
-            InputError: An unusable item, budget or option, or a row that does not fit into the maximum length.
+            InputError: An unusable item, budget or option, or an item that exceeds the maximum length.
             MediaError: Unusable media.
         """
         given: ProcessingKwargs = processing_kwargs or {}
@@ -156,7 +162,7 @@ class TTEEncoder(SentenceTransformer):
         budgets = [self._checked_budget(own_budget(chat, think_budget)) for chat in chats]
         for chat, budget in zip(chats, budgets, strict=True):
             chat[-1] = {**chat[-1], "think_budget": budget}
-        # Every item goes in as a chat: stock code drops the content of chats that share a batch with other inputs.
+        # All items become chats: stock code drops the content of chats in a batch with other inputs.
         video = {**given.get("video", {}), "do_sample_frames": False}
         if metadata := [take_metadata(part) for part in parts(chats) if part["type"] == "video"]:
             video["video_metadata"] = metadata
@@ -165,7 +171,7 @@ class TTEEncoder(SentenceTransformer):
                 features = self.transformer.preprocess(
                     chats, prompt=prompt, processing_kwargs={**given, "video": video}, **kwargs
                 )
-        except ValueError as error:  # truncation inside an image, say: the processor's own words are the reason
+        except ValueError as error:  # such as truncation inside an image, which the processor explains
             raise InputError(f"The batch does not fit the model: {error}") from error
         if isinstance(self.transformer, ThinkingModule):
             features["think_budget"] = torch.tensor(budgets)  # (B,)
@@ -174,17 +180,17 @@ class TTEEncoder(SentenceTransformer):
         return features
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Features to vectors, as ``SentenceTransformer`` does, and never to a vector that is none.
+        """Turn features into embeddings, as ``SentenceTransformer`` does.
 
         Raises:
-            TTEError: If a vector holds NaN or infinity; training goes on, for its scaler to handle that.
+            TTEError: If an embedding contains NaN or infinity. Not in training, where a gradient scaler handles them.
         """
         output: dict[str, Any] = super().forward(input, **kwargs)
         vectors = output.get("sentence_embedding")  # (B, E)
         if not self.training and vectors is not None and not (finite := vectors.isfinite().all(1)).all():
             raise TTEError(
-                f"{int((~finite).sum())} of {len(finite)} vectors hold NaN or infinity, so none is given. Load the model in "
-                'float32 or bfloat16 (model_kwargs={"dtype": "float32"}); if that does not help, its weights are broken.'
+                f"{int((~finite).sum())} of {len(finite)} vectors hold NaN or infinity. Load the model in float32 or "
+                'bfloat16 (model_kwargs={"dtype": "float32"}); if that does not help, its weights are broken.'
             )
         return output
 
@@ -202,30 +208,38 @@ class TTEEncoder(SentenceTransformer):
         show_progress_bar: bool = False,
         on_error: Literal["raise", "yield"] = "raise",
     ) -> Iterator[Any]:
-        """Encode a stream: any iterable, in bounded memory, in batches of bounded size.
+        """Encode an iterable of any length in bounded memory.
 
-        The vectors are those of ``encode``. ``np.stack(list(encoder.embed(items)))`` is the array that it returns.
+        It yields the rows of the array that ``encode`` returns for the same items.
 
         Args:
-            inputs: Items, as for ``encode``; taken one by one as they are needed, so that it may be endless.
-            batch_tokens: Most tokens in a batch, padding and media included; an item that is longer goes alone.
-            look_ahead: Most items taken from ``inputs`` and not yet yielded: more sort better, fewer wait less.
+            inputs: Items, as for ``encode``. They are taken one by one when they are needed, so it may be endless.
+            batch_tokens: The most tokens in a batch, padding and media included. A longer item gets a batch of its own.
+            look_ahead: The most items that are taken from ``inputs`` and not yet yielded. More items give batches with less
+                padding, fewer a shorter wait.
             prompt_name: As for ``encode``.
             prompt: As for ``encode``.
             think_budget: As for ``encode``.
             normalize_embeddings: As for ``encode``.
             truncate_dim: As for ``encode``.
             show_progress_bar: Whether to count vectors on stderr.
-            on_error: What becomes of an item that cannot be encoded: ``raise`` ends the stream when its turn comes,
-                ``yield`` gives the error in its place, also of an item that the model makes NaN or infinity of.
+            on_error: ``raise`` ends the stream at the first item that cannot be encoded; ``yield`` yields the error in its
+                place, also for an item whose embedding contains NaN or infinity.
 
         Returns:
-            An iterator of vectors (E,), float32, in the order of ``inputs``.
+            An iterator of embeddings (E,) float32, in the order of ``inputs``.
 
         Raises:
             InputError: If ``inputs`` is a single item, an argument is out of range, or an item is unusable.
             MediaError: Unusable media in an item. Messages name the item's index.
-            TTEError: If a vector holds NaN or infinity; that ends the stream at once.
+            TTEError: If an embedding contains NaN or infinity.
+
+        Example:
+            >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
+            >>> for vector in encoder.embed(text for text in ("a red circle", "two")):
+            ...     print(vector.shape)
+            (128,)
+            (128,)
         """
         sequence = isinstance(inputs, (list, np.ndarray, torch.Tensor))
         single = self.is_singular_input(inputs) if sequence else isinstance(inputs, (str, bytes, Mapping))
@@ -239,48 +253,30 @@ class TTEEncoder(SentenceTransformer):
         if on_error not in ("raise", "yield"):
             raise InputError(f"on_error is {on_error!r}; give 'raise' or 'yield'.")
         self._checked_budget(think_budget)
-        prompt = self._resolve_prompt(prompt, prompt_name)
-        dimension = self.truncate_dim if truncate_dim is None else truncate_dim
+        embedder = BatchEmbedder(
+            cast("Any", self),
+            prompt=self._resolve_prompt(prompt, prompt_name),
+            think_budget=think_budget,
+            dimension=self.truncate_dim if truncate_dim is None else truncate_dim,
+            normalize=normalize_embeddings,
+            isolate_errors=on_error == "yield",
+        )
+        results = stream(inputs, embedder.prepare, embedder.embed, batch_tokens=batch_tokens, look_ahead=look_ahead)
+        total = len(inputs) if isinstance(inputs, Sized) else None
+        return self._counted(results, total, show_progress_bar, yield_errors=on_error == "yield")
 
-        def prepare(items: Sequence[Any]) -> list[dict[str, Any]]:
-            return split(self.preprocess(items, prompt=prompt, think_budget=think_budget))
-
-        def encode(items: list[dict[str, Any]]) -> list[np.ndarray | InputError]:
-            try:
-                return [*encode_batch(items)]
-            except TTEError as error:  # of a vector that is none: it is not to take the others with it
-                if on_error == "raise":
-                    raise
-                if len(items) > 1:
-                    return [result for item in items for result in encode([item])]
-                return [InputError(str(error))]
-
-        def encode_batch(items: list[dict[str, Any]]) -> list[np.ndarray]:
-            tokenizer = self.tokenizer
-            batch = collate(items, pad_id=tokenizer.pad_token_id or 0, padding_side=tokenizer.padding_side)
-            with torch.inference_mode():
-                vectors = self(batch_to_device(batch, self.device))["sentence_embedding"]
-                if dimension is not None:
-                    vectors = truncate_embeddings(vectors, dimension)
-                if normalize_embeddings:
-                    vectors = torch.nn.functional.normalize(vectors, dim=1)
-            return [vector.copy() for vector in vectors.float().cpu().numpy()]  # a kept row must not keep its batch
-
-        def vectors() -> Iterator[Any]:
-            self.eval()
-            total = len(inputs) if isinstance(inputs, Sized) else None
-            with tqdm(total=total, desc="Vectors", disable=not show_progress_bar) as progress:
-                for vector in stream(inputs, prepare, encode, batch_tokens=batch_tokens, look_ahead=look_ahead):
-                    if isinstance(vector, Exception) and not (isinstance(vector, TTEError) and on_error == "yield"):
-                        raise vector
-                    progress.update()
-                    yield vector
-
-        return vectors()
+    def _counted(self, results: Iterable[Any], total: int | None, show: bool, *, yield_errors: bool) -> Iterator[Any]:
+        self.eval()
+        with tqdm(total=total, desc="Vectors", disable=not show) as progress:
+            for result in results:
+                if isinstance(result, Exception) and not (isinstance(result, TTEError) and yield_errors):
+                    raise result
+                progress.update()
+                yield result
 
     def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
-        """Stock code takes any class outside of sentence-transformers for a stranger's, ours included."""
-        if class_ref.startswith(OWN_MODULES):
+        """Load the modules of this package without ``trust_remote_code``; stock code asks for it for any third-party class."""
+        if class_ref.startswith(CUSTOM_MODULES):
             return import_from_string(class_ref)
         return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
 
@@ -296,7 +292,7 @@ class TTEEncoder(SentenceTransformer):
         return int(budget)
 
     def _check_thoughts(self, input_ids: torch.Tensor, budgets: list[int]) -> None:
-        """Raise where truncation has cut into the thought.  ``input_ids`` is (B, L)."""
+        """Raise if truncation removed think tokens from a row of ``input_ids`` (B, L)."""
         if self.thought.embed_id is None:
             return
         ids = torch.tensor([*self.thought.think_ids, self.thought.embed_id])
@@ -304,6 +300,6 @@ class TTEEncoder(SentenceTransformer):
         for row, (has, budget) in enumerate(zip(found, budgets, strict=True)):
             if has != budget + 1:
                 raise InputError(
-                    f"Row {row} of the batch carries {has} thought tokens instead of {budget + 1}: it does not fit into "
+                    f"Row {row} of the batch has {has} think and embed tokens instead of {budget + 1}: it does not fit into "
                     f"{self.max_seq_length} tokens. Shorten the text, use smaller or fewer media, or raise max_seq_length."
                 )

@@ -1,4 +1,4 @@
-"""The errors a user can meet; each message says what was given, what is allowed and what to do."""
+"""The errors that users see. Each message says what was given, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ MediaReason = Literal[
     "corrupt",  # of a supported format, but broken
     "not-allowed",  # a URL, or a path outside the root
 ]
-"""Why a piece of media was refused; stable words that ledgers and reports may store."""
+"""Why media was refused, as stable words that ledgers and reports store."""
 
 MEDIA_REASONS: tuple[str, ...] = get_args(MediaReason)
 
 
 class TTEError(Exception):
-    """Base of every error this project raises on purpose.
+    """Base class of all errors that this project raises on purpose.
 
-    ``exit_code`` is what the command line ends with: 2 for bad usage or input, 1 for a run that failed.
+    ``exit_code`` is the exit status of the command line: 2 for bad usage or input, 1 for a run that failed.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder, TTEError
+        >>> try:
+        ...     TTEEncoder("tte-flash-tiny", device="cpu").encode("a red circle", think_budget=99)
+        ... except TTEError as error:
+        ...     print(error)
+        think_budget is 99, but this model has 8 think tokens or steps; give an int from 0 to 8.
     """
 
     exit_code = 1
 
 
 class InputError(TTEError, ValueError):
-    """An argument or item that cannot be used as it was given."""
+    """An argument or item that cannot be used."""
 
     exit_code = 2
 
@@ -39,7 +47,16 @@ class MediaError(InputError):
 
     Args:
         message: What was given, what is allowed, what to do.
-        reason: One stable word of :data:`MediaReason`.
+        reason: One of the words of :data:`MediaReason`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tte_retriever import MediaError, TTEEncoder
+        >>> try:
+        ...     TTEEncoder("tte-flash-tiny", device="cpu").encode({"image": Path("missing.png")})
+        ... except MediaError as error:
+        ...     print(error.reason)
+        missing
     """
 
     def __init__(self, message: str, reason: MediaReason) -> None:
@@ -47,11 +64,11 @@ class MediaError(InputError):
         self.reason: MediaReason = reason
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[str, MediaReason]]:
-        """Survive the way back from a worker process."""
+        """Let the error be pickled by a worker process."""
         return type(self), (str(self), self.reason)
 
 
 class CheckpointError(TTEError):
-    """A model folder that is incomplete, inconsistent or not one of ours."""
+    """A model folder that is incomplete, inconsistent or not supported."""
 
     exit_code = 2

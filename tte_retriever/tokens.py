@@ -1,7 +1,7 @@
-"""The thought as vocabulary: think tokens and one embed token, appended by the chat template.
+"""Think tokens and the embed token: vocabulary entries that the chat template appends.
 
-Because they are ordinary tokens, a checkpoint that carries them is a stock ``Transformer`` → ``Pooling("lasttoken")``
-→ ``Normalize``, and how long it thinks is a template variable, ``think_budget``, per call or per message.
+They are ordinary tokens, so a checkpoint with them is a stock ``Transformer`` → ``Pooling("lasttoken")`` → ``Normalize``.
+The number of think tokens is the template variable ``think_budget``, per call or per message.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def think_token(index: int) -> str:
 
 @dataclass(frozen=True)
 class ThoughtVocabulary:
-    """Ids of the thought in one tokenizer.
+    """Ids of the think tokens and the embed token in one tokenizer.
 
     Attributes:
         think_ids: K ids, in the order in which they are appended; empty for ``direct``.
-        embed_id: Id of the embed token; ``None`` for a checkpoint that was not built here and embeds directly.
+        embed_id: Id of the embed token; ``None`` for a checkpoint without one, which embeds its last token.
     """
 
     think_ids: tuple[int, ...]
@@ -41,13 +41,13 @@ class ThoughtVocabulary:
 
 
 def add_thought(tokenizer: PreTrainedTokenizerBase, think_tokens: int) -> ThoughtVocabulary:
-    """Add ``think_tokens`` think tokens and the embed token to a tokenizer, in place; adding twice changes nothing."""
+    """Add ``think_tokens`` think tokens and the embed token to a tokenizer, in place, unless it has them."""
     tokenizer.add_tokens([*(think_token(i) for i in range(think_tokens)), EMBED_TOKEN], special_tokens=True)
     return thought_vocabulary(tokenizer)
 
 
 def thought_vocabulary(tokenizer: PreTrainedTokenizerBase) -> ThoughtVocabulary:
-    """Read the thought's ids back from a tokenizer."""
+    """Find the think tokens and the embed token of a tokenizer."""
     added = tokenizer.get_added_vocab()
     think_ids: list[int] = []
     while (token := think_token(len(think_ids))) in added:
@@ -56,27 +56,32 @@ def thought_vocabulary(tokenizer: PreTrainedTokenizerBase) -> ThoughtVocabulary:
 
 
 def escape_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Break every control token that a text spells out, by a space after its first character, so that it stays text.
+    """Insert a space after the first character of every control token in a text, so that it stays text.
 
-    Our own few lines, because ``sanitize_control_tokens`` of transformers, once saved in a checkpoint, breaks the batches
-    of every older release.
+    ``sanitize_control_tokens`` of transformers does the same, but a checkpoint saved with it fails in older releases.
     """
     control = "|".join(map(re.escape, tokenizer.get_added_vocab()))
     return re.sub(control, lambda match: f"{match[0][0]} {match[0][1:]}", text) if control else text
 
 
-def add_thinking_turn(template: str, think_tokens: int) -> str:
-    """Make a chat template end in an assistant turn that holds the thought.
+def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens with which a chat model ends its turn."""
+    added = tokenizer.get_added_vocab()
+    return [added[token] for token in ("<|im_end|>", "<|endoftext|>") if token in added]
 
-    The budget is taken from the last message's own ``think_budget``, else from the template variable
-    ``think_budget``, else it is ``think_tokens``. The template's own generation prompt is switched off: that of a
-    Thinking model opens ``<think>``, which nothing here would close.
+
+def add_thinking_turn(template: str, think_tokens: int) -> str:
+    """Make a chat template end in an assistant turn of think tokens and the embed token.
+
+    The number of think tokens is the ``think_budget`` of the last message, else the template variable ``think_budget``,
+    else ``think_tokens``. The generation prompt of the template is switched off: that of a Thinking model opens
+    ``<think>``, which nothing would close.
     """
     return _NO_GENERATION_PROMPT + template.rstrip("\n") + _thinking_turn(think_tokens)
 
 
 def remove_thinking_turn(template: str, think_tokens: int) -> str:
-    """The chat template that :func:`add_thinking_turn` was given, for one that thinks otherwise; any other as it is."""
+    """Undo :func:`add_thinking_turn`; other templates are unchanged."""
     turn = _thinking_turn(think_tokens)
     if not template.endswith(turn):
         return template

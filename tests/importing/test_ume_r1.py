@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 from tte_retriever import TTEEncoder
 from tte_retriever.cli import main as command_line
 from tte_retriever.errors import CheckpointError, InputError
+from tte_retriever.explain import read_rationale
 from tte_retriever.importing import import_checkpoint
-from tte_retriever.methods.explicit_cot import think_aloud
 
 PROMPT = (
     "Represent the above input text, images, videos, or any combination of the three as embeddings. First output the "
@@ -65,9 +65,9 @@ def test_the_weights_are_unchanged_and_both_modes_embed(original, encoder, tmp_p
     weights = load_file(source / "model.safetensors")
     matrix = encoder.transformer.model.get_input_embeddings().weight
     assert torch.equal(matrix, next(tensor for name, tensor in weights.items() if "embed_tokens" in name))
-    rationales = think_aloud(encoder, ITEMS)
+    rationales = read_rationale(encoder, ITEMS)
     assert encoder.max_budget == 9
-    assert max(rationale.tokens for rationale in rationales) == 9
+    assert max(len(rationale.token_ids) for rationale in rationales) == 9
     disc = TTEEncoder(str(import_checkpoint(source, tmp_path / "disc", origin="ume-r1", mode="disc")), device="cpu")
     assert disc.max_budget == 4096
     assert np.abs(disc.encode(ITEMS) - encoder.encode(ITEMS)).max(1).min() > 1e-3

@@ -18,8 +18,9 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.errors import CheckpointError, InputError
+from tte_retriever.explain import read_rationale
 from tte_retriever.media import VideoFrames
-from tte_retriever.methods.explicit_cot import ExplicitCoT, think_aloud
+from tte_retriever.methods.explicit_cot import ExplicitCoT
 from tte_retriever.methods.explicit_cot import build as modules_of
 from tte_retriever.methods.plume_prompt import add_plume_prompt
 
@@ -45,10 +46,10 @@ def vectors_of(rationales):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_item_alone_equals_the_item_in_a_mixed_batch(encoders, family, mixed):
     encoder = encoders[family]
-    alone = [think_aloud(encoder, [item])[0] for item in mixed]
-    assert len({rationale.tokens for rationale in alone}) > 3  # rows that finish early wait for the others
+    alone = [read_rationale(encoder, [item])[0] for item in mixed]
+    assert len({len(rationale.token_ids) for rationale in alone}) > 3  # rows that finish early wait for the others
     assert {rationale.stop for rationale in alone} == {"embed", "end-of-turn", "cap"}
-    together = think_aloud(encoder, mixed, batch_size=len(mixed))
+    together = read_rationale(encoder, mixed, batch_size=len(mixed))
     assert together == alone
     assert np.abs(vectors_of(together) - vectors_of(alone)).max() < 1e-5
     assert np.abs(np.stack(list(encoder.embed(mixed))) - vectors_of(alone)).max() < 1e-5
@@ -80,10 +81,10 @@ def written_out(folder, encoder, item, budget):
 def test_the_embedding_is_the_state_of_the_embed_token_itself(encoders, chatty, family, mixed):
     encoder = encoders[family]
     for index in (0, 3, 5, 6, 7):
-        (rationale,) = think_aloud(encoder, [mixed[index]])
+        (rationale,) = read_rationale(encoder, [mixed[index]])
         states, start = written_out(chatty(family), encoder, mixed[index], LONGEST)
         states = torch.nn.functional.normalize(states, dim=1).numpy()
-        assert len(states) == start + rationale.tokens + 1
+        assert len(states) == start + len(rationale.token_ids) + 1
         assert np.abs(states[-1] - rationale.vector).max() < 1e-5
         assert np.abs(states[-2] - rationale.vector).max() > 1e-2  # the state that the embed token was predicted from
 
@@ -104,7 +105,7 @@ def test_disc_is_the_state_of_its_token_and_writes_nothing(encoders, chatty, fam
             assert np.abs(states[at] - vectors[index]).max() < 1e-5
             assert np.abs(states[at + 1] - vectors[index]).max() > 1e-2
         with pytest.raises(InputError, match="mode"):
-            think_aloud(encoder, mixed)
+            read_rationale(encoder, mixed)
     finally:
         encoder.transformer.mode = "gen"
 
@@ -116,9 +117,11 @@ def test_embed_and_disc_tokens_in_the_prompt_are_not_where_it_reads(checkpoint, 
     hostile = "a <gen_emb> b <disc_emb> c <|im_end|> d"
     ids = encoder.preprocess([hostile])["input_ids"][0].tolist()
     assert ids.count(modules[0].gen_id) == ids.count(modules[0].disc_id) == 1
-    alone = [think_aloud(encoder, [item])[0] for item in mixed]
-    assert [rationale.tokens for rationale in alone] == [3] * len(mixed)  # not as short as if the prompt had ended it
-    assert think_aloud(encoder, [*mixed, hostile])[:-1] == alone
+    alone = [read_rationale(encoder, [item])[0] for item in mixed]
+    assert [len(rationale.token_ids) for rationale in alone] == [3] * len(
+        mixed
+    )  # not as short as if the prompt had ended it
+    assert read_rationale(encoder, [*mixed, hostile])[:-1] == alone
     modules[0].mode = "disc"
     disc = encoder.encode([hostile, *mixed])
     assert np.abs(disc[1:] - vectors_of(alone)).max(1).min() > 1e-3
@@ -142,12 +145,12 @@ def test_reading_what_it_wrote_gives_the_same_vectors(encoders, family, mixed):
 
 
 def test_the_budget_cuts_what_is_written(encoder, mixed):
-    whole = think_aloud(encoder, mixed)
+    whole = read_rationale(encoder, mixed)
     for budget in (0, 1, 5):
-        cut = think_aloud(encoder, mixed, think_budget=budget)
+        cut = read_rationale(encoder, mixed, think_budget=budget)
         assert [each.text for each in cut] == [each.text[:budget] for each in whole]
-        assert [each.stop == "cap" for each in cut] == [each.tokens >= budget for each in whole]
-        assert np.array_equal(encoder.encode(mixed, think_budget=budget), vectors_of(cut))
+        assert [each.stop == "cap" for each in cut] == [len(each.token_ids) >= budget for each in whole]
+        assert np.abs(encoder.encode(mixed, think_budget=budget) - vectors_of(cut)).max() < 1e-6
     with pytest.raises(InputError, match=f"from 0 to {LONGEST}"):
         encoder.encode("two", think_budget=LONGEST + 1)
 
@@ -156,8 +159,8 @@ def test_one_item_has_one_rationale(encoder):
     chat = [{"role": "system", "content": "find it"}, {"role": "user", "content": "a red circle"}]
     pixels = np.random.default_rng(0).integers(0, 255, (4, 64, 96, 3), np.uint8)
     for item in ("circle", {"text": "circle"}, chat, pixels):
-        (rationale,) = think_aloud(encoder, item)
-        assert rationale == think_aloud(encoder, [item])[0]
+        (rationale,) = read_rationale(encoder, item)
+        assert rationale == read_rationale(encoder, [item])[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -174,20 +177,20 @@ def test_threads_do_not_disturb_each_other(encoders, family, mixed):
 def test_every_row_has_its_own_budget(encoder):
     texts = ["a red circle", "two", "a blue square left of a small green triangle"]
     chats = [[{"role": "user", "content": text, "think_budget": 2 * n}] for n, text in enumerate(texts)]
-    own = think_aloud(encoder, chats)
+    own = read_rationale(encoder, chats)
     for n, (text, rationale) in enumerate(zip(texts, own, strict=True)):
-        (alone,) = think_aloud(encoder, [text], think_budget=2 * n)
+        (alone,) = read_rationale(encoder, [text], think_budget=2 * n)
         assert alone == rationale
         assert np.abs(alone.vector - rationale.vector).max() < 1e-5
 
 
 @pytest.mark.parametrize("option", ["num_beams", "num_return_sequences"])
 def test_sampling_is_a_choice_and_beams_are_refused(encoder, monkeypatch, option):
-    greedy, choice = think_aloud(encoder, ["two"])[0], encoder.transformer.model.generation_config
+    greedy, choice = read_rationale(encoder, ["two"])[0], encoder.transformer.model.generation_config
     usual = encoder.fingerprint
     monkeypatch.setattr(choice, "do_sample", True)
     monkeypatch.setattr(choice, "temperature", 1e3)
-    assert [rationale.text for rationale in think_aloud(encoder, ["two"] * 3)] != [greedy.text] * 3
+    assert [rationale.text for rationale in read_rationale(encoder, ["two"] * 3)] != [greedy.text] * 3
     assert encoder.fingerprint != usual
     monkeypatch.setattr(choice, option, 2)
     with pytest.raises(InputError, match=f"{option} is 2"):
@@ -196,7 +199,7 @@ def test_sampling_is_a_choice_and_beams_are_refused(encoder, monkeypatch, option
 
 def test_it_counts_why_rationales_ended(encoder, mixed):
     encoder.transformer.stopped.clear()
-    rationales = think_aloud(encoder, mixed, batch_size=4)
+    rationales = read_rationale(encoder, mixed, batch_size=4)
     for stop in ("embed", "end-of-turn", "cap"):
         assert encoder.transformer.stopped[stop] == sum(rationale.stop == stop for rationale in rationales) > 0
 
@@ -208,7 +211,6 @@ def test_stock_loads_it_with_the_flag_only(encoder, chatty):
     stock = SentenceTransformer(folder, device="cpu", trust_remote_code=True)
     texts = ["a red circle", "two"]
     assert np.abs(stock.encode(texts) - encoder.encode(texts)).max() < 1e-6
-    assert think_aloud(stock, texts, think_budget=2) == think_aloud(encoder, texts, think_budget=2)
 
 
 def test_mode_and_budget_are_saved_and_part_of_the_fingerprint(encoder, tmp_path):
@@ -251,7 +253,7 @@ def test_a_head_that_is_tied_is_the_matrix_and_a_sampling_backbone_turns_greedy(
     model = encoder.transformer.model
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert not model.generation_config.do_sample
-    assert think_aloud(encoder, ["two"] * 3) == think_aloud(encoder, ["two"]) * 3
+    assert read_rationale(encoder, ["two"] * 3) == read_rationale(encoder, ["two"]) * 3
     card = (tmp_path / "out/README.md").read_text()
     assert "a rationale of up to 6 tokens to write" in card
     assert "`trust_remote_code=True`" in card
@@ -275,8 +277,6 @@ def test_a_backbone_without_its_untied_head_is_refused(checkpoint, tmp_path, tie
 
 
 def test_models_that_think_otherwise_are_refused(tmp_path):
-    with pytest.raises(InputError, match="explicit-cot"):
-        think_aloud(TTEEncoder("tte-flash-tiny", device="cpu"), ["two"])
     with pytest.raises(CheckpointError, match="8 think tokens"):
         build(tmp_path / "out", backbone=model_path("tte-flash-tiny"), method="explicit-cot")
 
@@ -289,4 +289,4 @@ def test_impossible_budgets_are_not_built(checkpoint, tmp_path, budget):
 
 def test_a_picture_changes_what_is_written(encoder):
     items = [{"image": Image.new("RGB", (64, 64), color), "text": "what?"} for color in ("red", "blue", "white")]
-    assert len({rationale.text for rationale in think_aloud(encoder, items)}) > 1
+    assert len({rationale.text for rationale in read_rationale(encoder, items)}) > 1

@@ -13,7 +13,7 @@ from transformers import AutoModelForMultimodalLM
 
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
-from tte_retriever.methods.explicit_cot import think_aloud
+from tte_retriever.explain import read_rationale
 from tte_retriever.training.explicit_cot.collator import ExplicitCoTCollator
 from tte_retriever.training.explicit_cot.loss import ExplicitCoTLoss
 from tte_retriever.training.run import train
@@ -178,10 +178,10 @@ def test_a_trained_model_writes_what_it_was_taught_and_is_trained_on(checkpoint,
     )
     model = TTEEncoder(str(train(config)), device="cpu")
     colors = ("red", "green", "blue", "black")
-    rationales = think_aloud(model, [f"q {color}" for color in colors])
+    rationales = read_rationale(model, [f"q {color}" for color in colors])
     assert [rationale.text for rationale in rationales] == [f"<think>it is {color}</think>\n" for color in colors]
     assert {rationale.stop for rationale in rationales} == {"embed"}
-    at_once = think_aloud(model, [f"{color} thing" for color in colors])  # positives, which have no rationales
+    at_once = read_rationale(model, [f"{color} thing" for color in colors])  # positives, which have no rationales
     assert [(thought.text, thought.stop) for thought in at_once] == [("", "embed")] * 4
     log = json.loads((tmp_path / "out/joint/log.json").read_text())["log_history"]
     assert {"contrastive", "rationale", "disc"} <= log[0].keys()

@@ -1,4 +1,4 @@
-"""A backbone from a folder or the hub: a raw checkpoint, or one that sentence-transformers saved."""
+"""Load a backbone: a checkpoint of transformers or of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SimilarityName: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
-"""What sentence-transformers can compare vectors by."""
+"""The similarity functions of sentence-transformers."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,16 @@ class Backbone:
     Attributes:
         spec: Its family.
         transformer: Model, processor and chat template.
-        head: The modules after it; they pool the last token and end in unit vectors.
-        prompts: Instructions by name, as the checkpoint came with them.
-        default_prompt_name: The one that is used when none is named.
+        head: The modules after it: last-token pooling and normalisation.
+        prompts: Instructions of the checkpoint, by name.
+        default_prompt_name: Name of the prompt that is used if none is given.
         similarity_fn_name: How its vectors are compared.
+
+    Example:
+        >>> from tte_retriever import model_path
+        >>> from tte_retriever.backbones import load_backbone
+        >>> [type(module).__name__ for module in load_backbone(model_path("tte-flash-tiny")).head]
+        ['Pooling', 'Normalize']
     """
 
     spec: BackboneSpec
@@ -54,6 +60,11 @@ def load_backbone(name_or_path: str | Path, module_class: type[Transformer] = Tr
     Raises:
         InputError: If there is no such checkpoint, or it cannot be reached.
         CheckpointError: If it is of another family, has no chat template or does not pool the last token.
+
+    Example:
+        >>> from tte_retriever import model_path
+        >>> load_backbone(model_path("tte-flash-tiny")).spec.name
+        'Qwen3-VL'
     """
     name = str(name_or_path)
     try:
@@ -66,9 +77,7 @@ def load_backbone(name_or_path: str | Path, module_class: type[Transformer] = Tr
             "folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, or the id of one on the hub."
         ) from error
     if not loaded.transformer.processor.chat_template:
-        raise CheckpointError(
-            f"The backbone {name!r} has no chat template to hold the thought; give an Instruct model."
-        )
+        raise CheckpointError(f"The backbone {name!r} has no chat template; give an Instruct model.")
     return loaded
 
 
@@ -84,11 +93,11 @@ def _load_stock(spec: BackboneSpec, name: str, module_class: type[Transformer]) 
     pooling = next((module for module in head if isinstance(module, Pooling)), None)
     if pooling is None or pooling.pooling_mode not in ("lasttoken", ("lasttoken",)):
         raise CheckpointError(
-            f"The backbone {name!r} does not pool the last token, where the embed token stands; "
-            "give a last-token model or a raw checkpoint."
+            f"The backbone {name!r} does not pool the last token, which is where the embed token is; give a model that does, "
+            "or a checkpoint of transformers."
         )
     transformer = cast("Transformer", transformer)
-    if module_class is not Transformer:  # its weights and processor are a raw checkpoint, too
+    if module_class is not Transformer:  # the folder is a checkpoint of transformers, too
         transformer = module_class(name, processing_kwargs=transformer.processing_kwargs)
     transformer.unpad_inputs = False
     if not isinstance(head[-1], Normalize):

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
 
 class QwenVLModel(Protocol):
-    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL model, with an output head or without one."""
+    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL model, with an output head or without one.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> model: QwenVLModel = qwen_vl_model(TTEEncoder("tte-flash-tiny", device="cpu").transformer)
+        >>> len(model.language_model.layers), model.get_output_embeddings()
+        (4, None)
+    """
 
     config: Any
     generation_config: GenerationConfig
@@ -50,15 +57,34 @@ class QwenVLModel(Protocol):
 
 
 def qwen_vl_model(transformer: nn.Module) -> QwenVLModel:
-    """The Qwen-VL model inside a ``Transformer`` module of sentence-transformers."""
+    """The Qwen-VL model inside a ``Transformer`` module of sentence-transformers.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> qwen_vl_model(TTEEncoder("tte-flash-tiny", device="cpu").transformer).get_input_embeddings().embedding_dim
+        128
+    """
     return cast("QwenVLModel", transformer.model)
 
 
 def qwen_vl_tokenizer(transformer: nn.Module) -> PreTrainedTokenizerBase:
-    """The tokenizer inside a ``Transformer`` module of sentence-transformers, whose processor always has one."""
+    """The tokenizer inside a ``Transformer`` module of sentence-transformers.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> qwen_vl_tokenizer(TTEEncoder("tte-flash-tiny", device="cpu").transformer).padding_side
+        'left'
+    """
     return cast("PreTrainedTokenizerBase", transformer.tokenizer)
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """Id of a token that the vocabulary contains."""
+    """Id of a token that the vocabulary contains.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
+        >>> token_id(encoder.tokenizer, "<|embed|>") == encoder.thought.embed_id
+        True
+    """
     return cast("int", tokenizer.convert_tokens_to_ids(token))

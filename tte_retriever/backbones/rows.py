@@ -1,41 +1,49 @@
-"""Rows of the embedding matrix for new tokens: made only where they lack, initialised the same way every time."""
+"""Rows of the embedding matrix for new tokens."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import nn
+    from tte_retriever.backbones.qwen_vl import QwenVLModel
 
 Init = Literal["mean", "keep"]
 """``mean``: the mean of all used rows plus half their standard deviation as noise. ``keep``: as the backbone left them."""
 
 INITS: tuple[str, ...] = get_args(Init)
 
-_MULTIPLE = 64  # matrix sizes that kernels like
+_MULTIPLE = 64  # matrix sizes that kernels run fast on
 
 
-def add_token_rows(model: nn.Module, new_ids: Sequence[int], *, init: Init, seed: int) -> None:
-    """Give new token ids their rows, in place.
+def add_token_rows(model: QwenVLModel, new_ids: Sequence[int], *, init: Init, seed: int) -> None:
+    """Give new token ids their rows, in place; the same arguments give the same rows.
 
     Args:
-        model: The backbone; its (V, D) input embedding grows to a multiple of 64 only if ``new_ids`` do not fit.
+        model: The backbone. Its (V, D) input embedding grows, to a multiple of 64, only if ``new_ids`` do not fit.
         new_ids: Ids of the added tokens, above all older ones.
         init: How their rows start.
-        seed: Of whatever is random.
+        seed: Seed of the random part.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> from tte_retriever.backbones import qwen_vl_model
+        >>> model = qwen_vl_model(TTEEncoder("tte-flash-tiny", device="cpu").transformer)
+        >>> rows = model.get_input_embeddings().num_embeddings
+        >>> add_token_rows(model, [rows, rows + 1], init="mean", seed=0)
+        >>> (model.get_input_embeddings().num_embeddings - rows) > 1
+        True
     """
     if not new_ids:
         return
-    backbone = cast("Any", model)
-    matrix: nn.Embedding = backbone.get_input_embeddings()
+    matrix = model.get_input_embeddings()
     if max(new_ids) >= matrix.num_embeddings:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            matrix = backbone.resize_token_embeddings(max(new_ids) + 1, pad_to_multiple_of=_MULTIPLE)
+            matrix = model.resize_token_embeddings(max(new_ids) + 1, pad_to_multiple_of=_MULTIPLE)
     if init == "mean":
         weight = matrix.weight.data
         used = weight[: min(new_ids)].float()  # (tokens before the new ones, D)

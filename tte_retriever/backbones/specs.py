@@ -1,4 +1,4 @@
-"""The supported families: one row each."""
+"""The supported backbone families."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ class BackboneSpec:
     """One family.
 
     Attributes:
-        model_type: What ``config.json`` says.
-        name: What people say.
-        token_px: Side of the square of pixels that becomes one visual token.
-        video_times: How a video's time reaches the model.
+        model_type: ``model_type`` in ``config.json``.
+        name: Its usual name.
+        token_px: Side of the square that becomes one visual token, in pixels.
+        video_times: How the model gets the times of a video.
+
+    Example:
+        >>> [spec.name for spec in BACKBONES]
+        ['Qwen2-VL', 'Qwen2.5-VL', 'Qwen3-VL']
     """
 
     model_type: str
@@ -36,6 +40,10 @@ def backbone_spec(model_type: str) -> BackboneSpec:
 
     Raises:
         CheckpointError: If it is none of :data:`BACKBONES`.
+
+    Example:
+        >>> backbone_spec("qwen2_vl").token_px
+        28
     """
     for spec in BACKBONES:
         if spec.model_type == model_type:

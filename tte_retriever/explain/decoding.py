@@ -1,24 +1,26 @@
-"""Decode text from hidden states of a thought: the backbone reads on behind them, and behind nothing else."""
+"""Decode text from the hidden states of a thought, which are the only prompt of the backbone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from tte_retriever.backbones import QwenVLModel
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """What a pass through the decoder left behind.
+    """Keys and values of a pass through the language model.
 
     Attributes:
-        keys_values: Of every layer, keys rotated already.  (B, heads, L, head size) each
+        keys_values: Of every layer, with rotated keys.  (B, A, L, head size) each
         positions: Text position of every token.  (B, L) int64
     """
 
@@ -26,11 +28,11 @@ class Prefill:
     positions: Tensor
 
     def of_rows(self, rows: Tensor) -> Prefill:
-        """As if only some rows had been in the batch."""
+        """The same for some rows of the batch."""
         return Prefill([(keys[rows], values[rows]) for keys, values in self.keys_values], self.positions[rows])
 
     def cache(self, columns: Tensor) -> DynamicCache:
-        """As if only some tokens, ``columns`` (B, K), had been there."""
+        """A cache of the tokens in ``columns`` (B, K) alone."""
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(self.keys_values):
             at = columns[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[-1])
@@ -39,32 +41,31 @@ class Prefill:
 
 
 def predicting_states(
-    backbone: nn.Module,
+    backbone: QwenVLModel,
     states: Tensor,
     rationale_ids: Tensor,
     visible: Tensor | None = None,
     prefill: Prefill | None = None,
 ) -> Tensor:
-    """The states that predict each token of rationales, which the backbone reads behind the visible tokens alone.
+    """The states that predict each token of rationales that follow the visible tokens and nothing else.
 
     Without ``prefill`` the last hidden states of the visible tokens are a soft prompt in front of the rationale. With it,
-    the rationale attends to their keys and values in every layer, and its positions go on from the last of them.
+    the rationale attends to their keys and values in every layer, and its positions continue after the last of them.
 
     Args:
         backbone: A Qwen-VL model; its ``language_model`` is the decoder.
         states: Its last hidden states.  (B, L, D)
         rationale_ids: Token ids, padded on the right with -100.  (B, R) int64
-        visible: True at the tokens that may be seen, at least one in every row; ``None`` is all.  (B, L) bool
-        prefill: Of the pass that gave ``states``.
+        visible: True at the tokens that the rationale follows, at least one in every row; ``None`` is all.  (B, L) bool
+        prefill: Keys and values of the pass that gave ``states``.
 
     Returns:
         (B, R, D).
     """
-    model = cast("Any", backbone)
-    embed_tokens = model.get_input_embeddings()
+    embed_tokens = backbone.get_input_embeddings()
     if visible is None:
         visible = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-    # At the right end, so that the rationale starts in the same column everywhere.
+    # Right-aligned, so that the rationale starts in the same column in every row.
     columns = visible_columns(visible)  # (B, K)
     prompt = states_at(states, columns)  # (B, K, D)
     inputs = embed_tokens(rationale_ids.clamp(min=0))  # (B, R, D)
@@ -78,15 +79,15 @@ def predicting_states(
         cache = prefill.cache(columns)
         after = prefill.positions.gather(1, columns[:, -1:]) + 1  # (B, 1)
         positions = after + torch.arange(inputs.shape[1], device=inputs.device)  # (B, R)
-    hidden = model.language_model(
+    hidden = backbone.language_model(
         inputs_embeds=inputs,
         attention_mask=mask,
-        # Text positions on all three axes: the top model would derive them from its last image batch.
+        # Text positions on all three axes; the outer model would derive them from its last batch with images.
         position_ids=positions.expand(3, *positions.shape),
         past_key_values=cache,
         use_cache=cache is not None,
     ).last_hidden_state
-    # What the last visible token predicts is the first token of the rationale.
+    # The last visible token predicts the first token of the rationale.
     if cache is None:
         predicting = hidden[:, prompt.shape[1] - 1 :]  # (B, R + 1, D)
     else:
@@ -95,9 +96,9 @@ def predicting_states(
 
 
 def visible_columns(visible: Tensor) -> Tensor:
-    """Columns of the visible tokens of every row, in order, as many as the row with most has.
+    """Columns of the visible tokens of every row, in order; K is the largest number of them in a row.
 
-    Rows with fewer begin with columns of others.
+    Rows with fewer start with columns of invisible tokens.
 
     Args:
         visible: (B, L) bool
@@ -113,7 +114,6 @@ def states_at(states: Tensor, columns: Tensor) -> Tensor:
     return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))  # (B, K, D)
 
 
-def output_matrix(backbone: nn.Module) -> Tensor:
-    """What logits are made with: the output head, or the input embedding of a model without one; (V, D)."""
-    model = cast("Any", backbone)
-    return cast("Tensor", (model.get_output_embeddings() or model.get_input_embeddings()).weight)
+def output_matrix(backbone: QwenVLModel) -> Tensor:
+    """The matrix that gives logits: the output head, or the input embedding of a model without one; (V, D)."""
+    return (backbone.get_output_embeddings() or backbone.get_input_embeddings()).weight

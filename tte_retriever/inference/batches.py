@@ -1,4 +1,4 @@
-"""Token-budgeted batches: which items share a forward pass."""
+"""Choose which items share a forward pass."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BATCH_OVERHEAD = 32
-"""What one more forward pass costs, in tokens: padding below it is cheaper than another batch."""
+"""Cost of one more forward pass, in tokens: less padding than that is cheaper than another batch."""
 
 
 def pack(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Split items into batches with the least padding.
 
-    Among all cuts of the items sorted by length, the one with the fewest padded tokens, each batch counted as a few
-    tokens more.
+    The items are sorted by length and cut where the number of padded tokens, plus a few tokens for each batch, is smallest.
 
     Args:
-        lengths: True token count of each item.
-        batch_tokens: Most padded tokens in a batch; an item that is longer goes alone.
+        lengths: Number of tokens of each item.
+        batch_tokens: The most tokens in a batch, padding included. A longer item gets a batch of its own.
 
     Returns:
         Batches of indices into ``lengths``, the longest first.
 
     Raises:
         InputError: If ``batch_tokens`` is not positive.
+
+    Example:
+        >>> pack([10, 500, 12, 480], batch_tokens=1000)
+        [[3, 1], [0, 2]]
     """
     if batch_tokens < 1:
         raise InputError(f"batch_tokens is {batch_tokens}; give a positive number of tokens, such as 8192.")

@@ -1,4 +1,4 @@
-"""Features of a processor's batch to those of its rows and back, so that rows can be batched anew by their length."""
+"""Split the features of a batch into rows and join rows into a batch, so that items can be batched by length."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROW_KEYS = frozenset({"think_budget"})
 
 @dataclass(frozen=True)
 class _Medium:
-    """Names under which the Qwen-VL processors put one kind of media, all in the order of the rows."""
+    """Names of the features of one kind of media in the Qwen-VL processors, all in the order of the rows."""
 
     count: str  # (B,): how many each row has
     grid: str  # (media, 3): patches in time, height and width
@@ -40,20 +40,27 @@ _KNOWN = _TOKEN_KEYS | _ROW_KEYS | {"modality"} | {name for each in _MEDIA for n
 
 
 def token_count(features: Features) -> int:
-    """Number of tokens of one row, media included."""
+    """Number of tokens of one row, media placeholders included."""
     return features["input_ids"].shape[1]
 
 
 def split(batch: Features) -> list[Features]:
-    """Take a processor's batch apart into rows without padding, which :func:`collate` joins again.
+    """Split the features of a batch into rows without padding.
 
     Raises:
-        CheckpointError: If the processor makes features that no Qwen-VL processor does.
+        CheckpointError: If there are features that no Qwen-VL processor makes.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
+        >>> rows = split(encoder.preprocess(["two", "a small red circle"]))
+        >>> rows[0]["input_ids"].shape[1] < rows[1]["input_ids"].shape[1]
+        True
     """
     if unknown := batch.keys() - _KNOWN:
         raise CheckpointError(
-            f"The processor of this checkpoint makes {', '.join(sorted(unknown))}, and which rows that belongs to is "
-            "not known. Stream with a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, or use encode."
+            f"The processor of this checkpoint makes {', '.join(sorted(unknown))}, which cannot be split into rows. "
+            "Stream with a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, or use encode."
         )
     masks = batch["attention_mask"].bool()  # (B, L)
     rows = [
@@ -78,12 +85,21 @@ def split(batch: Features) -> list[Features]:
 
 
 def collate(rows: Sequence[Features], *, pad_id: int, padding_side: str) -> Features:
-    """Join rows into the batch that the processor would have made of them.
+    """Join rows into the batch that the processor would have made of their items.
 
     Args:
         rows: As :func:`split` gives them.
-        pad_id: Token that fills ``input_ids``; everything else is filled with 0.
+        pad_id: Token that pads ``input_ids``; all other features are padded with 0.
         padding_side: ``left`` or ``right``.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
+        >>> rows = split(encoder.preprocess(["two", "a small red circle"]))
+        >>> collate(rows, pad_id=0, padding_side="left")["attention_mask"].sum(dim=1).tolist() == [
+        ...     row["input_ids"].shape[1] for row in rows
+        ... ]
+        True
     """
     longest = max(map(token_count, rows))
     batch: Features = {}

@@ -1,4 +1,4 @@
-"""Any iterable in, results in the same order out: preparation in the background, a bounded window of items ahead."""
+"""Encode an iterable in order: items are prepared in the background, in a window of bounded size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tte_retriever.errors import InputError, MediaError, TTEError
 from tte_retriever.inference.batches import pack
 from tte_retriever.inference.collate import token_count
+from tte_retriever.isolation import run_isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,10 +21,9 @@ Result = TypeVar("Result")
 
 _WORKERS = 2
 _GROUP = 32
-"""Items that are prepared together: most of what a processor does for one text, it does once a call."""
+"""Items that are prepared together: most of the work of a processor is per call, not per text."""
 _WINDOW_BATCHES = 8
-"""Neither a window nor what is prepared beyond it goes over this many full batches, so that large pictures do not fill
-the memory."""
+"""The most full batches in a window, and prepared beyond it, so that large pictures do not fill the memory."""
 
 
 def stream(
@@ -34,26 +34,34 @@ def stream(
     batch_tokens: int,
     look_ahead: int,
 ) -> Iterator[Result | Exception]:
-    """Encode items as they come.
+    """Encode items in their order.
 
     Items are taken from the iterable in the caller's thread, prepared in background threads while the model computes,
-    and sorted by true length inside a window. While one window is encoded, the next is prepared.
+    and sorted by length within a window. While one window is encoded, the next is prepared.
 
     Args:
-        items: Any iterable, endless ones included.
-        prepare: Items to the features of each; called in background threads.
-        encode: Features of a batch to one result, or error, each; called in the caller's thread.
-        batch_tokens: Most padded tokens in a batch; an item that is longer goes alone.
-        look_ahead: Most items taken from the iterable and not yet yielded.
+        items: Any iterable, also an endless one.
+        prepare: Maps items to their features; called in background threads.
+        encode: Maps the features of a batch to one result or error for each item; called in the caller's thread.
+        batch_tokens: The most tokens in a batch, padding included. A longer item gets a batch of its own.
+        look_ahead: The most items that are taken from the iterable and not yet yielded.
 
     Yields:
-        For each item its result, or the error that ``prepare`` raised or ``encode`` gave for it; a ``TTEError`` names the
-        item's index.
+        For each item its result, the error that ``prepare`` raised for it, or the error that ``encode`` returned for it.
+        The message of a ``TTEError`` names the index of the item.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> from tte_retriever.inference import BatchEmbedder
+        >>> embedder = BatchEmbedder(TTEEncoder("tte-flash-tiny", device="cpu"))
+        >>> results = stream(["two", "a red circle"], embedder.prepare, embedder.embed, batch_tokens=512, look_ahead=8)
+        >>> [vector.shape for vector in results]
+        [(128,), (128,)]
     """
     source = iter(items)
     most_tokens = _WINDOW_BATCHES * batch_tokens
-    pending: deque[tuple[int, Future[list[Features | Exception]]]] = deque()  # groups, and how many items each has
-    window: list[Any] = []  # features, which become results; or errors
+    pending: deque[tuple[int, Future[list[Features | Exception]]]] = deque()  # groups and their sizes
+    window: list[Any] = []  # features that become results, or errors
     yielded = 0
     pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="tte-prepare")
 
@@ -89,11 +97,8 @@ def stream(
 
 
 def _prepared(prepare: Callable[[Sequence[Any]], list[Features]], group: Sequence[Any]) -> list[Features | Exception]:
-    """Features of each item; one that cannot be prepared does not take the others with it."""
-    try:
-        return [*prepare(group)]
-    except Exception as error:  # whatever it is, it is raised in its turn, after the results before it
-        return [error] if len(group) == 1 else [row for item in group for row in _prepared(prepare, [item])]
+    """Features of each item, or its error, which the caller raises after the results before it."""
+    return run_isolated(prepare, group, Exception)
 
 
 def _tokens(rows: Sequence[Features | Exception]) -> int:

@@ -1,1 +1,1 @@
-"""One file per method in the literature: each builds a list of SentenceTransformer modules."""
+"""One file per method of the literature: each builds a list of SentenceTransformer modules."""

@@ -1,4 +1,4 @@
-"""Direct embedding: nothing between prompt and embed token; the control that every thought is measured against."""
+"""Direct embedding: nothing between prompt and embed token. The baseline of all other methods."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 def build(
     backbone: str | Path | Backbone, think_tokens: int = 0, *, init: Init = "keep", seed: int = 0
 ) -> list[nn.Module]:
-    """Turn a Qwen-VL checkpoint into the modules of an encoder without thought; see :func:`tte_flash.build`.
+    """Turn a Qwen-VL checkpoint into the modules of a direct encoder; see :func:`tte_flash.build`.
 
     Raises:
         InputError: If ``think_tokens`` is not 0.
     """
     if think_tokens:
-        raise InputError(
-            f"direct thinks with no tokens, but think_tokens is {think_tokens}; give 0, or use tte-flash."
-        )
+        raise InputError(f"think_tokens is {think_tokens}, but direct has none; give 0, or use tte-flash.")
     return tte_flash.build(backbone, 0, init=init, seed=seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
@@ -12,30 +11,36 @@ import torch
 from sentence_transformers.base.modules import Transformer
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone
+from tte_retriever.backbones import (
+    Backbone,
+    Init,
+    add_token_rows,
+    load_backbone,
+    qwen_vl_model,
+    qwen_vl_tokenizer,
+    token_id,
+)
 from tte_retriever.errors import CheckpointError, InputError
-from tte_retriever.tokens import thought_vocabulary
+from tte_retriever.tokens import end_of_turn_ids, thought_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import numpy as np
-    from sentence_transformers import SentenceTransformer
     from torch import Tensor, nn
 
 GEN_TOKEN = "<gen_emb>"  # noqa: S105  (a vocabulary entry, no secret)
 """The embed token: the model writes it after its rationale, and its last hidden state is the ``gen`` embedding."""
 
 DISC_TOKEN = "<disc_emb>"  # noqa: S105
-"""Stands after the user's input; its last hidden state is the ``disc`` embedding, which needs no rationale."""
+"""The token after the user's input; its last hidden state is the ``disc`` embedding, which needs no rationale."""
 
 Mode: TypeAlias = Literal["gen", "disc"]
 
 Stop: TypeAlias = Literal["embed", "end-of-turn", "cap"]
-"""Why a rationale ended: the model wrote the embed token, it ended its turn without, or it had written all it may."""
+"""Why a rationale ended: the model wrote the embed token, it ended its turn without one, or it reached the cap."""
 
-_STOPS: tuple[Stop, ...] = get_args(Stop)
+STOPS: tuple[Stop, ...] = get_args(Stop)
 _POSITION_KEYS = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 _TURN = "<|im_start|>assistant\n"
 
@@ -43,21 +48,21 @@ _TURN = "<|im_start|>assistant\n"
 class ExplicitCoT(Transformer):
     """A Qwen-VL model with its output head, which writes a rationale after the prompt and embeds it.
 
-    The rationale ends where the model writes the embed token. If it ends its turn without, or has written as many tokens
-    as it may, the embed token is put there; ``stopped`` counts how often each has happened. What leaves this module is the
-    one state that is the embedding, so that a ``lasttoken`` pooling after it finds it, and
+    The rationale ends where the model writes the embed token. If it ends its turn without one, or reaches its budget, the
+    embed token is appended; ``stopped`` counts how often each happened. The output features contain only the hidden state
+    of the embed token, so that ``lasttoken`` pooling returns it, and
 
-    * ``rationale_ids`` (B, R) int64: what was written before the embed token, padded with -100;
-    * ``stop`` (B,) int64: why it ended, an index into ``embed``, ``end-of-turn``, ``cap``.
+    * ``rationale_ids`` (B, R) int64: the tokens before the embed token, padded with -100;
+    * ``stop`` (B,) int64: why the rationale ended, an index into ``embed``, ``end-of-turn``, ``cap``.
 
-    How tokens are chosen is the ``generation_config`` of the model: greedily, as built. It may sample and penalise, but not
-    search with beams, for one rationale is written per item. Features may carry ``written_ids`` (B, R) int64, padded with
-    -100: rationale and embed token that are read instead of written.
+    The ``generation_config`` of the model decides how tokens are chosen: greedily, as built. Sampling and penalties work;
+    beam search is refused, because one rationale is written per item. If the features contain ``written_ids`` (B, R)
+    int64, padded with -100, the model reads that rationale and embed token instead of writing its own.
 
     Args:
         *args: As for ``Transformer``.
-        mode: ``gen`` embeds after a rationale, ``disc`` without one. May be set later.
-        max_budget: Most tokens of a rationale, the largest ``think_budget``.
+        mode: ``gen`` embeds after a rationale, ``disc`` without one. It can be set later.
+        max_budget: The most tokens of a rationale: the largest ``think_budget``.
         **kwargs: As for ``Transformer``.
 
     Raises:
@@ -93,27 +98,27 @@ class ExplicitCoT(Transformer):
     @property
     def gen_id(self) -> int:
         """Id of the embed token."""
-        return cast("int", cast("Any", self.tokenizer).convert_tokens_to_ids(GEN_TOKEN))
+        return token_id(qwen_vl_tokenizer(self), GEN_TOKEN)
 
     @property
     def disc_id(self) -> int:
         """Id of the token of the ``disc`` embedding."""
-        return cast("int", cast("Any", self.tokenizer).convert_tokens_to_ids(DISC_TOKEN))
+        return token_id(qwen_vl_tokenizer(self), DISC_TOKEN)
 
     @property
     def added_token_ids(self) -> list[int]:
-        """Both: what the method adds to a backbone's vocabulary."""
+        """Ids of the tokens that the method adds to the vocabulary of the backbone."""
         return [self.gen_id, self.disc_id]
 
     def preprocess(self, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As the stock module; rows that truncation has robbed of their prompt are refused.
+        """Turn items into features, as the stock module does.
 
         Raises:
-            InputError: If there is such a row.
+            InputError: A row whose generation prompt was truncated.
         """
         features = super().preprocess(inputs, *args, **kwargs)
-        del features["logits_to_keep"]  # of stock rerankers; no feature of any row
-        turn = cast("Any", self.tokenizer)(_TURN, add_special_tokens=False).input_ids
+        del features["logits_to_keep"]  # stock code adds it for rerankers
+        turn = qwen_vl_tokenizer(self)(_TURN, add_special_tokens=False).input_ids
         ids = features["input_ids"]
         whole = (ids[:, -len(turn) :] == torch.tensor(turn)).all(1) & (ids == self.disc_id).any(1)  # (B,)
         if not whole.all():
@@ -124,17 +129,17 @@ class ExplicitCoT(Transformer):
         return features
 
     def forward(self, features: dict[str, Any], think_budget: int | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Write and read a rationale, or read one that is given, or read the prompt alone.
+        """Write and embed a rationale, or read the given one, or in mode ``disc`` read the prompt alone.
 
         Args:
-            features: As :meth:`preprocess` makes them, padded on the left. ``think_budget`` (B,) int64 among them is each
-                row's own.
-            think_budget: Most tokens of a rationale in every other case; ``None`` is ``max_budget``.
-            **kwargs: Not used.
+            features: As :meth:`preprocess` gives them, padded on the left. ``think_budget`` (B,) int64 among them goes
+                before the argument.
+            think_budget: The most tokens of a rationale; ``None`` is ``max_budget``.
+            **kwargs: Unused.
 
         Returns:
-            ``features`` with ``token_embeddings`` (B, L, D), where the last token of ``attention_mask`` (B, L) is the one
-            whose state is the embedding.
+            ``features`` with ``token_embeddings`` (B, L, D). The state at the last token of ``attention_mask`` (B, L) is
+            the embedding.
         """
         if self.mode == "disc":
             features["token_embeddings"] = self._states(features)  # (B, L, D)
@@ -149,7 +154,7 @@ class ExplicitCoT(Transformer):
         return features
 
     def up_to_disc(self, features: dict[str, Any]) -> Tensor:
-        """The attention mask without what comes after the last ``<disc_emb>``; (B, L)."""
+        """The attention mask up to the last ``<disc_emb>``; (B, L)."""
         after = (features["input_ids"] == self.disc_id).flip(1).cumsum(1).flip(1) == 0  # (B, L)
         return cast("Tensor", features["attention_mask"].masked_fill(after, 0))
 
@@ -161,31 +166,26 @@ class ExplicitCoT(Transformer):
         return cast("Tensor", self.model.base_model(**self._model_inputs(features)).last_hidden_state)
 
     def _continued(self, features: dict[str, Any]) -> dict[str, Any]:
-        """The prompt with ``written_ids`` behind it."""
+        """The prompt followed by ``written_ids``."""
         written, mask = features["written_ids"], features["attention_mask"]  # (B, R), (B, L)
-        there = (written >= 0).to(mask.dtype)
-        ids = written.masked_fill(written < 0, cast("Any", self.tokenizer).pad_token_id)
+        present = (written >= 0).to(mask.dtype)
+        ids = written.masked_fill(written < 0, qwen_vl_tokenizer(self).pad_token_id)
         longer = {
             "input_ids": torch.cat([features["input_ids"], ids], dim=1),  # (B, L + R)
-            "attention_mask": torch.cat([mask, there], dim=1),  # (B, L + R)
+            "attention_mask": torch.cat([mask, present], dim=1),  # (B, L + R)
         }
         if (kinds := features.get("mm_token_type_ids")) is not None:
-            longer["mm_token_type_ids"] = torch.cat([kinds, torch.zeros_like(there, dtype=kinds.dtype)], dim=1)
+            longer["mm_token_type_ids"] = torch.cat([kinds, torch.zeros_like(present, dtype=kinds.dtype)], dim=1)
         return longer
 
     def _write(self, features: dict[str, Any], budgets: Tensor) -> dict[str, Any]:
-        """Generate the rationales, and read the state of an embed token that is put behind each."""
-        chosen_by = cast("Any", self.model).generation_config
-        for name in ("num_beams", "num_return_sequences"):
-            if (value := getattr(chosen_by, name)) not in (None, 1):
-                raise InputError(
-                    f"generation_config.{name} is {value}, but one rationale is written per item, token by token; set it "
-                    "to 1. do_sample, temperature, top_k, top_p and penalties may be chosen."
-                )
-        tokenizer, mask, gen = cast("Any", self.tokenizer), features["attention_mask"], self.gen_id
+        """Generate the rationales, and embed each by an embed token that is appended to it."""
+        self._check_generation_config()
+        model, tokenizer = qwen_vl_model(self), qwen_vl_tokenizer(self)
+        mask, gen = features["attention_mask"], self.gen_id
         rows, length = mask.shape
-        stops = torch.tensor([gen, *self._ends_of_turn()], device=mask.device)
-        out = cast("Any", self.model).generate(
+        stops = torch.tensor([gen, *end_of_turn_ids(tokenizer)], device=mask.device)
+        out = model.generate(
             **self._model_inputs(features),
             max_new_tokens=int(budgets.max()) + 1,
             logits_processor=LogitsProcessorList([_Deadline(length, budgets, gen)]),
@@ -195,16 +195,17 @@ class ExplicitCoT(Transformer):
             return_dict_in_generate=True,
         )
         written = out.sequences[:, length:]  # (B, R + 1)
-        lengths = torch.isin(written, stops).int().argmax(1)  # (B,): every row stops, by the deadline if not before
+        lengths = torch.isin(written, stops).int().argmax(1)  # (B,): every row stops, at the latest at its budget
         rationale = torch.arange(written.shape[1] - 1, device=mask.device) < lengths[:, None]  # (B, R)
-        # The cache holds all but the last token. What rows that stopped early were filled up with is masked, and so is
-        # the embed token that some of them have fed already: it comes last, for all rows in one column.
+        # The cache holds all tokens but the last. Tokens after a row's stop are masked. So is the embed token of rows that
+        # wrote it early: it is read again, last, in the same column for all rows.
         seen = torch.cat([mask, rationale.to(mask.dtype), mask.new_ones(rows, 1)], dim=1)  # (B, L + R + 1)
-        backbone = cast("Any", self.model).base_model
-        # Not by the model's own rope_deltas: they are of whichever batch went through it last, maybe in another thread.
+        # Not from the model's rope_deltas: they belong to the latest batch, which may be another thread's.
         given = {key: features[key] for key in _POSITION_KEYS if key in features}
-        positions, _ = backbone.get_rope_index(features["input_ids"], attention_mask=mask, **given)  # (3, B, L)
-        states = backbone(
+        positions, _ = model.base_model.get_rope_index(
+            features["input_ids"], attention_mask=mask, **given
+        )  # (3, B, L)
+        states = model.base_model(
             input_ids=torch.full((rows, 1), gen, device=mask.device),
             attention_mask=seen,
             position_ids=positions[:, :, -1:] + 1 + lengths[:, None],  # (3, B, 1)
@@ -214,7 +215,7 @@ class ExplicitCoT(Transformer):
         capped = lengths >= budgets  # (B,)
         ended = written.gather(1, lengths[:, None])[:, 0] != gen  # (B,)
         stop = torch.where(ended, 1, torch.where(capped, 2, 0))  # (B,)
-        self.stopped.update(_STOPS[index] for index in stop.tolist())
+        self.stopped.update(STOPS[index] for index in stop.tolist())
         return {
             "token_embeddings": states,
             "attention_mask": mask.new_ones(rows, 1),
@@ -222,16 +223,20 @@ class ExplicitCoT(Transformer):
             "stop": stop,
         }
 
-    def _ends_of_turn(self) -> list[int]:
-        added = cast("Any", self.tokenizer).get_added_vocab()
-        return [added[token] for token in ("<|im_end|>", "<|endoftext|>") if token in added]
+    def _check_generation_config(self) -> None:
+        for name in ("num_beams", "num_return_sequences"):
+            if (value := getattr(qwen_vl_model(self).generation_config, name)) not in (None, 1):
+                raise InputError(
+                    f"generation_config.{name} is {value}, but one rationale is written per item, token by token; set it "
+                    "to 1. do_sample, temperature, top_k, top_p and penalties may be chosen."
+                )
 
 
 def add_rationale_prompt(template: str) -> str:
-    """Make the last message of a chat template end in ``<disc_emb>``, and leave the model's turn open.
+    """Make a chat template append ``<disc_emb>`` to the last message and open the model's turn.
 
-    The template's own generation prompt is switched off: that of a Thinking model opens ``<think>``, which is for the model
-    to write.
+    The generation prompt of the template is switched off: that of a Thinking model opens ``<think>``, which the model has to
+    write itself.
     """
     ending = json.dumps(f"\n{DISC_TOKEN}")
     return (
@@ -253,86 +258,40 @@ def build(
     seed: int = 0,
     ask: Callable[[str], str] = add_rationale_prompt,
 ) -> list[nn.Module]:
-    """Turn a Qwen-VL checkpoint into the modules of an encoder that thinks in words.
+    """Turn a Qwen-VL checkpoint into the modules of an encoder that writes a rationale.
 
     Args:
-        backbone: Folder or hub id of a Qwen-VL checkpoint, or one that is loaded, with :class:`ExplicitCoT` for its first
-            module; it is changed in place. Tokens of its own that are called as ours are taken for ours.
-        think_tokens: Most tokens of a rationale.
+        backbone: Folder or hub id of a Qwen-VL checkpoint, or one loaded with ``module_class=ExplicitCoT``, which is changed
+            in place. If it already has ``<gen_emb>`` or ``<disc_emb>``, they are used.
+        think_tokens: The most tokens of a rationale.
         init: How the rows of new tokens start; ``keep`` leaves them as the backbone initialised them.
-        seed: Of the rows.
-        ask: Makes the chat template of the backbone's: ``<disc_emb>`` after the input, and the model's turn opened.
+        seed: Seed of the rows.
+        ask: Maps the chat template of the backbone to one that has ``<disc_emb>`` after the input and opens the model's
+            turn.
 
     Raises:
         CheckpointError: If the backbone has think tokens, an embed token of another method, or no output head.
     """
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, ExplicitCoT)
     transformer = cast("ExplicitCoT", loaded.transformer)
-    tokenizer, processor = cast("Any", transformer.tokenizer), transformer.processor
+    tokenizer, processor = qwen_vl_tokenizer(transformer), transformer.processor
     present = thought_vocabulary(tokenizer)
     if present.embed_id is not None or present.think_ids:
         raise CheckpointError(
-            f"The backbone already has {present.max_budget} think tokens and an embed token, which no rationale follows; "
+            f"The backbone already has {present.max_budget} think tokens and an embed token, which explicit-cot cannot use; "
             "build from the backbone that it came from."
         )
     new = [token for token in (GEN_TOKEN, DISC_TOKEN) if token not in tokenizer.get_added_vocab()]
     tokenizer.add_tokens(new, special_tokens=True)
-    add_token_rows(transformer.model, tokenizer.convert_tokens_to_ids(new), init=init, seed=seed)
+    add_token_rows(qwen_vl_model(transformer), [token_id(tokenizer, token) for token in new], init=init, seed=seed)
     processor.chat_template = tokenizer.chat_template = ask(processor.chat_template)
-    cast("Any", transformer.model).generation_config = GenerationConfig()  # that of a chat model samples
+    qwen_vl_model(transformer).generation_config = GenerationConfig()  # that of a chat model samples
     transformer.max_budget = think_tokens
     return [transformer, *loaded.head]
 
 
-@dataclass(frozen=True)
-class Rationale:
-    """What a model thought about one item, in its own words.
-
-    Attributes:
-        text: What it wrote before the embed token.
-        tokens: Its length.
-        stop: Why it ended: ``embed``, ``end-of-turn`` without the embed token, or ``cap``, the think budget.
-        vector: The embedding that followed.  (E,) float32
-    """
-
-    text: str
-    tokens: int
-    stop: Stop
-    vector: np.ndarray = field(compare=False, repr=False)
-
-
-def think_aloud(encoder: SentenceTransformer, items: Any, *, batch_size: int = 32, **options: Any) -> list[Rationale]:
-    """Encode items and tell what was thought of each.
-
-    Args:
-        encoder: Built with the method ``explicit-cot``, in mode ``gen``.
-        items: As for ``encode``; a single one gives a list of one.
-        batch_size: Items in one pass.
-        **options: As for ``encode``: ``think_budget``, ``prompt`` …
-
-    Raises:
-        InputError: If the encoder thinks otherwise, or not at all.
-    """
-    first = encoder[0]
-    if not isinstance(first, ExplicitCoT) or first.mode != "gen":
-        raise InputError(
-            "This model writes no rationale; give one of the method explicit-cot, and leave its mode at 'gen'."
-        )
-    if encoder.is_singular_input(items):
-        items = [items]
-    rationales = []
-    for start in range(0, len(items), batch_size):  # a batch at a time, because its features hold all of its media
-        batch = list(items[start : start + batch_size])
-        for features in encoder.encode(batch, output_value=None, batch_size=batch_size, **options):
-            ids = [token for token in features["rationale_ids"].tolist() if token >= 0]
-            text = cast("Any", first.tokenizer).decode(ids)
-            vector = features["sentence_embedding"].float().cpu().numpy()
-            rationales.append(Rationale(text, len(ids), _STOPS[int(features["stop"])], vector))
-    return rationales
-
-
 class _Deadline(LogitsProcessor):
-    """Leaves rows that have written as many tokens as they may nothing but the embed token."""
+    """Forces the embed token in rows that have reached their budget."""
 
     def __init__(self, prompt_length: int, budgets: Tensor, embed_id: int) -> None:
         self.prompt_length, self.budgets, self.embed_id = prompt_length, budgets, embed_id

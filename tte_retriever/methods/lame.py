@@ -1,7 +1,7 @@
 """LaME (arXiv 2606.13061), our reading: K reason tokens, then an embed token, in one prefill.
 
-Its reason tokens are the think tokens of the vocabulary: at inference LaME and TTE-Flash are the same model. They differ in
-what the tokens learn from, which is the loss's business, :class:`tte_retriever.training.lame.loss.LameLoss`.
+Its reason tokens are the think tokens of the vocabulary. At inference LaME and TTE-Flash are the same model; they differ in
+the training loss, :class:`tte_retriever.training.lame.loss.LameLoss`.
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ def build(
         CheckpointError: As there.
     """
     if not think_tokens:
-        raise InputError("lame reasons in tokens, but think_tokens is 0; give 1 or more, or use direct.")
+        raise InputError("think_tokens is 0, but lame needs reason tokens; give 1 or more, or use direct.")
     return tte_flash.build(backbone, think_tokens, init=init, seed=seed)

@@ -1,11 +1,10 @@
-"""PLUME (arXiv 2604.02073): latent states rolled out through a routed adapter, then a forced embed token."""
+"""PLUME (arXiv 2604.02073): latent steps through a routed adapter, then a suffix that ends in the embed token."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,7 +12,15 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone
+from tte_retriever.backbones import (
+    Backbone,
+    Init,
+    add_token_rows,
+    load_backbone,
+    qwen_vl_model,
+    qwen_vl_tokenizer,
+    token_id,
+)
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods.plume_adapter import IdentityAdapter, RoutedAdapter
 from tte_retriever.methods.plume_options import PlumeOptions
@@ -24,15 +31,14 @@ from tte_retriever.methods.plume_prompt import (
     check_plume_tokens,
     prepare_chat,
 )
-from tte_retriever.methods.plume_rollout import DecodeState, Rollout, read, rollout
+from tte_retriever.methods.plume_rollout import CONTEXTS, DecodeState, Prefix, Rollout, read, rollout
 from tte_retriever.tokens import remove_thinking_turn, thought_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
 ADAPTER_FILE = "plume_adapter.safetensors"
 
@@ -40,40 +46,12 @@ _MEDIA_KEYS = ("pixel_values", "pixel_values_videos", "mm_token_type_ids", "imag
 _POSITION_KEYS = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """A batch of prompts, read.
-
-    Attributes:
-        states: (B, L, D), after the last norm.
-        decode_state: Where the rows stand.
-        text_position: (B,) int64, where a text would go on.
-        last: (B, D), the state at the end of each.
-        anchor: (B,) int64, where the last ``<disc_emb>`` of each stands.
-    """
-
-    states: torch.Tensor
-    decode_state: DecodeState
-    text_position: torch.Tensor
-    last: torch.Tensor
-    anchor: torch.Tensor
-
-    def at_anchor(self, offset: int = 0) -> torch.Tensor:
-        """The state at ``<disc_emb>``, or so many tokens after it: (B, D)."""
-        return self.states[torch.arange(len(self.states), device=self.states.device), self.anchor + offset]
-
-
-_CONTEXTS: dict[str, Callable[[Prefix], torch.Tensor]] = {
-    "disc": Prefix.at_anchor,
-    "prefix_last": lambda prefix: prefix.last,
-    "none": lambda prefix: torch.zeros_like(prefix.last),
-}
 _ANCHORED = {"disc": 0, "after_disc": 1}
-"""Read-outs for which nothing is thought: so many tokens after the anchor."""
+"""Read-outs that take no latent steps: how many tokens after the anchor the state is taken."""
 
 
 class PlumeTransformer(Transformer):
-    """Backbone, processor, chat template and adapter; items in, one vector each out, before its normalisation.
+    """Backbone, processor, chat template and adapter; from items to one embedding each, before its normalisation.
 
     Args:
         *args: As for ``Transformer``.
@@ -90,14 +68,29 @@ class PlumeTransformer(Transformer):
 
     def __init__(self, *args: Any, plume: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        options = self.options = PlumeOptions(**(plume or {}))
-        tokenizer = cast("PreTrainedTokenizerBase", self.tokenizer)
+        self._set_up(PlumeOptions(**(plume or {})))
+
+    @classmethod
+    def convert(cls, transformer: Transformer, options: PlumeOptions) -> PlumeTransformer:
+        """Turn a stock module into this one, in place, with a random adapter.
+
+        Args:
+            transformer: Its chat template is PLUME's, and its tokenizer has PLUME's tokens.
+            options: What the checkpoint is beside its weights.
+        """
+        transformer.__class__ = cls
+        thinker = cast("PlumeTransformer", transformer)
+        thinker._set_up(options)
+        return thinker
+
+    def _set_up(self, options: PlumeOptions) -> None:
+        self.options = options
+        tokenizer = qwen_vl_tokenizer(self)
         check_plume_tokens(tokenizer)
         tokenizer.padding_side = "left"
         suffix = tokenizer(options.suffix, add_special_tokens=False).input_ids
-        embed_id = tokenizer.convert_tokens_to_ids("<gen_emb>")
-        ends = [index for index, token in enumerate(suffix) if token == embed_id] or [len(suffix) - 1]
-        self.register_buffer("suffix_ids", torch.tensor(suffix[: ends[-1] + 1]), persistent=False)  # (S,)
+        ends = [index for index, token in enumerate(suffix) if token == self.gen_id] or [len(suffix) - 1]
+        self.register_buffer("suffix_ids", torch.tensor(suffix[: ends[-1] + 1]), persistent=False)  # (R,)
         self.adapter = _adapter(options, self.get_embedding_dimension()).to(self.model.dtype)
 
     @property
@@ -106,9 +99,14 @@ class PlumeTransformer(Transformer):
         return self.options.steps
 
     @property
+    def gen_id(self) -> int:
+        """Id of ``<gen_emb>``, the embed token."""
+        return token_id(qwen_vl_tokenizer(self), "<gen_emb>")
+
+    @property
     def added_token_ids(self) -> list[int]:
-        """Ids of what the method adds to a backbone's vocabulary."""
-        return [cast("Any", self.tokenizer).convert_tokens_to_ids(mark) for mark in PLUME_TOKENS]
+        """Ids of the tokens that the method adds to the vocabulary of the backbone."""
+        return [token_id(qwen_vl_tokenizer(self), token) for token in PLUME_TOKENS]
 
     @property
     def plume(self) -> dict[str, Any]:
@@ -122,7 +120,7 @@ class PlumeTransformer(Transformer):
         processing_kwargs: ProcessingKwargs | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Items to features; nothing is cut off.
+        """Turn items into features, without truncation.
 
         Raises:
             InputError: If a row is longer than ``max_seq_length``.
@@ -156,39 +154,34 @@ class PlumeTransformer(Transformer):
         return features
 
     def forward(self, features: dict[str, Any], think_budget: int | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Add ``sentence_embedding``, (B, D) float32, and, if something is thought, what training looks at.
+        """Add ``sentence_embedding`` (B, D) float32 and, if latent steps are taken, what training reads.
 
-        That is ``anchor_state`` (B, D), the state at ``<disc_emb>``; ``routing`` (B, K, N) float32, the router's
-        probabilities; ``suffix_states`` (B, S + 1, D), the states at the suffix and, first, the one before it.
+        Training reads ``anchor_state`` (B, D), the state at ``<disc_emb>``; ``routing`` (B, K, X) float32, the router's
+        probabilities; ``suffix_states`` (B, R + 1, D), the state before the suffix and the states at the suffix.
 
         Args:
-            features: As :meth:`preprocess` gives them; ``think_budget`` (B,) among them goes before the argument.
-                ``written_ids`` (B, S) int64, padded on the right with -100, are read in place of the suffix.
-            think_budget: Latent steps of all rows; ``None`` is all there are.
+            features: As :meth:`preprocess` gives them. ``think_budget`` (B,) among them goes before the argument, and
+                ``written_ids`` (B, R) int64, padded on the right with -100, are read in place of the suffix.
+            think_budget: Latent steps of all rows; ``None`` is ``max_budget``.
             **kwargs: Unused.
         """
         prefix = self.read_prefix(features)
         if self.options.readout in _ANCHORED:
             vector = prefix.at_anchor(_ANCHORED[self.options.readout])  # (B, D)
         else:
-            if (budget := features.get("think_budget")) is None:
-                steps = self.max_budget if think_budget is None else think_budget
-                budget = torch.full_like(prefix.anchor, steps)  # (B,)
+            budget = features.get("think_budget")
+            if budget is None:
+                budget = torch.full_like(prefix.anchor, self.max_budget if think_budget is None else think_budget)
             thought = self.think(prefix, budget)
-            before = torch.cat([prefix.last[:, None], thought.states], 1)  # (B, K + 1, D)
-            before = before[torch.arange(len(budget), device=budget.device), budget]  # (B, D)
-            decode_state = thought.decode_state
-            if self.options.positions == "kv-then-mrope":
-                decode_state = replace(decode_state, position=prefix.text_position + budget)
-            states, vector = self.read_suffix(decode_state, features.get("written_ids"))  # (B, S, D), (B, D)
+            states, vector = self.read_suffix(thought.decode_state, features.get("written_ids"))
             features["anchor_state"], features["routing"] = prefix.at_anchor(), thought.routing
-            features["suffix_states"] = torch.cat([before[:, None], states], 1)  # (B, S + 1, D)
+            features["suffix_states"] = torch.cat([thought.last[:, None], states], 1)  # (B, R + 1, D)
         features["sentence_embedding"] = vector.float()
         return features
 
     def read_prefix(self, features: Mapping[str, Any]) -> Prefix:
         """Read the prompts of a batch."""
-        backbone, ids, mask = cast("Any", self.model), features["input_ids"], features["attention_mask"]
+        backbone, ids, mask = qwen_vl_model(self), features["input_ids"], features["attention_mask"]
         given = {key: features[key] for key in _POSITION_KEYS if key in features}
         positions, _ = backbone.get_rope_index(ids, attention_mask=mask, **given)  # (3, B, L)
         output = backbone(
@@ -201,40 +194,46 @@ class PlumeTransformer(Transformer):
         text_position = positions.masked_fill(mask == 0, 0).amax((0, 2)) + 1  # (B,)
         position = text_position if self.options.positions == "mrope" else mask.sum(1)  # (B,)
         states = output.last_hidden_state
-        anchors = ids == self.tokenizer.convert_tokens_to_ids("<disc_emb>")  # type: ignore[union-attr]
+        anchors = ids == token_id(qwen_vl_tokenizer(self), "<disc_emb>")  # (B, L)
         rows = torch.arange(len(ids), device=ids.device)
         decode_state = DecodeState(output.past_key_values, mask.bool(), position)
         return Prefix(states, decode_state, text_position, states[rows, _last(mask)], _last(anchors))
 
     def think(self, prefix: Prefix, budget: torch.Tensor) -> Rollout:
         """Take ``budget`` latent steps, (B,) int64, behind a prefix, whose cache they extend."""
-        context = _CONTEXTS[self.options.context](prefix)  # (B, D)
-        steps = int(budget.max())  # the one time that the host waits, before the loop
-        return rollout(self.model, self.adapter, prefix.decode_state, prefix.last, context, budget=budget, steps=steps)
+        context = CONTEXTS[self.options.context](prefix)  # (B, D)
+        steps = int(budget.max())  # the host waits for the device here, and nowhere in the loop
+        thought = rollout(
+            qwen_vl_model(self), self.adapter, prefix.decode_state, prefix.last, context, budget=budget, steps=steps
+        )
+        if self.options.positions != "kv-then-mrope":
+            return thought
+        return replace(thought, decode_state=replace(thought.decode_state, position=prefix.text_position + budget))
 
     def read_suffix(
         self, decode_state: DecodeState, ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read the suffix behind a decode_state up to its ``<gen_emb>``.
+        """Read the suffix up to its ``<gen_emb>``.
 
         Args:
-            decode_state: Where the rows stand.
-            ids: What is read instead, (B, S) int64 padded on the right with -100, with a ``<gen_emb>`` in every row.
+            decode_state: What has been read before.
+            ids: What is read in place of the suffix, padded on the right with -100, with a ``<gen_emb>`` in every row.
+                (B, R) int64
 
         Returns:
-            Its states, (B, S, D), and the one at the last ``<gen_emb>``, or at the end where a suffix has none, (B, D).
+            Its states, (B, R, D), and the state at the last ``<gen_emb>``, or at the end of a suffix without one, (B, D).
         """
-        backbone = cast("Any", self.model)
+        backbone = qwen_vl_model(self)
         if ids is None:
-            ids = cast("torch.Tensor", self.suffix_ids).expand(len(decode_state.position), -1)  # (B, S)
+            ids = cast("torch.Tensor", self.suffix_ids).expand(len(decode_state.position), -1)  # (B, R)
             end = torch.full_like(decode_state.position, ids.shape[1] - 1)  # (B,)
         else:
-            end = _last(ids == cast("Any", self.tokenizer).convert_tokens_to_ids("<gen_emb>"))
+            end = _last(ids == self.gen_id)  # (B,)
         states, _ = read(backbone, backbone.get_input_embeddings()(ids.clamp(min=0)), decode_state, ids >= 0)
         return states, states[torch.arange(len(ids), device=ids.device), end]
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Save backbone, processor, options and, beside them, the adapter."""
+        """Save backbone, processor and options, and the adapter in a file of its own."""
         super().save(output_path, *args, safe_serialization=safe_serialization, **kwargs)
         save_file(self.adapter.state_dict(), Path(output_path) / ADAPTER_FILE)
 
@@ -243,7 +242,7 @@ class PlumeTransformer(Transformer):
         """Load what :meth:`save` saved.
 
         Raises:
-            CheckpointError: If the adapter's file is missing, or not of this adapter.
+            CheckpointError: If the file of the adapter is missing, or belongs to an adapter of another shape.
         """
         module = super().load(model_name_or_path, *args, **kwargs)
         places = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
@@ -273,17 +272,17 @@ def build(
 ) -> list[nn.Module]:
     """Turn a Qwen-VL checkpoint into the modules of a new PLUME.
 
-    Other than the public one, it steps on where a text would, sees all images as its backbone does, and shows no picture
-    to a text.
+    It differs from the public checkpoint: latent steps take the positions that a text would take, an item keeps all its
+    images in the sizes of its backbone, and a text comes without a picture.
 
     Args:
-        backbone: Folder or hub id of a Qwen-VL checkpoint, or one that is loaded; it is changed in place. The think and
-            embed tokens of another method stay in its vocabulary and out of its chat template.
+        backbone: Folder or hub id of a Qwen-VL checkpoint, or a loaded one, which is changed in place. The think and embed
+            tokens of another method stay in its vocabulary but leave its chat template.
         think_tokens: K, the number of latent steps.
         init: How the rows of new tokens start; ``keep`` leaves them as the backbone initialised them.
-        seed: Of the rows and of the adapter.
-        instruction: What is asked for after every item.
-        experts: Of the adapter, beside the shared one; 0 is no adapter.
+        seed: Seed of the rows and of the adapter.
+        instruction: Appended to every item.
+        experts: Number of routed experts, beside the shared one; 0 is no adapter.
 
     Raises:
         InputError: If there are more steps than rows in the adapter's table.
@@ -300,7 +299,7 @@ def build(
         resize_stages=(),
     )
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
-    tokenizer = cast("PreTrainedTokenizerBase", loaded.transformer.tokenizer)
+    tokenizer = qwen_vl_tokenizer(loaded.transformer)
     processor = loaded.transformer.processor
     if "<disc_emb>" in processor.chat_template:
         raise CheckpointError("The backbone is a PLUME already; load it as it is, or build from where it came from.")
@@ -308,23 +307,28 @@ def build(
     present = len(tokenizer)
     tokenizer.add_tokens(list(PLUME_TOKENS))
     added = tokenizer.get_added_vocab()
-    new_ids = [added[mark] for mark in PLUME_TOKENS if added[mark] >= present]
-    add_token_rows(loaded.transformer.model, new_ids, init=init, seed=seed)
+    new_ids = [added[token] for token in PLUME_TOKENS if added[token] >= present]
+    add_token_rows(qwen_vl_model(loaded.transformer), new_ids, init=init, seed=seed)
     return modules(loaded, options, seed=seed, instruction=instruction)
 
 
 def modules(
     loaded: Backbone, options: PlumeOptions, *, seed: int = 0, instruction: str = INSTRUCTION
 ) -> list[nn.Module]:
-    """Put PLUME's prompt and an adapter, whose weights ``seed`` decides, around a backbone that has its tokens."""
+    """Give a backbone that has PLUME's tokens its prompt and an adapter, in place.
+
+    Args:
+        loaded: The backbone.
+        options: What the checkpoint is beside its weights.
+        seed: Seed of the adapter.
+        instruction: Appended to every item.
+    """
     transformer, processor = loaded.transformer, loaded.transformer.processor
-    given = transformer.processing_kwargs
     template = add_plume_prompt(processor.chat_template, options.prefix, instruction)
     processor.chat_template = processor.tokenizer.chat_template = template
-    with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        transformer.save(folder)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        thinker = PlumeTransformer(folder, plume=asdict(options), unpad_inputs=False, processing_kwargs=given)
+        thinker = PlumeTransformer.convert(transformer, options)
     return [thinker, *(module for module in loaded.head if not isinstance(module, Pooling))]
 
 
@@ -341,5 +345,5 @@ def _adapter(options: PlumeOptions, width: int) -> RoutedAdapter | IdentityAdapt
 
 
 def _last(found: torch.Tensor) -> torch.Tensor:
-    """Index of the last place, of (B, L), that holds: (B,)."""
+    """Column of the last true value of each row; (B, L) to (B,)."""
     return found.shape[1] - 1 - found.long().flip(1).argmax(1)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone
+from tte_retriever.backbones import (
+    Backbone,
+    Init,
+    add_token_rows,
+    load_backbone,
+    qwen_vl_model,
+    qwen_vl_tokenizer,
+)
 from tte_retriever.errors import CheckpointError
 from tte_retriever.tokens import add_thinking_turn, add_thought, thought_vocabulary
 
@@ -12,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
 
 def build(
@@ -21,17 +27,17 @@ def build(
     """Turn a Qwen-VL checkpoint into the modules of a think-token encoder.
 
     Args:
-        backbone: Folder or hub id of a Qwen-VL checkpoint, or one that is loaded; it is changed in place.
+        backbone: Folder or hub id of a Qwen-VL checkpoint, or a loaded one, which is changed in place.
         think_tokens: K, the number of think tokens; 0 is direct embedding.
         init: How the rows of the new tokens start; ``keep`` leaves them as the backbone initialised them.
-        seed: Of the rows.
+        seed: Seed of the rows.
 
     Raises:
         CheckpointError: If the backbone has think tokens or an embed token already.
     """
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     transformer, processor = loaded.transformer, loaded.transformer.processor
-    tokenizer = cast("PreTrainedTokenizerBase", transformer.tokenizer)
+    tokenizer = qwen_vl_tokenizer(transformer)
     present = thought_vocabulary(tokenizer)
     if present.embed_id is not None or present.think_ids:
         raise CheckpointError(
@@ -40,7 +46,7 @@ def build(
         )
     thought = add_thought(tokenizer, think_tokens)
     new_ids = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
-    add_token_rows(transformer.model, new_ids, init=init, seed=seed)
+    add_token_rows(qwen_vl_model(transformer), new_ids, init=init, seed=seed)
     template = add_thinking_turn(processor.chat_template, think_tokens)
     processor.chat_template = processor.tokenizer.chat_template = template
     return [transformer, *loaded.head]

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from tte_retriever.building import build
 from tte_retriever.checkpoint import resolve_model
-from tte_retriever.encoder import OWN_MODULES, TTEEncoder
+from tte_retriever.encoder import CUSTOM_MODULES, TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.methods.table import METHODS
 from tte_retriever.small_world.backbone import TinyShape, build_backbone
@@ -86,7 +86,11 @@ def _method_of(name: str) -> str | None:
     if file is None:
         return None
     first: str = json.loads(Path(file).read_text(encoding="utf-8"))[0]["type"]
-    return first.removeprefix(OWN_MODULES).split(".")[0].replace("_", "-") if first.startswith(OWN_MODULES) else None
+    return (
+        first.removeprefix(CUSTOM_MODULES).split(".")[0].replace("_", "-")
+        if first.startswith(CUSTOM_MODULES)
+        else None
+    )
 
 
 def load_model(name: str | Path, config: ModelConfig) -> TTEEncoder:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sentence_transformers.sentence_transformer.modules import Transformer
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from tte_retriever.backbones.qwen_vl import QwenVLModel
     from tte_retriever.explain.decoding import Prefill
 
 
@@ -46,7 +47,7 @@ class RationalePass(Protocol):
 
 
 def rationale_nll(
-    backbone: nn.Module,
+    backbone: QwenVLModel,
     states: Tensor,
     rationale_ids: Tensor,
     visible: Tensor | None = None,

@@ -13,8 +13,8 @@ from studies.thinking.probing.interventions import INTERVENTIONS, shuffle_words,
 from studies.thinking.probing.queries import BATCH, ProbeQueries, gold_ids, in_batches
 from tte_retriever.backbones import qwen_vl_model, token_id
 from tte_retriever.errors import InputError
-from tte_retriever.explain.rationales import write_from
 from tte_retriever.explain.thoughts import embed_with, observe
+from tte_retriever.explain.writing import BehindStates, write_greedily
 from tte_retriever.training.collator import IGNORED, padded
 from tte_retriever.training.lame.config import LameLossConfig
 from tte_retriever.training.tte_flash.thought_pass import ThoughtPass
@@ -137,7 +137,8 @@ def _decoded(encoder: TTEEncoder, config: TrainConfig, queries: ProbeQueries) ->
     gold, written, predicted = gold_ids(encoder, config, queries.pairs), Ids(), Ids()
     for out, ids in zip(queries.outputs(encoder), in_batches(gold), strict=True):
         states, visible = out["token_embeddings"], sight.visible(out["input_ids"], out["attention_mask"])
-        written += _unpadded(write_from(backbone, states, visible, end_id=end_id, longest=_LONGEST))
+        text = write_greedily(BehindStates(backbone, states, visible), backbone, {end_id: "end-of-turn"}, _LONGEST)
+        written += _unpadded(text.ids)
         predicted += predict_from(backbone, states, visible, padded(list(ids), IGNORED)).tolist()
     return _compared(encoder, gold, written, predicted)
 

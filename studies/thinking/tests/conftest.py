@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import pytest
 
 from studies.thinking.study import StudyConfig
-from tte_retriever import TTEEncoder, build
+from tte_retriever import TTEEncoder
 from tte_retriever.training.config_files import method_of, parse_config, read_values
 from tte_retriever.training.parsing import from_mapping
 
 STUDY = Path(__file__).parents[1] / "config.yaml"
-
-
-@pytest.fixture(scope="session")
-def untrained(checkpoint, tmp_path_factory):
-    """``untrained(method, family="qwen3_vl", think_tokens=4)`` is a tiny random encoder."""
-
-    @functools.cache
-    def make(method, family="qwen3_vl", think_tokens=4):
-        folder = tmp_path_factory.mktemp("probed") / "model"
-        build(folder, backbone=checkpoint(family), method=method, think_tokens=think_tokens)
-        return TTEEncoder(str(folder), device="cpu").eval()
-
-    return make
 
 
 @pytest.fixture(scope="session")

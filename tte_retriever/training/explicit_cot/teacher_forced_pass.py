@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn import functional as F
 
+from tte_retriever.backbones.qwen_vl import qwen_vl_model
 from tte_retriever.explain.decoding import output_matrix
 from tte_retriever.training.rationale import token_nll
 
@@ -67,7 +68,7 @@ class TeacherForcedPass:
                 states = features["token_embeddings"][
                     rows, first - 1 : first - 1 + rationale_ids.shape[1]
                 ]  # (rows, R, D)
-                of_rows = token_nll(states, rationale_ids[rows], output_matrix(transformer.model))
+                of_rows = token_nll(states, rationale_ids[rows], output_matrix(qwen_vl_model(transformer)))
                 nll = nll.index_put((rows,), of_rows)
             features["rationale_nll"] = nll
 

@@ -13,7 +13,8 @@ from tte_retriever.training.rationale import token_nll
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+
+    from tte_retriever.backbones import QwenVLModel
 
 
 class LightDecoder(nn.Module):
@@ -37,31 +38,45 @@ class LightDecoder(nn.Module):
         )
         self.layers = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
 
-    def forward(self, states: Tensor, present: Tensor, text_ids: Tensor, backbone: PreTrainedModel) -> Tensor:
-        """Next-token NLL of texts; the mean over each row's tokens.
+    def forward(self, states: Tensor, present: Tensor, text_ids: Tensor, backbone: QwenVLModel) -> Tensor:
+        """Next-token NLL of texts, the mean of each row.
 
         Args:
-            states: The hidden states to decode.  (B, K, D)
-            present: True where there is a state, at least one in every row.  (B, K) bool
+            states: As for :meth:`predicting_states`, and so are ``present`` and ``backbone``.
+            present: (B, K) bool
             text_ids: Token ids, padded on the right with -100, at least one in every row.  (B, R) int64
-            backbone: The model whose embeddings are used.
+            backbone: The model that has their embeddings.
 
         Returns:
             (B,) float32.
         """
-        embed_tokens = backbone.get_input_embeddings()
-        words = embed_tokens(text_ids[:, :-1].clamp(min=0)).to(self.start)  # (B, R - 1, D)
+        hidden = self.predicting_states(states, present, text_ids, backbone)  # (B, R, D)
+        return token_nll(hidden, text_ids, output_matrix(backbone))
+
+    def predicting_states(self, states: Tensor, present: Tensor, text_ids: Tensor, backbone: QwenVLModel) -> Tensor:
+        """The states that predict each token of texts; see :class:`tte_retriever.explain.RationaleDecoder`.
+
+        Args:
+            states: What is decoded.  (B, K, D)
+            present: True where there is a state, at least one in every row.  (B, K) bool
+            text_ids: Token ids, padded on the right with -100; the last of them is not read.  (B, R) int64
+            backbone: The model that has their embeddings.
+
+        Returns:
+            (B, R, D).
+        """
+        words = backbone.get_input_embeddings()(text_ids[:, :-1].clamp(min=0)).to(self.start)  # (B, R - 1, D)
         start = self.start.expand(len(words), 1, -1)
         inputs = self.words_norm(torch.cat([start, words], dim=1))  # (B, R, D)
         length, width = inputs.shape[1:]
         ahead = torch.ones(length, length, dtype=torch.bool, device=inputs.device).triu(1)
-        hidden = self.layers(
+        hidden: Tensor = self.layers(
             inputs + _positions(length, width).to(inputs),
             self.states_norm(states.to(inputs)),
             tgt_mask=ahead,
             memory_key_padding_mask=~present,
         )
-        return token_nll(hidden, text_ids, output_matrix(backbone))
+        return hidden
 
 
 def _positions(length: int, width: int) -> Tensor:

@@ -46,7 +46,7 @@ class SuffixPass:
         def score(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
             states = features["suffix_states"][:, :-1]  # (B, S, D)
             features["rationale_nll"] = token_nll(
-                states, cast("Tensor", rationale_ids), output_matrix(transformer.model)
+                states, cast("Tensor", rationale_ids), output_matrix(qwen_vl_model(transformer))
             )
 
         with ExitStack() as hooks:

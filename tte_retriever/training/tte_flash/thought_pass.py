@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from tte_retriever.backbones.qwen_vl import qwen_vl_model
+from tte_retriever.backbones.qwen_vl import QwenVLModel, qwen_vl_model
 from tte_retriever.errors import InputError
 from tte_retriever.explain.decoding import Prefill, states_at, visible_columns
 from tte_retriever.training.rationale import rationale_nll
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 RationaleFrom: TypeAlias = Literal["thought", "query+thought"]
 Decoder: TypeAlias = Literal["soft-prompt", "kv"]
 
-ThoughtDecoder: TypeAlias = Callable[[Tensor, Tensor, Tensor, PreTrainedModel], Tensor]
+ThoughtDecoder: TypeAlias = Callable[[Tensor, Tensor, Tensor, QwenVLModel], Tensor]
 """Think states (B, K, D), which of them are present (B, K), text (B, R) and backbone → NLL of each text (B,)."""
 
 
@@ -74,7 +73,7 @@ class ThoughtPass:
         Raises:
             InputError: ``decoder`` is ``kv``, and gradient checkpointing keeps no keys and values.
         """
-        backbone = transformer.model
+        backbone = qwen_vl_model(transformer)
         with ExitStack() as hooks:
             kept: list[Prefill] | None = None
             if rationale_ids is not None and self.decoder == "kv" and self.thought_decoder is None:
@@ -96,7 +95,7 @@ class ThoughtPass:
             yield
 
     def _nll(
-        self, backbone: PreTrainedModel, features: dict[str, Any], rationale_ids: Tensor, prefill: Prefill | None
+        self, backbone: QwenVLModel, features: dict[str, Any], rationale_ids: Tensor, prefill: Prefill | None
     ) -> Tensor:
         """NLL of each row's rationale, 0 for rows that are not decodable; (B,)."""
         states, input_ids = features["token_embeddings"], features["input_ids"]  # (B, L, D), (B, L)
