@@ -21,7 +21,7 @@ _DEFAULT_FRAME_MS = 100.0  # browsers show a frame of 0 ms for this long
 
 
 class Animation:
-    """The frames of an animated image on a timeline that starts at 0; made by :func:`open_animation`."""
+    """The frames of an animated image, with times from 0; made by :func:`open_animation`."""
 
     def __init__(self, image: Image.Image, source: Source, limits: MediaLimits) -> None:
         self._image, self._source, self._limits = image, source, limits

@@ -35,7 +35,7 @@ _UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270:
 
 
 class Container:
-    """The video stream of a file on a timeline that starts at 0; made by :func:`open_container`.
+    """The video stream of a file, with times from 0; made by :func:`open_container`.
 
     Attributes:
         size: Displayed width and height in pixels, after the rotation in the file's metadata.
