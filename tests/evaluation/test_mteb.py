@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
 
 from tte_retriever import TTEEncoder
 from tte_retriever.media import typed_input
-
-mteb = pytest.importorskip("mteb", reason="pip install tte-retriever[eval]")
-mocks = pytest.importorskip("mteb.mocks", reason="this mteb ships no mock tasks")
-SentenceTransformerEncoderWrapper = mteb.SentenceTransformerEncoderWrapper
-
-
-class Wrapper(SentenceTransformerEncoderWrapper):
-    """mteb's wrapper, which reads videos through torchcodec, made to hand their bytes to the encoder."""
-
-    def encode(self, inputs, *, prompt_type=None, **kwargs):
-        from datasets import Video
-
-        if "video" not in inputs.dataset.features:
-            return super().encode(inputs, prompt_type=prompt_type, **kwargs)
-        rows = inputs.dataset.cast_column("video", Video(decode=False))
-        items = [{"video": row["video"]["bytes"]} for row in rows]
-        return self.model.encode_query(items) if prompt_type == "query" else self.model.encode_document(items)
 
 
 class Recording(TTEEncoder):
@@ -37,7 +22,26 @@ class Recording(TTEEncoder):
 
 
 @pytest.fixture(scope="module")
-def wrapper():
+def mteb():
+    """The package, imported when a test runs: it takes seconds, in every process that collects."""
+    pytest.importorskip("mteb.mocks", reason="pip install tte-retriever[eval]")
+    return importlib.import_module("mteb")
+
+
+@pytest.fixture(scope="module")
+def wrapper(mteb):
+    class Wrapper(mteb.SentenceTransformerEncoderWrapper):
+        """mteb's wrapper, which reads videos through torchcodec, made to hand their bytes to the encoder."""
+
+        def encode(self, inputs, *, prompt_type=None, **kwargs):
+            from datasets import Video
+
+            if "video" not in inputs.dataset.features:
+                return super().encode(inputs, prompt_type=prompt_type, **kwargs)
+            rows = inputs.dataset.cast_column("video", Video(decode=False))
+            items = [{"video": row["video"]["bytes"]} for row in rows]
+            return self.model.encode_query(items) if prompt_type == "query" else self.model.encode_document(items)
+
     model = Recording("tte-flash-tiny", device="cpu")
     wrapped = Wrapper(model)
     modalities = [name for name in model.modalities if name != "message"]
@@ -59,9 +63,9 @@ def kinds(items):
         ("MockVideoRetrievalV2T", "video", "text"),
     ],
 )
-def test_mock_retrieval_scores_what_the_vectors_say(wrapper, task, queries, documents):
+def test_scores_of_mock_tasks_agree_with_the_vectors(mteb, wrapper, task, queries, documents):
     wrapper.model.seen = seen = []
-    results = mteb.evaluate(wrapper, getattr(mocks, task)(), cache=None, show_progress_bar=False)
+    results = mteb.evaluate(wrapper, getattr(mteb.mocks, task)(), cache=None, show_progress_bar=False)
     assert not results.exceptions
     scores = results.task_results[0].scores
     assert len(seen) == 2 * len(scores) > 0
