@@ -1,1 +1,1 @@
-"""The whole line in a minute: draw a folder of real files, index it, ask questions whose answers are known."""
+"""The demo: draw a folder of real files, index it, and search it with questions whose answers are known."""

@@ -1,4 +1,4 @@
-"""Put the demo's questions to a store and mark the answers."""
+"""Search a store with the demo's questions and mark the answers."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ def draw_folder(folder: Path, seed: int) -> list[Question]:
     """Fill ``folder`` with files drawn from unseen content, and return the questions about them.
 
     Everything is a pure function of ``seed`` and belongs to the test split: the bundled model has seen none of it.
-    Captions say everything that is in the picture and page descriptions several facts; the card of the model tells how
-    it fares on partial captions and on single facts, which are harder.
+    Captions describe the whole picture, and page descriptions several facts. Partial captions and single facts are harder;
+    the model card has their scores.
     """
     for name in ("images", "documents", "videos", "answers"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ td {{ padding: .5rem; vertical-align: top; border-top: 1px solid #e1e1e6 }}
 td.right {{ background: #e3f6ea }} small {{ color: #82828c }} img {{ width: 112px; image-rendering: pixelated }}
 </style>
 <h1>{summary}</h1>
-<p>Every question was put to the index that was just made; the three best hits stand beside it, the right one on green.
-The bundled model knows this small drawn world and nothing else.</p>
+<p>Each question was searched in the new index. Beside it are the three best hits, the right one on green.
+The bundled model was trained on this small drawn world alone.</p>
 <table>{rows}</table></html>
 """
