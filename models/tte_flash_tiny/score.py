@@ -118,8 +118,8 @@ tags: [sentence-transformers, multimodal, think-tokens]
 
 A real Qwen3-VL architecture with {parameters:.2f} M parameters ({megabytes:.1f} MB, fp32), trained from scratch on a small
 procedurally drawn world. It makes the demo, the tests and the documentation of `tte_retriever` run on a machine with no
-model hub. **It knows that world and nothing else**: on photographs, real documents or free English its vectors mean
-little. Use it to try the software, not to search your files.
+model hub. **It was trained on that world and nothing else**: on photographs, real documents or free English its
+vectors mean little. Use it to try the software, not to search your files.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -129,7 +129,7 @@ model = SentenceTransformer(tte_retriever.model_path("tte-flash-tiny"))
 vectors = model.encode(["a big red circle in the north", "a small blue ring in the center"])  # (2, 128)
 ```
 
-## What it knows
+## What it was trained on
 Scenes of up to five things on a three-by-three grid (six shapes, six colours, two sizes, nine compass places), six-second
 clips in which one thing does two things in turn, and pages with a title, "key over value" fields and coloured icons. One
 cell is one visual token, so a fact is easy and a relation between two cells is hard.

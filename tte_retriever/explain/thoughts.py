@@ -1,4 +1,4 @@
-"""Latent thoughts from outside: look at the states of think tokens or latent steps, and embed with others in their place."""
+"""Read the hidden states of think tokens or latent steps, and embed with other hidden states in their place."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from tte_retriever.encoder import TTEEncoder
 
 Visit: TypeAlias = Callable[[int, slice, "Tensor"], "Tensor"]
-"""Number of a layer, steps of the thought, the hidden states that enter it there (B, steps, D) → what enters instead."""
+"""Called with a layer index, the think positions and the hidden states there (B, steps, D); returns what replaces them."""
 
 
 @dataclass(frozen=True)
 class Thoughts:
-    """What was thought of a batch, and what it was embedded as.
+    """Hidden states at the think tokens or latent steps of a batch, and its embeddings.
 
     Attributes:
-        inputs: Hidden states that entered each layer at the K think tokens or latent steps.  (layers, B, K, D)
-        states: Their last hidden states.  (B, K, D)
-        vectors: (B, E)
+        inputs: Hidden states that entered each layer.  (layers, B, K, D)
+        states: Last hidden states.  (B, K, D)
+        vectors: Embeddings.  (B, E)
     """
 
     inputs: Tensor
@@ -41,11 +41,11 @@ class Thoughts:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the pass that runs thinks.
+    """The think positions of the current forward pass.
 
     Attributes:
-        mask: True at the thought.  (B, L) bool
-        steps: Which part of the thought that is.
+        mask: True at think tokens or latent steps.  (B, L) bool
+        steps: Their indices among the K positions.
     """
 
     mask: Tensor
@@ -53,14 +53,14 @@ class _Place:
 
 
 def observe(encoder: TTEEncoder, features: Mapping[str, Any]) -> Thoughts:
-    """Embed a batch and keep what it thought.
+    """Embed a batch and return its hidden states at the think tokens or latent steps.
 
     Args:
-        encoder: Thinks with think tokens, or in latent steps.
+        encoder: A model with think tokens or latent steps.
         features: As ``encoder.preprocess`` makes them, all rows with one think budget above 0.
 
     Raises:
-        InputError: If nothing is thought, or not in that way, or for several budgets.
+        InputError: If the model has neither think tokens nor latent steps, the think budget is 0, or the rows have several.
     """
     seen: list[list[Tensor]] = [[] for _ in range(len(_decoder(encoder).layers) + 1)]
 
@@ -79,8 +79,7 @@ def embed_with(encoder: TTEEncoder, features: Mapping[str, Any], inputs: Tensor)
     Args:
         encoder: As for :func:`observe`.
         features: As for :func:`observe`.
-        inputs: What enters the layers there, from the first on: of all layers, or of the first alone, which is the input
-            of the steps.  (layers, B, K, D)
+        inputs: Hidden states for the first layers, or for the first layer alone: the inputs of the steps.  (layers, B, K, D)
 
     Raises:
         InputError: As for :func:`observe`.
@@ -105,7 +104,9 @@ def _embed(encoder: TTEEncoder, features: Mapping[str, Any], visit: Visit) -> Te
     with torch.no_grad(), _visited(encoder, count):
         vectors = encoder(dict(features))["sentence_embedding"]
     if not visited:
-        raise InputError("Nothing was thought; give a think_budget above 0.")
+        raise InputError(
+            "The think budget is 0, so there are no think tokens or latent steps; give a think_budget above 0."
+        )
     return cast("Tensor", vectors)
 
 
@@ -115,9 +116,9 @@ def _decoder(encoder: TTEEncoder) -> Any:
 
 @contextmanager
 def _visited(encoder: TTEEncoder, visit: Visit) -> Iterator[None]:
-    """Within, hidden states at the thought pass through ``visit`` on their way into each layer, and out of the last norm.
+    """Call ``visit`` with the think positions at the input of each layer and at the output of the last norm.
 
-    What it gives for those, whose number is that of the layers, counts for nothing.
+    The result for the last norm, whose index is the number of layers, is ignored.
     """
     decoder = _decoder(encoder)
     here: list[_Place] = []  # at most one
@@ -147,7 +148,7 @@ def _at(place: _Place, hidden: Tensor) -> Tensor:
 
 
 def _find_thought(encoder: TTEEncoder, here: list[_Place]) -> Any:
-    """A hook that tells where the decoder's next pass thinks."""
+    """Register a hook that finds the think positions of the decoder's next forward pass."""
     transformer = encoder.transformer
     if isinstance(transformer, PlumeTransformer):
 
@@ -157,8 +158,7 @@ def _find_thought(encoder: TTEEncoder, here: list[_Place]) -> Any:
         return transformer.adapter.register_forward_hook(step)
     if not encoder.thought.think_ids:
         raise InputError(
-            "This model has no think tokens and takes no latent steps, so there is nothing to look at; give one of the "
-            "method tte-flash, lame or plume."
+            "This model has no think tokens and no latent steps; give a model of the method tte-flash, lame or plume."
         )
 
     def tokens(_module: Any, args: tuple[dict[str, Any]]) -> None:

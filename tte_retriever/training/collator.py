@@ -173,7 +173,7 @@ def item_columns(names: list[str]) -> list[str]:
             raise InputError(f"the column {name!r} is about {stem!r}, and there is no such column; drop or rename it")
     for short in items:
         for long in items:
-            if long.startswith(f"{short}_"):  # the trainer tells columns apart by the prefix of their features
+            if long.startswith(f"{short}_"):  # the trainer finds the features of a column by their prefix
                 raise InputError(f"the columns {short!r} and {long!r} would be mixed up; rename one of them")
     if not items:
         raise InputError(f"there is no item among the columns {names}; give anchor and positive")

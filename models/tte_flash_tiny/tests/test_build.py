@@ -202,5 +202,5 @@ def test_build_and_score(tmp_path):
         command = [sys.executable, "-m", *map(str, words)]
         subprocess.run(command, check=True, cwd=tmp_path, env=environment)
     card = (tmp_path / "out/model/README.md").read_text()
-    for promised in ("knows that world and nothing else", "untrained", "chance", "held-out", "CPU minutes"):
+    for promised in ("trained on that world and nothing else", "untrained", "chance", "held-out", "CPU minutes"):
         assert promised in card

@@ -75,7 +75,7 @@ def in_batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def gold_ids(encoder: TTEEncoder, config: TrainConfig, pairs: Sequence[Pair]) -> list[list[int]]:
-    """Token ids of the rationales that training asks for such queries, without the end token."""
+    """Token ids of the rationales of the queries, as in training, without the end token."""
     collator = METHODS[config.model.method].resolve("collator")(encoder, **config.collator_options(config.seed))
     rows = [
         {

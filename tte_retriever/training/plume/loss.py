@@ -132,7 +132,9 @@ def _checked_module(model: SentenceTransformer, curriculum: Curriculum) -> Plume
     """The model's first module, if it is a PLUME that takes as many latent steps as the curriculum ends in."""
     first = model[0]
     if not isinstance(first, PlumeTransformer) or first.options.readout != "gen":
-        raise InputError("The model is no PLUME that embeds after its thought; build one with the method plume.")
+        raise InputError(
+            "The model is not a PLUME model that embeds after its latent steps; build one with the method plume."
+        )
     if first.max_budget != curriculum.steps:
         raise InputError(
             f"The curriculum ends in {curriculum.steps} latent steps (segments times latents_per_segment), but the model "
