@@ -3,7 +3,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import pickle
 import shutil
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +20,7 @@ from tte_retriever.cli.main import main
 from tte_retriever.errors import InputError
 from tte_retriever.media import VideoSampling
 from tte_retriever_qdrant import ingest, open_store
+from tte_retriever_qdrant.ingestion import decoding, worker
 
 SIDE, WORDS = 4, 64
 
@@ -62,6 +65,30 @@ class StandInEncoder:
         if pictures and pictures[0].size == (17, 17):
             vector[0] = np.nan
         return vector
+
+
+class DecoderHere:
+    """Decodes as a decoder process does, in this process: starting one takes half a second, and other tests do so."""
+
+    _one_at_a_time = threading.Lock()
+
+    def __init__(self, settings):
+        self._settings = settings
+
+    def ask(self, request, _seconds):
+        with self._one_at_a_time:
+            return pickle.loads(worker._answer(request, self._settings))
+
+    def kill(self):
+        pass
+
+    close = kill
+
+
+@pytest.fixture
+def decode_here(monkeypatch):
+    """Decode without a process, in tests that are not about decoding."""
+    monkeypatch.setattr(decoding, "_Worker", DecoderHere)
 
 
 @pytest.fixture
@@ -166,6 +193,20 @@ def _fill(folder: Path, clip_bytes: bytes, pdf_bytes: bytes) -> Path:
     (folder / "doc.pdf").write_bytes(pdf_bytes)
     (folder / "notes.md").write_text("# Zebra\nstripes and hooves", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def indexed_folder(tmp_path_factory, clip_bytes, pdf_bytes):
+    """The small folder and a video of 14 s of one colour, and the URI of a store of them: for tests that only read."""
+    top = tmp_path_factory.mktemp("indexed-folder")
+    folder, uri = _fill(top / "media", clip_bytes, pdf_bytes), f"edge://{top / 'store'}"
+    frames = [Image.new("RGB", (40, 30), (250, 10, 200 + i)) for i in range(14)]
+    frames[0].save(folder / "pink.gif", save_all=True, append_images=frames[1:], duration=1000)
+    name = "tte-flash-tiny"
+    with pytest.MonkeyPatch.context() as patch, open_store(uri) as store:
+        patch.setattr(decoding, "_Worker", DecoderHere)
+        ingest(folder, store, StandInEncoder(f"fingerprint of {name}"), model_name=name)
+    return folder, uri
 
 
 @pytest.fixture(scope="session")

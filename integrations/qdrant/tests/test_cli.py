@@ -14,6 +14,7 @@ from PIL import Image
 from tte_retriever_qdrant import ingest, open_store
 
 CONFTEST = Path(__file__).with_name("conftest.py")
+pytestmark = pytest.mark.usefixtures("decode_here")
 
 
 def lines(text):
@@ -115,9 +116,11 @@ def test_a_store_that_does_not_know_its_model(run, small_folder, uri, standin):
     assert run("search", "zebra", "--store", uri, "--model", "x")[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+def test_bad_usage_is_one_sentence_and_exit_code_2(run, tmp_path, small_folder, uri):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.png").write_bytes(b"")
+    cases = (
         (["index", "{tmp}/none", "--store", "{uri}"], "does not exist"),
         (["index", "{tmp}/empty", "--store", "{uri}"], "no files to index"),
         (["index", "{tmp}/bad", "--store", "{uri}"], "none of the 1 files"),
@@ -130,25 +133,20 @@ def test_a_store_that_does_not_know_its_model(run, small_folder, uri, standin):
         (["search", "x", "--store", "{uri}", "--filter", "kind=page"], "modality"),
         (["search", "x", "--store", "{uri}", "--filter", "page"], "key=value"),
         (["search", "x", "--store", "{uri}", "--filter", "page=one"], "type int"),
-    ],
-)
-def test_bad_usage_is_one_sentence_and_exit_code_2(run, tmp_path, small_folder, uri, arguments, said):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "x.png").write_bytes(b"")
-    code, out, err = run(*(argument.format(tmp=tmp_path, uri=uri) for argument in arguments))
-    assert code == 2
-    assert said in err
-    assert out == ""
-    assert "Traceback" not in err
+    )
+    for i, (arguments, said) in enumerate(cases):
+        code, out, err = run(*(argument.format(tmp=tmp_path, uri=f"{uri}-{i}") for argument in arguments))
+        assert (code, out) == (2, ""), arguments
+        assert said in err
+        assert "Traceback" not in err
 
 
-def test_queries_on_a_store_that_are_refused(run, small_folder, uri):
-    run("index", small_folder, "--store", uri)
+def test_queries_on_a_store_that_are_refused(run, indexed_folder):
+    folder, uri = indexed_folder
     for arguments, said in (
         (["x", "--top-k", "0"], "1 or more"),
-        (["--image", small_folder / "none.png"], "does not exist"),
-        (["--image", small_folder / "notes.md"], "no image"),
+        (["--image", folder / "none.png"], "does not exist"),
+        (["--image", folder / "notes.md"], "no image"),
     ):
         code, _, err = run("search", *arguments, "--store", uri)
         assert (code, said in err) == (2, True), err
@@ -183,6 +181,7 @@ SLOW = f"""
 """
 
 
+@pytest.mark.slow  # stores/test_edge.py: readers have the last complete state while another process writes
 def test_searches_go_on_while_another_process_indexes(run, small_folder, uri):
     run("index", small_folder, "--store", uri)
     (small_folder / "black.txt").write_text("giraffe")
@@ -203,6 +202,7 @@ def test_searches_go_on_while_another_process_indexes(run, small_folder, uri):
     assert [hit["uri"] for hit in lines(run(*giraffe)[1])] == ["black.txt", "notes.md"]
 
 
+@pytest.mark.slow  # tests/cli tests the exit code in process
 def test_ctrl_c_ends_cleanly_and_the_next_run_finishes(run, small_folder, uri):
     Image.new("RGB", (8, 8)).save(small_folder / "black.png")
     with subprocess.Popen(

@@ -14,6 +14,8 @@ from tte_retriever.cli import loading
 from tte_retriever.errors import TTEError
 from tte_retriever_qdrant import open_store
 
+pytestmark = pytest.mark.usefixtures("decode_here")
+
 
 def lines(text):
     return [json.loads(line) for line in text.splitlines()]
@@ -254,9 +256,9 @@ def test_prefixes(run, small_folder, uri):
     assert prefixes() == [108, 100]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+def test_bad_usage(run, indexed_folder):
+    _, uri = indexed_folder
+    for arguments, said in (
         (["ls", "--store", "{uri}x"], "there is no store"),
         (["ls", "--store", "memory://"], "on a disk or a server"),
         (["ls", "--store", "films"], "no known kind"),
@@ -267,14 +269,11 @@ def test_prefixes(run, small_folder, uri):
         (["drop", "next", "--store", "{uri}"], "cannot drop its next generation"),
         (["ls", "next", "--store", "{uri}"], "nothing else does"),
         (["commit", "--store", "{uri}"], "--reembed"),
-    ],
-)
-def test_bad_usage(run, small_folder, uri, arguments, said):
-    run("index", small_folder / "notes.md", "--store", uri)
-    code, out, err = run("generations", *(argument.format(uri=uri) for argument in arguments))
-    assert (code, out) == (2, "")
-    assert said in err
-    assert "Traceback" not in err
+    ):
+        code, out, err = run("generations", *(argument.format(uri=uri) for argument in arguments))
+        assert (code, out) == (2, ""), arguments
+        assert said in err
+        assert "Traceback" not in err
 
 
 def test_a_store_of_which_nothing_is_left(run, small_folder, uri):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import webbrowser
 
 import av
@@ -13,17 +14,18 @@ def lines(text):
 
 
 @pytest.fixture
-def indexed(run, small_folder, uri):
-    """The folder with a video of 14 s that is all of one colour, too, in a store."""
-    frames = [Image.new("RGB", (40, 30), (250, 10, 200 + i)) for i in range(14)]
-    frames[0].save(small_folder / "pink.gif", save_all=True, append_images=frames[1:], duration=1000)
-    assert run("index", small_folder, "--store", uri)[0] == 0
-    Image.new("RGB", (40, 30), (250, 10, 205)).save(small_folder.parent / "pink.png")
-    return small_folder
+def folder(indexed_folder):
+    return indexed_folder[0]
 
 
 @pytest.fixture
-def pink(run, uri, tmp_path, indexed):
+def uri(indexed_folder):
+    return indexed_folder[1]
+
+
+@pytest.fixture
+def pink(run, uri, tmp_path):
+    Image.new("RGB", (40, 30), (250, 10, 205)).save(tmp_path / "pink.png")
     return lambda *options: run("search", "--image", tmp_path / "pink.png", "--store", uri, *options)
 
 
@@ -62,7 +64,7 @@ def test_exact_search_finds_the_same_here(pink):
     assert spans(pink("--json", "--exact")[1]) == spans(pink("--json")[1])
 
 
-def test_a_hit_becomes_a_file(run, indexed, uri, tmp_path):
+def test_a_hit_becomes_a_file(run, uri, tmp_path):
     out_file = tmp_path / "out.mp4"
     Image.new("RGB", (9, 9), (20, 220, 20)).save(tmp_path / "green.png")
     green = ("search", "--image", tmp_path / "green.png", "--store", uri, "--filter", "uri=clip.mp4", "--moments")
@@ -83,7 +85,7 @@ def test_a_hit_becomes_a_file(run, indexed, uri, tmp_path):
     assert "0:12.0 to 0:14.0" in err
 
 
-def test_clips_that_are_refused(run, indexed, uri, tmp_path, pink):
+def test_clips_that_are_refused(run, uri, tmp_path, pink):
     (tmp_path / "there.mp4").write_bytes(b"precious")
     zebra = ("search", "zebra", "--store", uri)
     for arguments, said in (
@@ -100,8 +102,8 @@ def test_clips_that_are_refused(run, indexed, uri, tmp_path, pink):
     loaded = len(run.loaded)
     run(*zebra, "--clip", tmp_path / "there.mp4")
     assert len(run.loaded) == loaded  # the model is not waited for
-    (indexed / "pink.gif").unlink()
-    code, _, err = pink("--clip", tmp_path / "a.mp4")
+    (tmp_path / "empty").mkdir()
+    code, _, err = pink("--clip", tmp_path / "a.mp4", "--root", tmp_path / "empty")
     assert (code, "--root" in err) == (2, True), err
     assert (tmp_path / "there.mp4").read_bytes() == b"precious"
     assert not (tmp_path / "a.mp4").exists()
@@ -116,16 +118,16 @@ def test_clips_that_are_refused(run, indexed, uri, tmp_path, pink):
         (["--filter", "modality=image", "--filter", "uri=sub/cyan.jpg"], "sub/cyan.jpg"),
     ],
 )
-def test_a_hit_is_opened_at_its_place(run, indexed, uri, monkeypatch, options, opened):
+def test_a_hit_is_opened_at_its_place(run, folder, uri, monkeypatch, options, opened):
     urls = []
     monkeypatch.setattr(webbrowser, "open", lambda url: urls.append(url) or True)
     code, _, err = run("search", "x", "--store", uri, "--open", *options)
     assert code == 0
-    assert urls == [f"{indexed.as_uri()}/{opened}"]
+    assert urls == [f"{folder.as_uri()}/{opened}"]
     assert "opened" in err
 
 
-def test_a_system_without_a_viewer(run, indexed, uri, monkeypatch):
+def test_a_system_without_a_viewer(run, uri, monkeypatch):
     monkeypatch.setattr(webbrowser, "open", lambda _url: False)
     code, out, err = run("search", "zebra", "--store", uri, "--open")
     assert code == 1
@@ -133,8 +135,11 @@ def test_a_system_without_a_viewer(run, indexed, uri, monkeypatch):
     assert "no viewer" in err
 
 
-def test_a_folder_that_was_moved(run, indexed, uri, tmp_path, pink):
-    moved = indexed.rename(tmp_path / "moved")
-    assert pink("--clip", tmp_path / "a.mp4")[0] == 2
-    assert pink("--clip", tmp_path / "a.mp4", "--root", moved)[0] == 0
+def test_a_folder_that_was_moved(folder, tmp_path, pink):
+    moved = shutil.move(folder, tmp_path / "moved")
+    try:
+        assert pink("--clip", tmp_path / "a.mp4")[0] == 2
+        assert pink("--clip", tmp_path / "a.mp4", "--root", moved)[0] == 0
+    finally:
+        shutil.move(moved, folder)
     assert (tmp_path / "a.mp4").stat().st_size > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -10,22 +12,32 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tte_retriever.cli.main import main
 from tte_retriever_qdrant.demo.folder import KINDS, draw_folder
 
-COMMAND = [str(Path(sys.executable).with_name("tte-retriever")), "demo"]
 
-
-def run(*arguments, cwd):
-    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+def run(*arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", *map(str, arguments)])
+    return caught.value.code or 0
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """One run of a seed, its folder and its JSON lines."""
-    folder = tmp_path_factory.mktemp("demo")
-    result = run("--seed", 20261, "--out", "out", "--json", cwd=folder)
+    out, printed = tmp_path_factory.mktemp("demo") / "out", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert run("--seed", 20261, "--out", out, "--json") == 0
+    return out, [json.loads(line) for line in printed.getvalue().splitlines()]
+
+
+@pytest.mark.slow  # the fixture runs the same command in this process
+def test_the_command_as_a_process_of_its_own(tmp_path, demo):
+    command = [Path(sys.executable).with_name("tte-retriever"), "demo", "--seed", "20261", "--json"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    return folder / "out", [json.loads(line) for line in result.stdout.splitlines()]
+    assert [json.loads(line)["hits"] for line in result.stdout.splitlines()] == [answer["hits"] for answer in demo[1]]
+    assert (tmp_path / "tte-demo" / "contact-sheet.png").is_file()
 
 
 def test_it_draws_files_of_all_kinds(demo):
@@ -71,13 +83,12 @@ def test_another_seed_draws_another_folder_into_the_same_place(demo, tmp_path):
 
 
 @pytest.mark.parametrize("letter", ["letter.txt", "files/letter.txt", "store/letter.txt"])
-def test_a_folder_of_somebody_else_is_not_touched(tmp_path, letter):
+def test_a_folder_of_somebody_else_is_not_touched(tmp_path, capsys, letter):
     (tmp_path / "mine" / letter).parent.mkdir(parents=True)
     (tmp_path / "mine" / "files").mkdir(exist_ok=True)  # names that the demo uses, too
     (tmp_path / "mine" / letter).write_text("dear")
-    result = run("--out", "mine", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "--out" in result.stderr
+    assert run("--out", tmp_path / "mine") == 2
+    assert "--out" in capsys.readouterr().err
     assert (tmp_path / "mine" / letter).read_text() == "dear"
     assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == [tmp_path / "mine" / letter]
 

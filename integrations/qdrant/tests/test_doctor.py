@@ -13,6 +13,8 @@ from tte_retriever_qdrant.cli.doctor import doctor
 from tte_retriever_qdrant.doctor import examine
 from tte_retriever_qdrant.stores.edge import EdgeStore
 
+pytestmark = pytest.mark.usefixtures("decode_here")
+
 
 @pytest.fixture
 def uri(tmp_path, small_folder, standin):

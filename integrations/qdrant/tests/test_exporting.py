@@ -16,6 +16,8 @@ from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.exporting import export_parquet
 from tte_retriever_qdrant.records import CollectionSpec, Point
 
+pytestmark = pytest.mark.usefixtures("decode_here")
+
 
 def test_every_point_with_its_payload_and_vector(small_folder, tmp_path, store, encoder, contents):
     (small_folder / "long.md").write_text("stripes and hooves, " * 300, encoding="utf-8")

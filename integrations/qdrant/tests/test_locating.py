@@ -10,6 +10,8 @@ from tte_retriever_qdrant import ingest, search
 from tte_retriever_qdrant.ingestion.ledger import LEDGER
 from tte_retriever_qdrant.locating import locate
 
+pytestmark = pytest.mark.usefixtures("decode_here")
+
 
 @pytest.fixture
 def hit(small_folder, store, encoder):

@@ -11,6 +11,8 @@ from tte_retriever_qdrant.filters import And, Not, Or, Range
 from tte_retriever_qdrant.records import CollectionSpec, Point
 from tte_retriever_qdrant.searching import best_per_asset
 
+pytestmark = pytest.mark.usefixtures("decode_here")
+
 
 @pytest.mark.parametrize(
     ("filter", "found"),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ingest", "open_store", "search"]
 
-_HOMES = {
+_MODULES = {
     "ingest": "tte_retriever_qdrant.ingestion",
     "open_store": "tte_retriever_qdrant.stores",
     "search": "tte_retriever_qdrant.searching",
@@ -20,10 +20,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that ``tte-retriever --help`` does not pay for decoders and engines."""
-    if name not in _HOMES:
+    """Import a public name on first use, so that ``tte-retriever --help`` imports no decoders and no engines."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'tte_retriever_qdrant' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import av
 
+from tte_retriever.atomic import atomic_write
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, iterate_video, probe_video
 
@@ -18,18 +19,18 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from PIL import Image
 
-_TIME_BASE = Fraction(1, 90_000)  # of MPEG: every usual frame rate is a whole number of these
-_QUALITY = {"crf": "18"}  # of H.264: no difference to be seen
+_TIME_BASE = Fraction(1, 90_000)  # MPEG's: usual frame durations are whole multiples of it
+_QUALITY = {"crf": "18"}  # of H.264: no visible loss
 
 
 def check_target(target: Path) -> None:
-    """Refuse a file that cannot become a clip, before any work is done.
+    """Refuse a file name that cannot become a clip, before any work is done.
 
     Raises:
-        InputError: It has another suffix than ``.mp4``, is there already, or its folder is not.
+        InputError: The suffix is not ``.mp4``, the file exists, or its folder does not.
     """
     if target.suffix.lower() != ".mp4":
-        raise InputError(f"the clip {str(target)!r} is not named .mp4, which is what it will be; give such a name")
+        raise InputError(f"the clip {str(target)!r} is not named .mp4, which is its format; give such a name")
     if target.exists():
         raise InputError(f"the clip {str(target)!r} exists already; give another name, or remove it first")
     if not target.parent.is_dir():
@@ -37,34 +38,34 @@ def check_target(target: Path) -> None:
 
 
 def write_clip(source: Path, target: Path, start_s: float, end_s: float, limits: MediaLimits = DEFAULT_LIMITS) -> None:
-    """Write a stretch of a video or an animation as MP4 (H.264), cut exactly, with its frames' own times and no sound.
+    """Write a part of a video or an animation as MP4 (H.264), cut exactly, with the frames' own times and no sound.
 
-    It is encoded anew, since what is only copied has to start at a keyframe.
+    The frames are encoded again, because a copied stream has to start at a keyframe.
 
     Args:
         source: The video.
-        target: The file to make; one that failed half-way is removed.
-        start_s: Start of the stretch, in seconds; what is on screen then is the first frame.
-        end_s: Its end; anything later than that of the video is that.
-        limits: What may be opened.
+        target: A new file; nothing is left of it if writing fails.
+        start_s: Start, in seconds; the frame that is on screen then is the first one.
+        end_s: End, in seconds; at most the end of the video is used.
+        limits: Largest media that may be opened.
 
     Raises:
         MediaError: The video cannot be used.
-        InputError: ``start_s`` and ``end_s`` make no sense, or ``target`` cannot be made.
-        TTEError: It could not be written.
+        InputError: ``start_s`` and ``end_s`` make no sense, or ``target`` is refused.
+        TTEError: The file cannot be written.
     """
     check_target(target)
     end_s = min(end_s, probe_video(source, limits).duration_s)
     frames = iterate_video(source, limits, start_s=start_s, end_s=end_s)
-    draft = target.with_name(f".{target.name}.part")
     try:
-        with draft.open("wb") as file, av.open(file, "w", format="mp4") as container:
+        with (
+            atomic_write(target) as draft,
+            draft.open("wb") as file,
+            av.open(file, "w", format="mp4") as container,
+        ):
             _encode(frames, container, start_s, end_s)
-        draft.replace(target)
     except (OSError, av.FFmpegError) as error:
         raise TTEError(f"the clip {str(target)!r} cannot be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _encode(
@@ -72,11 +73,11 @@ def _encode(
 ) -> None:
     time_s, image = next(frames)
     stream = container.add_stream("libx264", options=_QUALITY)
-    # This kind of H.264 halves the colours' resolution, which takes an even number of pixels.
+    # This pixel format halves the resolution of colours, so width and height have to be even.
     stream.width, stream.height = (max(2, side - side % 2) for side in image.size)
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = _TIME_BASE
-    stream.codec_context.max_b_frames = 0  # packets come in the order of frames, so that each lasts until the next
+    stream.codec_context.max_b_frames = 0  # packets come in the order of frames, so each lasts until the next
     waiting: list[Packet] = []
 
     def put(packets: list[Packet]) -> None:
@@ -90,7 +91,7 @@ def _encode(
     latest = -1
     while True:
         ticks = max(0, round((time_s - start_s) / _TIME_BASE))
-        if ticks > latest:  # of frames at one time, as some files have them, nobody sees but one
+        if ticks > latest:  # some files have several frames at one time; one is enough
             frame = av.VideoFrame.from_image(image).reformat(stream.width, stream.height, "yuv420p")
             frame.pts, frame.time_base = ticks, _TIME_BASE
             put(stream.encode(frame))

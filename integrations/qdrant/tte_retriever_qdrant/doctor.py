@@ -40,9 +40,9 @@ class Finding:
     """The result of one examination.
 
     Attributes:
-        name: What was examined: ``environment``, ``store``, ``model`` or ``recall``.
-        ok: Whether nothing has to be done.
-        detail: What was found and, if it is not ok, what to do.
+        name: The subject: ``environment``, ``store``, ``model`` or ``recall``.
+        ok: Whether all is well.
+        detail: The result and, if not all is well, what to do.
     """
 
     name: str
@@ -51,15 +51,15 @@ class Finding:
 
 
 def examine(uri: str, load: Callable[[str], Encoder], model: str | None = None) -> Iterator[Finding]:
-    """Examine a store, without changing it.
+    """Examine a store without changing it.
 
     Args:
         uri: As for ``open_store``.
         load: Loads a model by name.
-        model: The model to examine it with; that of the store if it is not given.
+        model: The model to use; ``None`` is the one that the store names.
 
     Yields:
-        Findings, the later ones only where the earlier ones allow them.
+        Findings; later ones are left out where earlier problems prevent them.
     """
     versions = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
     yield Finding("environment", True, f"Python {platform.python_version()}, {', '.join(versions)}")
@@ -90,7 +90,7 @@ def _of_model(store: VectorStore, load: Callable[[str], Encoder], model: str | N
             raise InputError("the store holds nothing yet; index something first")
         name = model or store.spec.model
         if not name:
-            raise InputError("the store does not say which model it was made with; name it with --model")
+            raise InputError("the store does not name its model; give it with --model")
         encoder = load(name)
         wanted = CollectionSpec(encoder.get_embedding_dimension() or store.spec.dim, encoder.fingerprint, name)
         check_same_model(store.spec, wanted, "the store")
@@ -110,7 +110,7 @@ def _of_index(store: VectorStore) -> Iterator[Finding]:
     except TTEError as error:
         yield Finding("recall", False, str(error))
         return
-    # By score and not by id: of equally near points, which may be copies of each other, any will do.
+    # Compared by score and not by id, because of equally near points any one is right.
     shares = [
         sum(hit.score >= best[-1].score - 1e-5 for hit in hits) / len(best)
         for hits, best in zip(found, truth, strict=True)

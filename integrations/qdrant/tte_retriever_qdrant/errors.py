@@ -1,4 +1,4 @@
-"""What can go wrong with a store; each message says what was given and what to do."""
+"""Errors of stores; each message says what was given and what to do."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ class StoreError(TTEError):
 
 
 class StoreNotFound(StoreError, InputError):
-    """There is no collection where one was expected."""
+    """A collection that does not exist, or holds nothing yet."""
 
     exit_code = 2
 
 
 class StoreLocked(StoreError):
-    """The store is in use by another process, or opened twice in this one."""
+    """A store that another process has open, or that is opened twice in this one."""
 
 
 class StoreUnavailable(StoreError):
-    """A store that did not answer, or was too busy to; the same call may succeed later, and ingestion repeats it."""
+    """A server that did not answer or was too busy; the same call may succeed later, and ingestion repeats it."""
 
 
 class ModelMismatch(StoreError, InputError):
-    """The store holds vectors of another model; vectors of two models cannot be compared."""
+    """A store that holds vectors of another model; vectors of two models cannot be compared."""
 
     exit_code = 2
 
 
 class StoreUnauthorized(StoreError):
-    """The server does not let us in, or not that far."""
+    """A server that refuses the key, or refuses the operation to it."""
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""A collection as Parquet, for Spark, Daft, DuckDB and whatever else reads columns."""
+"""Export a collection as Parquet, for Spark, Daft, DuckDB and other column readers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from tte_retriever.atomic import atomic_write
 from tte_retriever.errors import InputError
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.records import CollectionSpec, Point
     from tte_retriever_qdrant.stores import VectorStore
 
-_GROUP_BYTES = 32 * 1024**2  # of vectors per row group, which is what is in memory
+_GROUP_BYTES = 32 * 1024**2  # of vectors per row group; one group is in memory at a time
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 _COLUMNS: dict[str, type] = {**PAYLOAD_FIELDS, "start_char": int, "end_char": int, "text": str}
 
@@ -29,14 +30,14 @@ _COLUMNS: dict[str, type] = {**PAYLOAD_FIELDS, "start_char": int, "end_char": in
 def export_parquet(store: VectorStore, out: Path) -> int:
     """Write every point of a store to a Parquet file.
 
-    Its columns are ``id``; ``vector``, a list of D float32 as they are stored, of length 1; a column for each key that
-    ingestion gives to payloads (``uri``, ``modality``, ``asset_id``, ``page``, ``start_s``, ``end_s``, ``start_char``,
-    ``end_char``, ``text``), null where it does not apply; and ``other``, the rest of the payload as JSON, or null. The
-    metadata of the schema name the ``model`` and its ``fingerprint``.
+    The columns are ``id``; ``vector``, a list of D float32, the stored vector of length 1; one column for each payload
+    key of ingestion (``uri``, ``modality``, ``asset_id``, ``page``, ``start_s``, ``end_s``, ``start_char``, ``end_char``,
+    ``text``), null where it does not apply; and ``other``, the rest of the payload as JSON, or null. The metadata of the
+    schema hold ``model`` and ``fingerprint``.
 
     Args:
         store: An open store.
-        out: A file that does not exist yet; it is there when it is complete.
+        out: A new file; it exists only when it is complete.
 
     Returns:
         The number of points.
@@ -53,17 +54,13 @@ def export_parquet(store: VectorStore, out: Path) -> int:
         raise InputError(f"the file {str(out)!r} {what}; give a new file in a folder that exists")
     schema, count = _schema(store.spec), 0
     points, size = store.scroll(), max(1, _GROUP_BYTES // (4 * store.spec.dim))
-    draft = out.with_name(f"{out.name}.part")
     try:
-        with parquet.ParquetWriter(draft, schema) as writer:
+        with atomic_write(out) as draft, parquet.ParquetWriter(draft, schema) as writer:
             while group := list(islice(points, size)):
                 writer.write_table(_table(group, schema))
                 count += len(group)
-        draft.replace(out)
     except OSError as error:
         raise StoreError(f"the file {str(out)!r} cannot be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
     return count
 
 

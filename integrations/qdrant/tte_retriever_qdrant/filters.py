@@ -1,7 +1,7 @@
 """Conditions on the payloads of points, the same for every engine.
 
-A mapping says which value, or one of which values, each of its keys must have: ``{"modality": ["image", "page"]}``.
-:class:`Range`, :class:`And`, :class:`Or` and :class:`Not` say the rest, and hold mappings or each other.
+A mapping gives the value, or a list of the allowed values, of each of its keys: ``{"modality": ["image", "page"]}``.
+:class:`Range` compares numbers. :class:`And`, :class:`Or` and :class:`Not` combine conditions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Scalar: TypeAlias = str | int | float
 
 @dataclass(frozen=True)
 class Range:
-    """The key's value is a number within all the bounds that are given.
+    """The value of the key is a number within the given bounds.
 
     Attributes:
         key: Name of a payload field.
@@ -38,7 +38,7 @@ class Range:
 
 @dataclass(frozen=True)
 class And:
-    """All of the parts match; without parts, everything does."""
+    """All parts match; without parts, everything matches."""
 
     parts: Sequence[Filter]
 
@@ -62,7 +62,7 @@ Filter: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]] | Range | And | Or |
 
 @dataclass(frozen=True)
 class Dialect:
-    """The words of an engine.
+    """The classes of an engine's filters.
 
     Attributes:
         group: Makes a filter of lists of conditions named ``must``, ``should`` and ``must_not``.
@@ -78,19 +78,19 @@ class Dialect:
 
 
 def compile_filter(filter: Filter | None, dialect: Dialect) -> Any | None:
-    """Say a filter in the words of an engine; ``None`` if everything matches.
+    """Convert a filter to an engine's classes; ``None`` if everything matches.
 
     Raises:
-        InputError: A value that is neither text nor a finite number, a mixture of both, no value at all, a range
-            without bounds, or something that is no filter.
+        InputError: A value is neither text nor a finite number, values are mixed or missing, a range has no bounds, or
+            the filter has another type.
     """
     condition = None if filter is None else _compile(filter, dialect)
-    # What an engine takes is a group, never a bare condition.
+    # Engines take a group, never a bare condition.
     return None if condition is None else dialect.group(must=[condition])
 
 
 def filter_keys(filter: Filter | None) -> set[str]:
-    """The payload keys that a filter speaks of."""
+    """The payload keys that a filter uses."""
     if filter is None:
         return set()
     if isinstance(filter, (And, Or)):
@@ -101,16 +101,18 @@ def filter_keys(filter: Filter | None) -> set[str]:
 
 
 def parse_filters(arguments: Sequence[str]) -> Filter:
-    """Read ``key=value`` arguments; a key that comes several times may have any of its values.
+    """Parse ``key=value`` arguments; a key given several times may have any of its values.
 
     Raises:
-        InputError: Not of that form, an unknown key, or a value of the wrong type.
+        InputError: An argument has another form, an unknown key, or a value of the wrong type.
     """
     filters: dict[str, list[Scalar]] = {}
     for argument in arguments:
         key, separator, value = argument.partition("=")
         if not separator or key not in PAYLOAD_FIELDS:
-            raise InputError(f"the filter {argument!r} is not key=value with a key of {', '.join(PAYLOAD_FIELDS)}")
+            raise InputError(
+                f"the filter {argument!r} cannot be read; give key=value with a key of {', '.join(PAYLOAD_FIELDS)}"
+            )
         kind = PAYLOAD_FIELDS[key]
         try:
             filters.setdefault(key, []).append(kind(value))
@@ -147,7 +149,7 @@ def _all_of(parts: list[Any | None], dialect: Dialect) -> Any | None:
 def _one_of(key: str, values: list[Any], dialect: Dialect) -> Any:
     if isinstance(values[0], str):
         return dialect.field(key=key, match=dialect.any_of(values))
-    # A range, since a match takes no floats, and an integer does not match the float of the same value.
+    # A range, because a match takes no floats and an integer does not match the float of the same value.
     return dialect.group(
         should=[dialect.field(key=key, range=dialect.between(gte=value, lte=value)) for value in values]
     )
@@ -168,5 +170,5 @@ def _bounds(filter: Range) -> dict[str, float]:
 
 
 def _is_number(value: object) -> bool:
-    # bool is an int to Python but not to Qdrant, and the edge engine matches it with nothing at all.
+    # bool is an int in Python but not in Qdrant, and the edge engine matches it with nothing.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""Where the file of a hit is: stores know paths under a folder only, and the ledger which folder that was."""
+"""Find the file of a hit: stores hold paths under a folder, and the ledger holds the folder."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def locate(store: VectorStore, hit: SearchHit, root: Path | None = None) -> Path:
-    """Find the file of a hit, and make sure that it is what was indexed.
+    """Find the file of a hit, and check that it is unchanged.
 
     Args:
         store: The open store that the hit is from.
-        hit: What was found.
-        root: The folder that was indexed, where it is now; ``None`` for where it was, as this machine's ledger says.
+        hit: A hit of a search.
+        root: Where the indexed folder is now; ``None`` is where it was, according to this machine's ledger.
 
     Raises:
-        InputError: The file is not there, or has changed.
+        InputError: The file is missing or has changed.
         MediaError: It cannot be read.
     """
     folders = [root] if root is not None else _folders(store, hit)
@@ -37,7 +37,7 @@ def locate(store: VectorStore, hit: SearchHit, root: Path | None = None) -> Path
             failures.append(f"{error}")
             continue
         if asset_id_of(path, DEFAULT_LIMITS) != hit.asset_id:
-            raise InputError(f"{str(path)!r} has changed since it was indexed; bring the store up to date first")
+            raise InputError(f"{str(path)!r} has changed since it was indexed; index it again first")
         return path
     nowhere = f"{hit.uri!r} is not in any folder that was indexed on this machine; give the folder where it is now"
     raise InputError(f"{'; '.join(failures) or nowhere} (--root)")
@@ -50,20 +50,26 @@ def file_under(folder: Path, uri: str) -> Path:
         MediaError: The file does not exist (``missing``), is outside the folder (``not-allowed``), or its path cannot be
             followed (``unreadable``).
     """
-    where = f"in {str(folder)!r}"
+    place = f"in {str(folder)!r}"
     try:
         path = (folder / uri).resolve()
         inside = path.is_relative_to(folder.resolve())
         there = inside and stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
         there = False
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, before Python 3.13; a NUL in the name
-        message = f"{uri!r} {where} cannot be read: {error}; make it readable, or give the folder where it is now"
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # before Python 3.13, links in a circle raise RuntimeError; a NUL in a name raises ValueError
+        message = f"{uri!r} {place} cannot be read: {error}; make it readable, or give the folder where it is now"
         raise MediaError(message, "unreadable") from error
     if not inside:
-        raise MediaError(f"{uri!r} is not {where} but outside; give the folder that was indexed", "not-allowed")
+        raise MediaError(
+            f"{uri!r} is not in {str(folder)!r} but outside; give the folder that was indexed", "not-allowed"
+        )
     if not there:
-        message = f"{uri!r} is not {where}; bring the store up to date, or give the folder where it is now"
+        message = f"{uri!r} is not {place}; index it again, or give the folder where it is now"
         raise MediaError(message, "missing")
     return path
 

@@ -1,4 +1,4 @@
-"""Neighbouring moments of a video, merged into clips: what happens does not end where a window does."""
+"""Merge neighbouring moments of a video into clips, since an event may last longer than a window."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.records import Hit
 
 JOIN_FROM = 0.8
-"""Share of a clip's best score that a moment must have to become part of the clip (``benchmarks/moments.py``)."""
+"""Least score of a moment that joins a clip, as a share of the clip's best score (``benchmarks/moments.py``)."""
 
 _SLACK_S = 0.002  # windows are stored in milliseconds
 
 
 def merge_moments(hits: Sequence[Hit]) -> list[Hit]:
-    """Merge moments of one video that follow each other or overlap, and are about as good.
+    """Merge moments of one video that are adjacent or overlap and have similar scores.
 
-    The best moment starts a clip. One that touches it joins it if its score is at least :data:`JOIN_FROM` of the clip's,
-    so that a clip ends where what was looked for ends, and not where the list of hits does.
+    The best moment starts a clip. A moment that touches the clip joins it if its score is at least :data:`JOIN_FROM` of
+    the clip's, so that a clip ends where the event ends and not where the list of hits does.
 
     Args:
         hits: Best first.
 
     Returns:
-        Hits, best first: of a clip its best moment, with the clip's ``start_s`` and ``end_s``; all others as they were.
+        Hits, best first. A clip is its best moment with the clip's ``start_s`` and ``end_s``; other hits are unchanged.
     """
     merged: list[Hit] = []
     for hit in hits:
@@ -34,7 +34,7 @@ def merge_moments(hits: Sequence[Hit]) -> list[Hit]:
         if not touched:
             merged.append(hit)
             continue
-        parts = [hit, *touched]  # it may close the gap between two clips
+        parts = [hit, *touched]  # the moment may join two clips
         span = {
             "start_s": min(part.payload["start_s"] for part in parts),
             "end_s": max(part.payload["end_s"] for part in parts),

@@ -1,4 +1,4 @@
-"""What goes into a store and what comes out of it."""
+"""The data that stores take and return."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Role: TypeAlias = Literal["current", "previous", "next", "update"]
-"""What a generation of a store is for: searched; gone back to; a re-embedding that is filled; a copy of the current one
-that is brought up to date while that is searched."""
+"""The role of a generation: the one that is searched; the one before the last commit; the one that a re-embedding fills; a
+copy of the current one that is being updated."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -24,7 +24,7 @@ PAYLOAD_FIELDS: dict[str, type[str | int | float]] = {
     "start_s": float,  # of videos, in seconds
     "end_s": float,
 }
-"""The payload keys that are indexed and can be filtered by, and the type of their values."""
+"""The payload keys that filters may use, with the type of their values."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class CollectionSpec:
     Attributes:
         dim: Length of its vectors.
         fingerprint: Identity of the model that made them.
-        model: Name or folder by which that model can be loaded again; empty where that is not known.
-        prefix: For Matryoshka models: candidates are found by so many leading dimensions, which are all that is
-            indexed, and scored by all of them. 0 is for models whose leading dimensions say nothing by themselves.
+        model: Name or folder from which the model can be loaded; empty if unknown.
+        prefix: Number of leading dimensions that are indexed and find candidates, which are then scored by all
+            dimensions. For Matryoshka models only; 0 indexes whole vectors.
     """
 
     dim: int
@@ -50,9 +50,9 @@ class GenerationInfo:
     """One generation of a store.
 
     Attributes:
-        role: What it is for.
+        role: Its role.
         spec: What it holds.
-        state_dir: The directory for what belongs beside its vectors, such as the ledger; it need not exist.
+        state_dir: The directory of files that belong to its vectors, such as the ledger; it may not exist.
     """
 
     role: Role
@@ -65,9 +65,9 @@ class Point:
     """One vector with its id and payload.
 
     Attributes:
-        id: A UUID; writing another point with the same id replaces this one.
+        id: A UUID; a point written later with the same id replaces this one.
         vector: Shape (D,), float32, finite and not all zero.
-        payload: JSON values; the keys of :data:`PAYLOAD_FIELDS` can be filtered by.
+        payload: JSON values; filters may use the keys of :data:`PAYLOAD_FIELDS`.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Hit:
-    """A point that was found, with the cosine similarity of its vector to the query's."""
+    """A point found by a search, with the cosine similarity of its vector and the query."""
 
     id: str
     score: float

@@ -1,4 +1,4 @@
-"""Ask a store with text, an image, a video, or a mixture of them."""
+"""Search a store by text, an image, a video, or a mixture of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchHit:
-    """A unit that was found.
+    """A chunk found by a search.
 
     Attributes:
         rank: 1 for the best.
@@ -36,10 +36,10 @@ class SearchHit:
         uri: Path of the file under the folder that was indexed.
         modality: ``image``, ``page``, ``video`` or ``text``.
         asset_id: SHA-256 of the file's bytes.
-        page: Page number from 1, of a document.
-        start_s: Start of the window or the clip, in seconds, of a video.
-        end_s: Its end, in seconds.
-        text: Of a text file, the part that was found: the whole of a short one, or a window.
+        page: Of a document, the page number, from 1.
+        start_s: Of a video, the start of the moment or clip, in seconds.
+        end_s: Of a video, its end, in seconds.
+        text: Of a text file, the text of the chunk: all of a short file, or a window.
     """
 
     rank: int
@@ -70,30 +70,43 @@ def search(
     clips: bool = False,
     exact: bool = False,
 ) -> list[SearchHit]:
-    """Find what is nearest to a query.
+    """Find the chunks that are nearest to a query.
 
     Args:
         store: An open store.
         encoder: The model that the store was made with.
-        text: What to look for, or what is asked about the media.
+        text: What to look for, or a question about the media.
         image: A path, bytes, a PIL image or an array.
         video: A path, bytes, frames or an array.
         top_k: Most hits to return.
-        filter: Keys of ``PAYLOAD_FIELDS`` and the value, or a list of the values, that a hit may have; or a ``Range``,
+        filter: Keys of ``PAYLOAD_FIELDS`` with the value, or a list of the values, that a hit may have; or a ``Range``,
             ``And``, ``Or`` or ``Not`` of :mod:`tte_retriever_qdrant.filters`.
-        per_asset: Whether only the best page, moment or clip of every file is a hit.
-        clips: Whether neighbouring moments of a video are merged, by the rule of
-            :func:`~tte_retriever_qdrant.moments.merge_moments`.
-        exact: Whether every vector is compared, without the index.
+        per_asset: Whether to return only the best page, moment or clip of every file.
+        clips: Whether to merge neighbouring moments of a video, as
+            :func:`~tte_retriever_qdrant.moments.merge_moments` does.
+        exact: Whether to compare every vector, without the index.
 
     Returns:
         Hits, best first.
 
     Raises:
-        InputError: There is neither text nor media, or ``top_k`` or ``filter`` make no sense.
+        InputError: There is neither text nor media, ``top_k`` is below 1, or ``filter`` cannot be applied.
         MediaError: The image or the video cannot be used.
         ModelMismatch: The store was made with another model.
-        StoreNotFound: Nothing was indexed yet.
+        StoreNotFound: Nothing is indexed yet.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> from tte_retriever import TTEEncoder
+        >>> from tte_retriever_qdrant import ingest, open_store, search
+        >>> encoder = TTEEncoder("tte-flash-tiny")
+        >>> with TemporaryDirectory() as folder, open_store("memory://") as store:
+        ...     Image.new("RGB", (96, 96), "red").save(f"{folder}/red.png")
+        ...     _ = ingest(folder, store, encoder)
+        ...     [hit] = search(store, encoder, text="a red circle")
+        >>> hit.rank, hit.uri, hit.modality
+        (1, 'red.png', 'image')
     """
     check_limit(top_k)
     _check_filter(filter)
@@ -120,7 +133,7 @@ def search(
 
 
 def best_per_asset(store: VectorStore, vector: np.ndarray, limit: int, filter: Filter | None = None) -> list[Hit]:
-    """The best hits of the ``limit`` assets that are nearest to ``vector`` (D,), best first."""
+    """The best hit of each of the ``limit`` assets nearest to ``vector`` (D,), best first."""
     check_limit(limit)
     return _nearest(store, vector, limit, filter, [_best_of_each])
 
@@ -134,9 +147,9 @@ def _nearest(
     *,
     exact: bool = False,
 ) -> list[Hit]:
-    """The best hits after ``steps``, each of which makes fewer hits of many."""
+    """The best hits after ``steps``, each of which reduces a list of hits."""
     asked = candidates(limit) if steps else limit
-    while True:  # more and more, as long as a few assets take all the places
+    while True:  # fetch more while a few assets take all places
         found = kept = store.search(vector, asked, filter, exact=exact)
         for step in steps:
             kept = step(kept)
@@ -156,7 +169,7 @@ _PAYLOAD_KEYS = (*PAYLOAD_FIELDS, "text")
 
 
 def _check_filter(filter: Filter | None) -> None:
-    # An engine would answer a misspelt key with no hits at all, as if there were none.
+    # For a misspelt key, an engine would return no hits and no error.
     for key in filter_keys(filter):
         if key not in PAYLOAD_FIELDS:
             raise InputError(f"the filter key {key!r} is unknown; filter by {', '.join(PAYLOAD_FIELDS)}")

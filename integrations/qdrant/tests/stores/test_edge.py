@@ -508,13 +508,19 @@ def test_memory_has_no_generation_from_outside():
         open_generation("memory://", SPEC)
 
 
+@pytest.fixture
+def index_early(monkeypatch):
+    """Index from a thousand points on: a real index, built by a real child process, of less to build."""
+    monkeypatch.setattr(shards, "QUANTIZE_FROM", 1_000)
+
+
 def many(n: int, dim: int = 16) -> list[Point]:
     vectors = np.random.default_rng(0).normal(size=(n, dim)).astype(np.float32)
     return [Point(str(uuid.UUID(int=i)), vector, {"page": i}) for i, vector in enumerate(vectors)]
 
 
-def test_searches_and_writes_go_on_while_the_index_is_built(tmp_path, monkeypatch):
-    points = many(12_000)
+def test_searches_and_writes_go_on_while_the_index_is_built(tmp_path, monkeypatch, index_early):
+    points = many(1_200)
     done, failures, during = threading.Event(), [], []
     build = shards.subprocess.run
 
@@ -551,33 +557,33 @@ def test_searches_and_writes_go_on_while_the_index_is_built(tmp_path, monkeypatc
         assert not failures
         assert len(during) > 20
         assert store.search(points[0].vector, 1)[0].payload == {"page": -1}
-        assert store.count() == 12_000
+        assert store.count() == 1_200
         assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
     with open_store(f"edge://{tmp_path}") as store:
-        assert store.count() == 12_000
+        assert store.count() == 1_200
         assert store.count({"page": -1}) == 1
 
 
-def test_an_index_that_cannot_be_built_loses_nothing(tmp_path, monkeypatch):
-    points = many(10_000)
+def test_an_index_that_cannot_be_built_loses_nothing(tmp_path, monkeypatch, index_early):
+    points = many(1_000)
     with open_store(f"edge://{tmp_path}") as store:
         store.ensure(CollectionSpec(16, "aaaa"))
         store.upsert(points)
         monkeypatch.setattr(shards.sys, "executable", "/bin/false")
         with pytest.raises(StoreError, match="nothing is lost"):
             store.finalize()
-        assert store.count() == 10_000
+        assert store.count() == 1_000
         assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
 
 
-def test_the_index_is_built_once(tmp_path):
+def test_the_index_is_built_once(tmp_path, index_early):
     with open_store(f"edge://{tmp_path}") as store:
         store.ensure(CollectionSpec(16, "aaaa"))
-        store.upsert(many(9_999))
+        store.upsert(many(999))
         shard = sorted(tmp_path.glob("generations/*/shard-*"))
         store.finalize()
         assert sorted(tmp_path.glob("generations/*/shard-*")) == shard
-        store.upsert(many(10_100))
+        store.upsert(many(1_100))
         store.finalize()
         indexed = sorted(tmp_path.glob("generations/*/shard-*"))
         assert indexed != shard

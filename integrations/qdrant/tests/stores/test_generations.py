@@ -13,6 +13,7 @@ from tte_retriever_qdrant.errors import ModelMismatch, StoreError, StoreNotFound
 from tte_retriever_qdrant.records import CollectionSpec, Point
 from tte_retriever_qdrant.stores import open_generations, updating
 
+pytestmark = pytest.mark.usefixtures("decode_here")
 OLD = CollectionSpec(dim=4, fingerprint="aaaa", model="old-model")
 NEW = CollectionSpec(dim=3, fingerprint="bbbb", model="new-model")
 

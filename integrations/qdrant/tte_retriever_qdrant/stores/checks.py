@@ -101,7 +101,7 @@ def check_prefix(spec: CollectionSpec) -> None:
     """
     if not 0 <= spec.prefix < spec.dim:
         raise InputError(
-            f"the prefix is {spec.prefix} of {spec.dim} dimensions, which makes no sense; give fewer, or 0 for none"
+            f"a prefix of {spec.prefix} of {spec.dim} dimensions makes no sense; give fewer, or 0 for none"
         )
 
 

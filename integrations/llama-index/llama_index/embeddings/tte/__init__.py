@@ -1,4 +1,4 @@
-"""LlamaIndex embeddings, reader and retriever by tte-retriever."""
+"""LlamaIndex embeddings, a reader and a retriever by tte-retriever."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BadMediaEvent", "MediaQuery", "TTEEmbedding", "TTEMediaReader", "TTERetriever", "VideoClip"]
 
-_HOMES = {
+_MODULES = {
     "MediaQuery": "llama_index.embeddings.tte.retriever",
     "TTEMediaReader": "llama_index.embeddings.tte.reader",
     "TTERetriever": "llama_index.embeddings.tte.retriever",
@@ -24,10 +24,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import the reader and the retriever on first use; only the retriever needs tte-retriever-qdrant."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'llama_index.embeddings.tte' has no attribute {name!r}; it has {__all__}")
     try:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(importlib.import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "tte_retriever_qdrant":
             raise

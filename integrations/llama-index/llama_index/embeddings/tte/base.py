@@ -31,6 +31,7 @@ from llama_index.embeddings.tte.parts import (
 from llama_index.embeddings.tte.reporting import report_bad
 
 from tte_retriever.errors import InputError, TTEError
+from tte_retriever.isolation import run_isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,9 +47,9 @@ dispatcher = instrument.get_dispatcher(__name__)
 
 
 class _LazyEncoder:
-    """An encoder that is loaded when it is first used, and used by one thread at a time.
+    """An encoder that is loaded on first use and used by one thread at a time.
 
-    A device gains nothing from two batches at once. Copies and pickles start unloaded.
+    Two batches at once would make no device faster. Copies and pickles are not loaded.
     """
 
     def __init__(self) -> None:
@@ -60,10 +61,10 @@ class _LazyEncoder:
 
     @contextmanager
     def using(self, model_name: str, device: str | None) -> Iterator[TTEEncoder]:
-        """The encoder of this model name and device, for the length of the block."""
+        """Lock and yield the encoder of this model name and device."""
         with self._lock:
             if self._loaded is None or self._loaded[0] != (model_name, device):
-                from tte_retriever import TTEEncoder  # loads torch, which settings alone do not need
+                from tte_retriever import TTEEncoder  # imports torch, which settings do not need
 
                 self._loaded = ((model_name, device), TTEEncoder(model_name, device=device))
             yield self._loaded[1]
@@ -72,24 +73,23 @@ class _LazyEncoder:
 class TTEEmbedding(MultiModalEmbedding):
     """Text, images, videos and mixtures of them in one vector space, by an encoder that thinks before it embeds.
 
-    The model is loaded at the first embedding, not before; pickles, copies and ``to_dict`` carry the settings and
-    never the weights. As a transformation of an ``IngestionPipeline`` it embeds a node by its video, its image or its
-    text; a caption in an image node is not part of that vector.
+    The model is loaded at the first embedding. Pickles, copies and ``to_dict`` hold the settings and never the weights.
+    As a transformation of an ``IngestionPipeline`` it embeds the video, the image or the text of a node; a caption in an
+    image node is not part of the vector.
 
     Example:
         >>> from llama_index.embeddings.tte import TTEEmbedding
         >>> embedding = TTEEmbedding(model_name="tte-flash-tiny", think_budget=8)
-        >>> vector = embedding.get_query_embedding("a red circle")
+        >>> len(embedding.get_query_embedding("a red circle"))
+        128
     """
 
-    # A misspelt setting is an error, not ignored.
+    # A misspelt setting is an error.
     model_config = ConfigDict(extra="forbid")
 
-    model_name: str = Field(
-        default="tte-flash-tiny", description="Bundled name, folder or hub id, as TTEEncoder takes it."
-    )
+    model_name: str = Field(default="tte-flash-tiny", description="Bundled name, folder or hub id, as for TTEEncoder.")
     think_budget: int | None = Field(
-        default=None, ge=0, description="Think tokens per item; None is what the model was built with."
+        default=None, ge=0, description="Think tokens per item; None is the number that the model was built with."
     )
     dim: int | None = Field(
         default=None, gt=0, description="Leading dimensions to keep, scaled to length 1; None is all of them."
@@ -105,32 +105,31 @@ class TTEEmbedding(MultiModalEmbedding):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the model's weights and settings, which a store remembers; loads the model."""
+        """Identity of the model's weights and settings, which stores record; loads the model."""
         with self._model.using(self.model_name, self.device) as encoder:
             return encoder.fingerprint
 
     # Nodes ---------------------------------------------------------------------------------------------------------
 
     def __call__(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> Sequence[BaseNode]:
-        """Set ``embedding`` of each node, by its video or image if it has one and by its text otherwise.
+        """Set ``embedding`` of each node, from its video, else its image, else its text.
 
-        Nodes that cannot be embedded (broken or missing media, media by URL, audio, no text, a vector of NaN) do not
-        stop the others: they are reported by a log warning and a ``BadMediaEvent``, and are not among the nodes
-        returned.
+        A node that cannot be embedded (broken or missing media, media by URL, audio, no text, a vector of NaN) is reported
+        by a log warning and a ``BadMediaEvent``, and left out of the result; the others are embedded.
 
         Returns:
-            The nodes that have a vector, in the order given; those without a source as copies that are their own, so
-            that what a pipeline stores of them can be deleted when they change.
+            The nodes that have a vector, in the order given. A node without a source is returned as a copy that is its
+            own source, so that a pipeline can delete what it stored when the node changes.
 
         Raises:
-            InputError: The model does not have the ``think_budget`` or the ``dim`` of the settings.
-            TTEError: The model is broken: whatever it is given, its vector is NaN.
+            InputError: The model has fewer think tokens than ``think_budget``, or fewer dimensions than ``dim``.
+            TTEError: The model is broken: its vector of any item is NaN.
         """
         with self._model.using(self.model_name, self.device) as encoder:
-            self._options(encoder)  # a wrong setting is not the fault of each node
+            self._options(encoder)  # raise for a wrong setting, rather than report every node
         sources: dict[str, list[tuple[BaseNode, Any]]] = {"text": [], "image": [], "video": []}
         for node in nodes:
-            node.embedding = None  # nothing that fails below keeps a vector of its former content
+            node.embedding = None  # a node that fails below must not keep the vector of its former content
             try:
                 kind = kind_of(node)
                 sources[kind].append((node, _SOURCE_OF[kind](node)))
@@ -154,7 +153,7 @@ class TTEEmbedding(MultiModalEmbedding):
         batches = range(0, len(sources), self.embed_batch_size)
         for start in get_tqdm_iterable(batches, show_progress and len(sources) > 0, "Generating embeddings"):
             batch = sources[start : start + self.embed_batch_size]
-            results = _embed_each(embed, [source for _, source in batch])
+            results = run_isolated(lambda items: embed([*items]), [source for _, source in batch], TTEError)
             for (node, _), result in zip(batch, results, strict=True):
                 if isinstance(result, TTEError):
                     self._check_model(result)
@@ -163,7 +162,7 @@ class TTEEmbedding(MultiModalEmbedding):
                     node.embedding = result
 
     def _check_model(self, error: TTEError) -> None:
-        """Raise if the model has no vector for the plainest text either: that is not the fault of a node."""
+        """Raise if the model fails on a plain text, too: then no node is to blame."""
         if not isinstance(error, InputError):
             self._get_text_embedding("a")
 
@@ -204,10 +203,10 @@ class TTEEmbedding(MultiModalEmbedding):
     # Videos --------------------------------------------------------------------------------------------------------
 
     def get_video_embedding(self, video: VideoType) -> Embedding:
-        """Embed a video, or the stretch of it that a :class:`VideoClip` names.
+        """Embed a video, or the part of it that a :class:`VideoClip` names.
 
         Raises:
-            MediaError: It cannot be used.
+            MediaError: The video cannot be used.
         """
         return self.get_video_embeddings([video])[0]
 
@@ -232,16 +231,15 @@ class TTEEmbedding(MultiModalEmbedding):
     # Mixtures ------------------------------------------------------------------------------------------------------
 
     def get_multimodal_embedding(self, blocks: Sequence[Block]) -> Embedding:
-        """Embed text, images and videos together, in the order in which they are read, as one vector to be found.
+        """Embed text, images and videos together, in reading order, as one vector of a document.
 
         Args:
-            blocks: LlamaIndex's content blocks, or a ``str`` (text), a ``Path`` (its content says whether it is an
-                image or a video; an animated image is a video, unlike for ``TTEEncoder``), a PIL image, a
-                :class:`VideoClip`.
+            blocks: LlamaIndex's content blocks, or a ``str`` (text), a ``Path`` (an image or a video, depending on its
+                content; an animated image is a video, unlike for ``TTEEncoder``), a PIL image, a :class:`VideoClip`.
 
         Raises:
-            InputError: There is no block, or one of no known kind.
-            MediaError: An image or a video cannot be used, or is named by URL.
+            InputError: There is no block, or a block of an unsupported type.
+            MediaError: An image or a video cannot be used, or is given by URL.
         """
         return self._encode_blocks("encode_document", blocks)
 
@@ -250,7 +248,7 @@ class TTEEmbedding(MultiModalEmbedding):
         return await asyncio.to_thread(self.get_multimodal_embedding, blocks)
 
     def get_multimodal_query_embedding(self, blocks: Sequence[Block]) -> Embedding:
-        """As :meth:`get_multimodal_embedding`, as a query to find others by."""
+        """As :meth:`get_multimodal_embedding`, but the vector of a query."""
         return self._encode_blocks("encode_query", blocks)
 
     async def aget_multimodal_query_embedding(self, blocks: Sequence[Block]) -> Embedding:
@@ -261,11 +259,11 @@ class TTEEmbedding(MultiModalEmbedding):
 
     def _encode_blocks(self, method: _Method, blocks: Sequence[Block]) -> Embedding:
         if isinstance(blocks, str) or not blocks:
-            raise InputError(f"{blocks!r} was given as blocks; give a list with one block or more")
+            raise InputError(f"the blocks are {blocks!r}; give a list of one block or more")
         return self._encode_called_back(method, [[block_part(block) for block in blocks]])[0]
 
     def _encode_called_back(self, method: _Method, items: list[list[Part]]) -> list[Embedding]:
-        """Encode with the callback that LlamaIndex itself gives for texts and images."""
+        """Encode, with the callback event that LlamaIndex itself sends for texts and images."""
         payload: dict[str, Any] = {EventPayload.SERIALIZED: self.to_payload()}
         with self.callback_manager.event(CBEventType.EMBEDDING, payload=payload) as event:
             embeddings = self._encode_media(method, items)
@@ -273,17 +271,17 @@ class TTEEmbedding(MultiModalEmbedding):
         return embeddings
 
     def _encode_media(self, method: _Method, items: list[list[Part]]) -> list[Embedding]:
-        """Encode with the instrumentation events that LlamaIndex dispatches for texts only."""
+        """Encode, with the instrumentation events that LlamaIndex sends for texts only."""
         dispatcher.event(EmbeddingStartEvent(model_dict=self.to_payload()))
         embeddings = self._encode(method, items)
         dispatcher.event(EmbeddingEndEvent(chunks=_chunks(items), embeddings=embeddings))
         return embeddings
 
     def _encode(self, method: _Method, items: list[list[Part]]) -> list[Embedding]:
-        """Encode one batch; E floats per item."""
+        """Encode one batch into D floats per item."""
         with self._model.using(self.model_name, self.device) as encoder:
             chats = [as_chat(parts, encoder) for parts in items]
-            embeddings = getattr(encoder, method)(chats, **self._options(encoder))  # (B, E) float32
+            embeddings = getattr(encoder, method)(chats, **self._options(encoder))  # (B, D) float32
         return [embedding.tolist() for embedding in embeddings]
 
     def _options(self, encoder: TTEEncoder) -> dict[str, Any]:
@@ -305,18 +303,8 @@ class TTEEmbedding(MultiModalEmbedding):
 _SOURCE_OF: dict[str, Callable[[BaseNode], Any]] = {"text": text_of, "image": image_of, "video": video_of}
 
 
-def _embed_each(embed: Callable[[list[Any]], list[Embedding]], sources: list[Any]) -> list[Embedding | TTEError]:
-    """Embed a batch so that one bad item does not cost the others."""
-    try:
-        return [*embed(sources)]
-    except TTEError as error:
-        if len(sources) == 1:
-            return [error]
-        return [result for source in sources for result in _embed_each(embed, [source])]
-
-
 def _with_source(node: BaseNode) -> BaseNode:
-    """Vector stores delete by the id of the source, and pipelines name there the id of what they were given."""
+    """Give a node a source, itself, unless it has one: vector stores delete by the id of the source."""
     if node.source_node is not None:
         return node
     itself = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=node.node_id)}

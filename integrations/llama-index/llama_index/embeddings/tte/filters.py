@@ -1,4 +1,4 @@
-"""LlamaIndex's ``MetadataFilters`` as the filters of our stores."""
+"""LlamaIndex's ``MetadataFilters`` as filters of tte-retriever stores."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _OPERATORS = (FilterOperator.EQ, FilterOperator.IN, FilterOperator.NE, FilterOpe
 
 
 def store_filter(filters: MetadataFilters) -> Filter:
-    """Compile filters, however they are nested.
+    """Compile filters, which may be nested.
 
-    ``!=`` and ``nin`` find points without the key, too; the condition ``not`` finds what none of the filters matches.
+    ``!=`` and ``nin`` also match points without the key. The condition ``not`` matches points that match no filter.
 
     Raises:
-        InputError: A key that stores do not have, an operator that they cannot apply, or a value of the wrong type.
+        InputError: A key is unknown, an operator is not supported, or a value has the wrong type.
     """
     parts = [store_filter(each) if isinstance(each, MetadataFilters) else _condition(each) for each in filters.filters]
     if filters.condition is FilterCondition.OR:
@@ -44,11 +44,13 @@ def _condition(filter: MetadataFilter) -> Filter:
         allowed = ", ".join(each.value for each in _OPERATORS)
         raise InputError(f"the filter operator {operator.value!r} is not supported; use one of {allowed}")
     values: list[Any] = [*value] if isinstance(value, list) else [value]
-    # An engine would answer a text where numbers are stored with no hits at all, as if there were none.
+    # For text where numbers are stored, an engine would return no hits and no error.
     kinds = str if PAYLOAD_FIELDS[key] is str else (int, float)
     if not values or not all(isinstance(each, kinds) for each in values):
         name = "text" if kinds is str else "a number"
-        raise InputError(f"the filter {key} {operator.value} {value!r} cannot be applied; {key} is {name}")
+        raise InputError(
+            f"the filter {key} {operator.value} {value!r} cannot be applied, because {key} is {name}; give {name}"
+        )
     if operator in _BOUNDS:
-        return Range(key, **{_BOUNDS[operator]: value})  # type: ignore[arg-type]
+        return Range(key, **{_BOUNDS[operator]: values[0]})
     return Not({key: values}) if operator in (FilterOperator.NE, FilterOperator.NIN) else {key: values}

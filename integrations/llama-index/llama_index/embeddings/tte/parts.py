@@ -1,4 +1,4 @@
-"""What is embedded: the parts of a node, of a content block, or of a mixed query, as one list in reading order."""
+"""The parts of a node, a content block or a mixed query, as one list in reading order."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VideoClip:
-    """A video, or a stretch of it.
+    """A video, or a part of it.
 
     Attributes:
         source: Path of the file, or its bytes.
-        start_s: Where it starts, in seconds.
-        end_s: Where it ends, in seconds; ``None`` is the end of the video.
+        start_s: Start, in seconds.
+        end_s: End, in seconds; ``None`` is the end of the video.
+
+    Example:
+        >>> from llama_index.embeddings.tte import VideoClip
+        >>> VideoClip("film.mp4", start_s=6.0, end_s=12.0)
+        VideoClip(source='film.mp4', start_s=6.0, end_s=12.0)
     """
 
     source: str | Path | BytesIO | bytes
@@ -37,18 +42,18 @@ class VideoClip:
 
 Kind: TypeAlias = Literal["text", "image", "video"]
 VideoType: TypeAlias = str | Path | BytesIO | VideoClip
-"""What is embedded as a video; a ``str`` is a path, as for LlamaIndex's images."""
+"""A video to embed; a ``str`` is a path, as for LlamaIndex's images."""
 Block: TypeAlias = TextBlock | ImageBlock | VideoBlock | str | Path | Image.Image | VideoClip
-"""A part of a mixed input: a ``str`` is text, a ``Path`` is an image or a video, which its content tells.
+"""A part of a mixed input. A ``str`` is text; a ``Path`` is an image or a video, depending on the file's content.
 
-An animated image is a video, as it is for readers and stores; an ``ImageBlock`` makes it a still image.
+An animated image is a video, as it is for readers and stores. As an ``ImageBlock`` it is a still image.
 """
 Part: TypeAlias = str | Path | bytes | Image.Image | VideoClip
 """Text, an image, or a video."""
 
 
 def kind_of(node: BaseNode) -> Kind:
-    """What a node is embedded by: its video or its image if it has one, otherwise its text.
+    """What of a node is embedded: its video, else its image, else its text.
 
     Raises:
         InputError: It holds audio.
@@ -58,7 +63,7 @@ def kind_of(node: BaseNode) -> Kind:
     if isinstance(node, Node):
         if node.audio_resource is not None:
             raise InputError(
-                f"node {node.node_id!r} holds audio; text, images and videos are embedded here: leave it out, or give "
+                f"node {node.node_id!r} holds audio; only text, images and videos can be embedded: leave it out, or give "
                 "its transcript as a TextNode"
             )
         if node.video_resource is not None:
@@ -69,7 +74,7 @@ def kind_of(node: BaseNode) -> Kind:
 
 
 def text_of(node: BaseNode) -> str:
-    """The text of a node, with the metadata that it shows to embedding models."""
+    """The text of a node, with the metadata that is meant for embedding models."""
     return node.get_content(metadata_mode=MetadataMode.EMBED)
 
 
@@ -77,7 +82,7 @@ def image_of(node: BaseNode) -> ImageType:
     """The image of a node.
 
     Raises:
-        MediaError: There is none, it is not base64, or it is named by URL only.
+        MediaError: It is missing, not base64, or given by URL only.
     """
     if isinstance(node, ImageNode):
         found = _media(node, "image", node.image, node.image_path, node.image_url)
@@ -87,10 +92,10 @@ def image_of(node: BaseNode) -> ImageType:
 
 
 def video_of(node: BaseNode) -> VideoClip:
-    """The video of a node; numbers under ``start_s`` and ``end_s`` in its metadata say which stretch of it.
+    """The video of a node; ``start_s`` and ``end_s`` in its metadata select a part of it.
 
     Raises:
-        MediaError: There is none, it is not base64, or it is named by URL only.
+        MediaError: It is missing, not base64, or given by URL only.
         InputError: ``start_s`` or ``end_s`` is not a number.
     """
     start_s, end_s = node.metadata.get("start_s"), node.metadata.get("end_s")
@@ -101,12 +106,12 @@ def video_of(node: BaseNode) -> VideoClip:
 
 
 def image_part(image: ImageType) -> Part:
-    """LlamaIndex says that a string is a path where it gives an image, so here, and only here, it is one."""
+    """An image as a part. LlamaIndex gives images as path strings, so only here is a string a path."""
     return image.getvalue() if isinstance(image, BytesIO) else Path(image)
 
 
 def video_part(video: VideoType) -> VideoClip:
-    """What is given as a video, as a part that is one."""
+    """A video as a part."""
     return video if isinstance(video, VideoClip) else VideoClip(video)
 
 
@@ -114,8 +119,8 @@ def block_part(block: Block) -> Part:
     """A content block as a part.
 
     Raises:
-        MediaError: It is named by URL only, or a path to something that is neither image nor video.
-        InputError: It is of no known kind.
+        MediaError: It is given by URL only, or is a path of a file that is neither an image nor a video.
+        InputError: Its type is not supported.
     """
     if isinstance(block, TextBlock):
         return block.text
@@ -128,18 +133,18 @@ def block_part(block: Block) -> Part:
     if isinstance(block, (str, Image.Image, VideoClip)):
         return block
     raise InputError(
-        f"a {type(block).__name__} was given; give text (str, TextBlock), images (ImageBlock, Path, PIL image) and "
+        f"a block is a {type(block).__name__}; give text (str, TextBlock), images (ImageBlock, Path, PIL image) and "
         "videos (VideoBlock, Path, VideoClip)"
     )
 
 
 def as_chat(parts: list[Part], encoder: TTEEncoder) -> list[dict[str, Any]]:
-    """Parts as a chat of one message, which keeps their order; videos are cut to their stretches."""
+    """A chat of one message with the parts in their order; of a clip, only its frames are decoded."""
     return [{"role": "user", "content": [_content(part, encoder) for part in parts]}]
 
 
 def name_of(part: Part) -> str:
-    """What events say of a part: its text or its path, never its bytes."""
+    """The name of a part in events: its text or its path, never its bytes."""
     source = part.source if isinstance(part, VideoClip) else part
     if isinstance(source, BytesIO):
         source = source.getvalue()
@@ -206,9 +211,11 @@ def _decoded(encoded: str | bytes, kind: str, owner: str) -> bytes:
 
 
 def _from_url(url: str, kind: str, owner: str) -> bytes:
-    """What a ``data:`` URL holds, as LlamaIndex makes them of files; no other is followed."""
+    """The bytes in a ``data:`` URL, as LlamaIndex makes of files; other URLs are refused."""
     head, separator, encoded = url.partition(";base64,")
     if separator and head.startswith("data:"):
         return _decoded(encoded, kind, owner)
-    message = f"{owner} names its {kind} by URL, {url[:200]!r}; nothing is fetched: download it and set the path"
+    message = (
+        f"{owner} gives its {kind} by URL, {url[:200]!r}, and URLs are never fetched; download it and set the path"
+    )
     raise MediaError(message, "not-allowed")

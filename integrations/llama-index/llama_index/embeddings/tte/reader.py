@@ -1,4 +1,4 @@
-"""Files to nodes: images, pages of PDF, windows of videos and pieces of text, each known by its content."""
+"""Read files into nodes: images, PDF pages, windows of videos and of texts, with ids made from content."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOT_FOR_LLMS = ["asset_id", "file_path"]
-"""Metadata that says nothing to a language model."""
+"""Metadata that is of no use to a language model."""
 
 
 class _KnownByContent(BaseNode):
@@ -49,11 +49,11 @@ class _KnownByContent(BaseNode):
 
     @property
     def hash(self) -> str:
-        """Differs when the bytes differ; LlamaIndex's own looks at the path only."""
+        """A hash of the file's bytes and the node; LlamaIndex's own covers the path only."""
         return sha256(f"{self.metadata['asset_id']} {super().hash}".encode()).hexdigest()  # type: ignore[safe-super]
 
     def get_content(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> str:
-        """Nothing to embed as text, so that no index does; once embedded, an index keeps the node for its metadata."""
+        """The content; empty for embedding as text, so that no index does so, until the node has its embedding."""
         if metadata_mode == MetadataMode.EMBED and self.embedding is None:
             return ""
         return super().get_content(metadata_mode)  # type: ignore[safe-super]
@@ -71,17 +71,16 @@ class TTEMediaReader(BasePydanticReader):
     """Reads a folder, or a file, into nodes for :class:`TTEEmbedding`.
 
     Images and pages of PDF become ``ImageNode``; windows of videos become ``Node`` with a ``video_resource`` and the
-    window in their metadata; ``.txt`` and ``.md`` files in UTF-8 become ``TextNode``, long ones several. No node holds
-    bytes of media. Ids are made from content: the same file gives the same ids wherever it lies, and a changed one
-    gives others.
+    window in their metadata; ``.txt`` and ``.md`` files in UTF-8 become one ``TextNode`` or, if long, several. No node
+    holds bytes of media. Ids are made from content: the same file has the same ids anywhere, a changed file has others.
 
     Metadata: ``uri`` (path under the folder), ``file_path``, ``asset_id`` (SHA-256 of the file), ``modality``
     (``image``, ``page``, ``video``, ``text``) and, where they apply, ``page``, ``start_s``, ``end_s``, ``start_char``
     and ``end_char``.
 
     Files that cannot be used and paths that cannot be reached are reported by a log warning and a ``BadMediaEvent``
-    and left out. So are, without a report, other kinds of files, hidden files, symbolic links, and files with the
-    content of another one.
+    and left out. Other kinds of files, hidden files, symbolic links and second files of the same content are left out
+    without a report.
 
     Example:
         >>> from llama_index.embeddings.tte import TTEMediaReader
@@ -104,10 +103,10 @@ class TTEMediaReader(BasePydanticReader):
         return "TTEMediaReader"
 
     def lazy_load_data(self, source: str | Path, **kwargs: Any) -> Iterator[BaseNode]:  # type: ignore[override]
-        """Yield the nodes of a folder with all its subfolders, or of one file.
+        """Yield the nodes of a folder and its subfolders, or of one file.
 
         Raises:
-            InputError: It does not exist.
+            InputError: ``source`` does not exist.
         """
         source_path = check_source(Path(source))
         root = root_of(source_path)
@@ -124,9 +123,8 @@ class TTEMediaReader(BasePydanticReader):
                 report_bad(uri, error)
 
     async def alazy_load_data(self, source: str | Path, **kwargs: Any) -> list[BaseNode]:  # type: ignore[override]
-        """All of :meth:`lazy_load_data`, off the event loop."""
-        nodes: list[BaseNode] = await self.aload_data(source, **kwargs)  # type: ignore[assignment]
-        return nodes
+        """The nodes of :meth:`lazy_load_data` as a list, off the event loop."""
+        return [*await self.aload_data(source, **kwargs)]
 
     def _nodes_of(self, path: Path, file_metadata: dict[str, str]) -> Iterator[BaseNode]:
         for chunk in chunks_of(path, ChunkingConfig(self.window_s)):
@@ -146,7 +144,7 @@ class TTEMediaReader(BasePydanticReader):
             text = load_chunk(path, chunk, VideoSampling())["text"]
             return TextNode(**fields, text=text, excluded_embed_metadata_keys=list(metadata))
         if chunk.modality == "video":
-            # Without any text LlamaIndex leaves out the metadata, too, from what its caches go by.
+            # Without text, LlamaIndex leaves the metadata out of its cache keys, too.
             text_resource = MediaResource(text="")
             return _MomentNode(**fields, video_resource=MediaResource(path=path), text_resource=text_resource)
         if chunk.modality == "page":

@@ -1,4 +1,4 @@
-"""Say which nodes and files were left out, and why: in the log and as an event of LlamaIndex's instrumentation."""
+"""Report the nodes and files that were left out, in the log and as events of LlamaIndex's instrumentation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ logger = logging.getLogger(__name__)
 
 
 class BadMediaEvent(BaseEvent):
-    """Something that has no vector, or no node, because it cannot be used.
+    """A node or a file that cannot be used and was left out.
 
     Attributes:
-        source: Id of the node, or path of the file or folder, with the part after ``#`` where only that part is bad.
-        reason: A word of ``tte_retriever.errors.MediaReason``.
-        message: What is wrong, for people.
+        source: Id of the node, or path of the file or folder; ``#`` and a name follow if only one chunk is bad.
+        reason: One of ``tte_retriever.errors.MediaReason``.
+        message: What is wrong, in a sentence.
+
+    Example:
+        >>> from llama_index.embeddings.tte import BadMediaEvent
+        >>> event = BadMediaEvent(source="cut.png", reason="corrupt", message="cut.png cannot be decoded")
+        >>> f"{event.source} is left out: {event.reason}"
+        'cut.png is left out: corrupt'
     """
 
     source: str

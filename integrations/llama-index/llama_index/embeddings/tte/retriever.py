@@ -1,4 +1,4 @@
-"""Search a tte-retriever store from LlamaIndex: by text, image, video or a mixture of them."""
+"""Search a tte-retriever store from LlamaIndex, by text, image, video or a mixture of them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class MediaQuery(QueryBundle):
-    """A query with an image or a video, or both, and perhaps a text.
+    """A query with an image, a video or both, and optionally a text.
 
     Attributes:
-        query_str: What to look for, or what is asked about the media.
-        image: A path or a PIL image; of an animated one its first frame is looked for.
-        video: A path, open bytes, or a stretch of a video; an animated image is one, too.
+        query_str: What to look for, or a question about the media.
+        image: A path or a PIL image; of an animated image, the first frame.
+        video: A path, open bytes, or a :class:`VideoClip`; an animated image is a video, too.
+
+    Example:
+        >>> from llama_index.embeddings.tte import MediaQuery
+        >>> MediaQuery("the same in blue", image="red.png").query_str
+        'the same in blue'
     """
 
     query_str: str = ""
@@ -67,30 +72,42 @@ class MediaQuery(QueryBundle):
 class TTERetriever(BaseRetriever):
     """Finds images, pages, moments of videos and texts in a store that ``tte-retriever index`` or ``ingest`` made.
 
-    Images come back as ``ImageNode`` with their file, pages and moments as ``ImageNode`` with a picture that is drawn
-    when it is first needed, texts as ``TextNode``; all of them with the metadata of
-    :class:`~llama_index.embeddings.tte.TTEMediaReader`. ``ref_doc_id`` is the ``asset_id``. Texts are those that were
-    indexed; other hits whose file is gone, changed or broken are reported by a log warning and a ``BadMediaEvent``,
-    and left out.
+    Images are returned as ``ImageNode`` with their file, pages and moments as ``ImageNode`` with a picture that is drawn
+    on first use, and texts as ``TextNode`` with the text that was indexed. All have the metadata of
+    :class:`~llama_index.embeddings.tte.TTEMediaReader`, and ``ref_doc_id`` is the ``asset_id``. Hits whose file is gone,
+    changed or broken are reported by a log warning and a ``BadMediaEvent``, and left out.
 
-    Queries are a ``str``, a ``QueryBundle`` (with ``image_path`` the image and the text are one query, with
-    ``embedding`` that is the query) or a :class:`MediaQuery`.
+    A query is a ``str``, a :class:`MediaQuery`, or a ``QueryBundle``: its ``embedding`` if it has one, else its
+    ``image_path`` together with its text.
 
     Args:
         store: URI of the store, as ``open_store`` takes it, or an open store.
         source: The folder that was indexed.
-        embed_model: The model that the store was made with; ``None`` loads the one that the store names.
-        similarity_top_k: Most hits.
+        embed_model: The model that the store was made with; ``None`` loads the model that the store names.
+        similarity_top_k: Most hits to return.
         filters: Conditions on ``uri``, ``modality``, ``asset_id``, ``page``, ``start_s`` and ``end_s``.
-        group_by_asset: Whether only the best hit of each file is given.
-        views_dir: Where pictures of pages and moments are kept; ``None`` is a folder in LlamaIndex's cache.
+        group_by_asset: Whether to return only the best hit of each file.
+        views_dir: Folder for pictures of pages and moments; ``None`` is a folder in LlamaIndex's cache.
         callback_manager: As for any retriever.
         verbose: As for any retriever.
 
     Raises:
-        InputError: ``similarity_top_k`` or ``filters`` make no sense.
+        InputError: ``similarity_top_k`` is below 1, or ``filters`` cannot be applied.
         StoreNotFound: There is no such store.
         StoreLocked: Another process has it open.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llama_index.embeddings.tte import TTERetriever
+        >>> from PIL import Image
+        >>> from tte_retriever import TTEEncoder
+        >>> from tte_retriever_qdrant import ingest, open_store
+        >>> with TemporaryDirectory() as folder, open_store("memory://") as store:
+        ...     Image.new("RGB", (96, 96), "red").save(f"{folder}/red.png")
+        ...     _ = ingest(folder, store, TTEEncoder("tte-flash-tiny"), model_name="tte-flash-tiny")
+        ...     [hit] = TTERetriever(store, folder).retrieve("a red circle")
+        >>> hit.node.metadata["uri"]
+        'red.png'
     """
 
     def __init__(
@@ -197,5 +214,5 @@ class TTERetriever(BaseRetriever):
 
 
 def _image_block(image: str | Path | Image.Image) -> Block:
-    """A path is loaded here: a block that is a ``str`` is text, and one that is a ``Path`` may be a video."""
+    """An image as a block; paths are loaded, since a ``str`` block is text and a ``Path`` block may be a video."""
     return load_image(Path(image)) if isinstance(image, (str, Path)) else image

@@ -1,4 +1,4 @@
-"""Pictures of pages and of moments in videos, as files that any multimodal model can be shown."""
+"""Pictures of pages and of moments in videos, as files that can be shown to any multimodal model."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _ONE_FRAME = VideoSampling(min_frames=1, max_frames=1)  # the one in the middle
 
 
 def views_folder(folder: str | Path | None) -> Path:
-    """Where pictures are kept: ``folder``, or a folder in LlamaIndex's cache (``LLAMA_INDEX_CACHE_DIR``)."""
+    """The folder for pictures: ``folder``, or one in LlamaIndex's cache (``LLAMA_INDEX_CACHE_DIR``)."""
     return Path(folder).expanduser().absolute() if folder is not None else Path(get_cache_dir()) / "tte_views"
 
 
 def check_unchanged(path: Path, asset_id: str) -> None:
-    """Make sure that a file holds the bytes that were indexed.
+    """Check that a file holds the bytes that were indexed.
 
     Args:
         path: The file.
-        asset_id: SHA-256 of the bytes that it must have.
+        asset_id: SHA-256 of the bytes that were indexed.
 
     Raises:
-        MediaError: It does not (``missing``), or cannot be read.
+        MediaError: The bytes are others (``missing``), or the file cannot be read.
     """
     if _asset_id(path, stamp(path)) != asset_id:
         message = f"{describe(path)} is not the file that was indexed; index it again, or check the folder in source="
@@ -44,21 +44,21 @@ def check_unchanged(path: Path, asset_id: str) -> None:
 
 @lru_cache(maxsize=10_000)
 def _asset_id(path: Path, stamped: tuple[int, int]) -> str:
-    """Hashed once for each size and time of change, as in indexing: queries find the same files again and again."""
+    """The hash of a file, computed once per size and time of change: queries find the same files again and again."""
     return asset_id_of(path, DEFAULT_LIMITS)
 
 
 def view_of(path: Path, chunk: Chunk, asset_id: str, folder: Path) -> Path:
-    """The picture of a page or of the middle of a video window; drawn when it is first asked for.
+    """The picture of a page, or of the middle of a video window; it is drawn on first use.
 
     Args:
         path: The file.
         chunk: The page or the window.
         asset_id: As for :func:`check_unchanged`.
-        folder: Where pictures are kept, under names that tell their content.
+        folder: Folder of the pictures, whose names are made from content.
 
     Raises:
-        MediaError: The file is broken, or as :func:`check_unchanged`.
+        MediaError: The file is broken; also as :func:`check_unchanged`.
     """
     check_unchanged(path, asset_id)
     view = folder / f"{asset_id}-{chunk.name.replace('=', '-').replace(',', '-')}.png"
