@@ -20,7 +20,7 @@ from tte_retriever.cli.main import main
 from tte_retriever.errors import InputError
 from tte_retriever.media import VideoSampling
 from tte_retriever_qdrant import ingest, open_store
-from tte_retriever_qdrant.ingestion import decoding, worker
+from tte_retriever_qdrant.ingestion import decoder_pool, worker
 
 SIDE, WORDS = 4, 64
 
@@ -88,7 +88,7 @@ class DecoderHere:
 @pytest.fixture
 def decode_here(monkeypatch):
     """Decode without a process, in tests that are not about decoding."""
-    monkeypatch.setattr(decoding, "_Worker", DecoderHere)
+    monkeypatch.setattr(decoder_pool, "_Worker", DecoderHere)
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def indexed_folder(tmp_path_factory, clip_bytes, pdf_bytes):
     frames[0].save(folder / "pink.gif", save_all=True, append_images=frames[1:], duration=1000)
     name = "tte-flash-tiny"
     with pytest.MonkeyPatch.context() as patch, open_store(uri) as store:
-        patch.setattr(decoding, "_Worker", DecoderHere)
+        patch.setattr(decoder_pool, "_Worker", DecoderHere)
         ingest(folder, store, StandInEncoder(f"fingerprint of {name}"), model_name=name)
     return folder, uri
 

@@ -127,7 +127,11 @@ def test_a_disk_that_is_full(tmp_path, clip_bytes, monkeypatch):
     opened = Path.open
 
     def full(path, mode="r", *args, **kwargs):
-        return opened(Path("/dev/full"), mode) if path.suffix == ".part" else opened(path, mode, *args, **kwargs)
+        return (
+            opened(Path("/dev/full"), mode)
+            if path.name.startswith(".partial-")
+            else opened(path, mode, *args, **kwargs)
+        )
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(TTEError, match="cannot be written"):
