@@ -146,7 +146,7 @@ def test_queries_on_a_store_that_are_refused(run, indexed_folder):
     for arguments, said in (
         (["x", "--top-k", "0"], "1 or more"),
         (["--image", folder / "none.png"], "does not exist"),
-        (["--image", folder / "notes.md"], "no image"),
+        (["--image", folder / "notes.md"], "not an image"),
     ):
         code, _, err = run("search", *arguments, "--store", uri)
         assert (code, said in err) == (2, True), err
