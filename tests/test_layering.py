@@ -105,6 +105,53 @@ def test_imports_point_down_only():
     assert not found, "\n" + "\n".join(found)
 
 
+def at_import(tree: ast.Module) -> ast.Module:
+    """The code that runs when a module is imported: without bodies of functions and of ``if TYPE_CHECKING:``."""
+
+    class Outside(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+            return None
+
+    return Outside().visit(without_type_checking(tree))
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Some modules that import each other in a circle, or nothing."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        found = next(filter(None, (visit(each, [*path, name]) for each in sorted(graph[name]))), [])
+        done.add(name)
+        return found
+
+    return next(filter(None, (visit(name, []) for name in sorted(graph))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    files = {}
+    for root in (ROOT, ROOT / "integrations/qdrant", ROOT / "integrations/llama-index"):
+        for package in (PACKAGE, "tte_retriever_qdrant", "llama_index"):
+            for file in (root / package).rglob("*.py"):
+                files[".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")] = file
+    graph = {}
+    for name, file in files.items():
+        package = name if file.stem == "__init__" else name.rpartition(".")[0]
+        found = [target for _, target in imports(at_import(ast.parse(file.read_text())), package)]
+        # ``from a import b`` is an import of a.b if that is a module, else of a; a package knows its own modules.
+        targets = {target if target in files else target.rpartition(".")[0] for target in found}
+        graph[name] = {target for target in targets if target in files and target != name}
+    assert len(graph) > 100
+    assert circle(graph) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
 def test_no_module_is_named_for_having_no_subject():
     folders = [PACKAGE, "integrations", "recipes", "models", "studies"]
     found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.stem in SHAPELESS]
