@@ -28,6 +28,10 @@ class Turning(Transformer):
         super().__init__(*args, **kwargs)
         self.max_budget = max_budget
 
+    @property
+    def added_token_ids(self):
+        return []
+
     def forward(self, features, think_budget=None, **kwargs):
         default = torch.tensor(self.max_budget if think_budget is None else think_budget)
         angle = features.get("think_budget", default) / 10

@@ -79,8 +79,8 @@ def refuse_ignored(options: ProcessingKwargs) -> None:
     for key, value in options.get("video", {}).items():
         if key in ("fps", "num_frames", "video_metadata") or (key == "do_sample_frames" and value):
             raise InputError(
-                f'processing_kwargs["video"] has {key!r}, but frames are sampled before the processor runs: set fps, '
-                "min_frames and max_frames of processor.video_processor, or give the frames as "
+                f'processing_kwargs["video"] has {key!r}, but frames are sampled by video_sampling before the processor runs: '
+                "set fps, min_frames and max_frames of processor.video_processor, or give the frames as "
                 '{"video": {"array": …, "video_metadata": …}}.'
             )
     if "think_budget" in options.get("chat_template", {}):

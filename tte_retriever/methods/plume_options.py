@@ -1,4 +1,4 @@
-"""What a PLUME is beside its weights, as its checkpoint says it."""
+"""The options of a PLUME checkpoint."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ Readout = Literal["gen", "disc", "after_disc"]
 
 @dataclass(frozen=True)
 class PlumeOptions:
-    """What a PLUME checkpoint is, beside its weights; saved with it.
+    """The options of a PLUME checkpoint, which are saved with it.
 
     The defaults are those of the public checkpoint, whose authors keep them on their command line.
 
     Attributes:
-        steps: K, the most latent steps; ``think_budget`` takes fewer.
-        context: What the router looks at beside state and step: the state at ``<disc_emb>`` (``disc``), that at the end of
-            the prefix (``prefix_last``), or ``none``.
-        positions: Where latent steps and suffix stand: behind as many tokens as were read (``kv``), which no text of the
-            backbone's training does once there is a picture, or where a text would go on (``mrope``). ``kv-then-mrope`` is
-            the first for the steps and the second for the suffix, as the public checkpoint was trained, but not evaluated.
-        experts: Number of routed experts; 0 is no adapter: every state is the next input as it is.
-        active_experts: How many of them are chosen at each step; 0 without an adapter.
-        shared_expert: Whether there is one that is always on; not without an adapter.
-        step_table: For how many steps the adapter has a row.
-        prefix: How the thought is opened; part of the chat template.
-        suffix: What is read after the latent steps.
-        readout: The vector: the state at the suffix's ``<gen_emb>`` (``gen``), the state at ``<disc_emb>``, for which
-            nothing is thought (``disc``), or that of the token after it (``after_disc``), which the authors' evaluation
-            takes for it.
-        text_only_visual: What a text alone is shown: a white picture (``blank``) or nothing (``none``).
-        several_images: Of several images in an item, ``all`` or the ``first``.
-        resize_stages: Fewest and most pixels of each resize of images and frames before the processor's own.
+        steps: K, the largest ``think_budget``.
+        context: Second input of the router: the state at ``<disc_emb>`` (``disc``), the state at the end of the prefix
+            (``prefix_last``), or ``none``.
+        positions: Positions of latent steps and suffix: they continue the number of tokens (``kv``) or the positions of text
+            (``mrope``), which differ after an image. ``kv-then-mrope`` is ``kv`` for the steps and ``mrope`` for the suffix:
+            the public checkpoint was trained so, and evaluated with ``kv``.
+        experts: Number of routed experts; 0 is no adapter: every state is the next input.
+        active_experts: Number of experts that are chosen at each step; 0 without an adapter.
+        shared_expert: Whether one more expert is always on; ``False`` without an adapter.
+        step_table: Number of steps with an embedding of their own.
+        prefix: Start of the assistant turn in the chat template.
+        suffix: Text that is read after the latent steps.
+        readout: Which state is the embedding: at the ``<gen_emb>`` of the suffix (``gen``), at ``<disc_emb>`` (``disc``), or
+            one token later (``after_disc``), as in the authors' evaluation. The last two take no latent steps.
+        text_only_visual: What is added to an item of text alone: a white picture (``blank``) or nothing (``none``).
+        several_images: Which images of an item are used: ``all`` or the ``first``.
+        resize_stages: Smallest and largest number of pixels of each resize of images and frames before the processor's own.
     """
 
     steps: int = 8
@@ -62,7 +61,7 @@ class PlumeOptions:
             if (value := getattr(self, name)) not in words_of:
                 raise InputError(f"{name} is {value!r}; it can be {' or '.join(words_of)}.")
         if not self.suffix:
-            raise InputError("suffix is empty, but the vector is the state at its <gen_emb>; give at least that.")
+            raise InputError("suffix is empty, but the embedding is the state at its <gen_emb>; give at least that.")
         _check_count("steps", self.steps, 0, self.step_table, "the rows of the adapter's step table")
         if self.experts:
             _check_count("active_experts", self.active_experts, 1, self.experts, "the number of experts")

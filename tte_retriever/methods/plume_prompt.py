@@ -1,4 +1,4 @@
-"""How PLUME is asked: the chat template around an item, and the pictures as it has them."""
+"""PLUME's prompt: the chat template around an item, and the sizes of its pictures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLUME_TOKENS = ("<gen_emb>", "<disc_emb>", "<bot>", "<eot>", "<ct>")
-"""Its tokens: embedding, anchor, begin and end of the latent thought, and a step's place in the texts of training."""
+"""Embed token, anchor, begin and end of the latent steps, and the token of a step in training texts."""
 
 INSTRUCTION = (
     "Represent the above input text, images, videos, or any combination of the three as embeddings. First output the "
     "thinking process in <think> </think> tags and then summarize the entire input in a word or sentence. Finally, use "
     "the <gen_emb> tag to represent the entire input."
 )
-"""One line, the same for queries and documents."""
+"""The same for queries and documents."""
 
 _LAST_MESSAGE = """\
 {%- set said = messages[-1].content -%}
@@ -36,7 +36,7 @@ _LAST_MESSAGE = """\
 {%- set messages = messages[:-1] + [{'role': messages[-1].role, 'content': media + [question]}] -%}
 {%- set add_generation_prompt = false -%}
 """
-"""Media come first, wherever they stood; an item of nothing is two spaces."""
+"""Media come first, whatever their order; an empty item is two spaces."""
 
 
 def check_plume_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -50,12 +50,12 @@ def check_plume_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def add_plume_prompt(template: str, prefix: str, instruction: str = INSTRUCTION) -> str:
-    """Make a chat template ask PLUME's question after the last message, and open the thought.
+    """Make a chat template append PLUME's instruction to the last message and open the assistant turn.
 
     Args:
-        template: The backbone's own.
-        prefix: How the assistant's turn begins.
-        instruction: What is asked for after ``<disc_emb>``; ``""`` is nothing.
+        template: Chat template of the backbone.
+        prefix: Start of the assistant turn.
+        instruction: Text after ``<disc_emb>``; it can be empty.
     """
     question = json.dumps(f"\n<disc_emb>\n{instruction}".rstrip("\n"))
     opening = json.dumps(f"<|im_start|>assistant\n{prefix}")
@@ -70,14 +70,14 @@ def prepare_chat(
     stages: Sequence[tuple[int, int]],
     factor: int,
 ) -> list[dict[str, Any]]:
-    """A chat with the pictures that PLUME sees.
+    """A chat with the pictures that PLUME reads.
 
     Args:
         chat: Messages with decoded media.
-        blank: Whether a text alone gets a white picture.
+        blank: Whether a white picture is added to an item of text alone.
         first_image_only: Whether images after the first are left out.
-        stages: Fewest and most pixels of each resize, in their order.
-        factor: What sides are multiples of.
+        stages: Smallest and largest number of pixels of each resize, in order.
+        factor: Sides become multiples of it.
     """
     messages = [{**message, "content": [dict(part) for part in _content(message)]} for message in chat]
     if first_image_only:
@@ -111,7 +111,7 @@ def _resized(image: Image.Image, stages: Sequence[tuple[int, int]], factor: int)
 
 
 def _fitted(size: tuple[int, int], factor: int, fewest: int, most: int) -> tuple[int, int]:
-    """The rule of Qwen-VL for width and height, in which no side rounds to nothing, unlike that of transformers."""
+    """Width and height by the rule of Qwen-VL. Unlike in transformers, no side is rounded to 0."""
     fitted = [max(factor, round(side / factor) * factor) for side in size]
     pixels = math.prod(size)
     if math.prod(fitted) > most:

@@ -1,4 +1,4 @@
-"""Which experts of a PLUME work, how often and for which kind of item."""
+"""How often the experts of a PLUME are chosen, by step and modality."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Routing:
     """How the latent steps of some items were routed.
 
     Attributes:
-        items: How many items.
-        chosen: (K, N) float32, the fraction of items for which each expert was chosen at each step.
-        probability: (K, N) float32, the mean of the router's probabilities.
+        items: Number of items.
+        chosen: Fraction of items for which each expert was chosen at each step.  (K, X) float32
+        probability: Mean probability of each expert.  (K, X) float32
     """
 
     items: int
@@ -36,16 +36,16 @@ class Routing:
 
 
 def routing_statistics(encoder: Any, items: Sequence[Any], *, batch_size: int = 32) -> dict[str, Routing]:
-    """Let a PLUME think about items, and count its routed experts; the shared one is always on.
+    """Count the routed experts that latent steps choose; the shared expert is always on.
 
     Args:
         encoder: A ``TTEEncoder`` of the method ``plume``.
-        items: As for its ``encode``; all of them think with the largest budget.
+        items: As for ``encode``; all of them take ``max_budget`` steps.
         batch_size: Items in a forward pass.
 
     Returns:
-        By modality, such as ``text``, ``image`` or ``text+image``: of what a user gave, without the white picture that a
-        text may be shown.
+        By modality of the given items, such as ``text``, ``image`` or ``text+image``. A white picture that is added to a text
+        does not count.
 
     Raises:
         CheckpointError: If the encoder is of another method.
@@ -53,24 +53,24 @@ def routing_statistics(encoder: Any, items: Sequence[Any], *, batch_size: int = 
     """
     thinker = encoder[0]
     if not isinstance(thinker, PlumeTransformer):
-        raise CheckpointError("Only a PLUME has experts to count, and this encoder is of another method.")
+        raise CheckpointError("This encoder has no experts; give one of the method plume.")
     if isinstance(thinker.adapter, IdentityAdapter):
-        raise CheckpointError("This PLUME has no adapter, and so no experts to count.")
+        raise CheckpointError("This PLUME has no adapter, so it has no experts; give one that was built with experts.")
     encoder.eval()
     typed = [typed_input(item, encoder.media_limits, video=encoder.video_sampling) for item in items]
     ordered = sorted(typed, key=_modality)
     probabilities = torch.cat(
         [_probabilities(encoder, thinker, ordered[at : at + batch_size]) for at in range(0, len(ordered), batch_size)]
-    )  # (B, K, N)
+    )  # (B, K, X)
     adapter = thinker.adapter
-    chosen = adapter.gates(probabilities)[..., : adapter.experts] > 0  # (B, K, N)
+    chosen = adapter.gates(probabilities)[..., : adapter.experts] > 0  # (B, K, X)
     statistics, start = {}, 0
     for modality, group in groupby(ordered, key=_modality):
         rows = slice(start, start + len(list(group)))
         statistics[modality] = Routing(
             items=rows.stop - rows.start,
-            chosen=chosen[rows].float().mean(0),  # (K, N)
-            probability=probabilities[rows].mean(0),  # (K, N)
+            chosen=chosen[rows].float().mean(0),  # (K, X)
+            probability=probabilities[rows].mean(0),  # (K, X)
         )
         start = rows.stop
     return statistics
@@ -81,7 +81,7 @@ def _probabilities(encoder: Any, thinker: PlumeTransformer, items: Sequence[Any]
     features = batch_to_device(encoder.preprocess(items, think_budget=thinker.max_budget), encoder.device)
     prefix = thinker.read_prefix(features)
     budget = torch.full_like(prefix.anchor, thinker.max_budget)  # (B,)
-    return thinker.think(prefix, budget).routing.cpu()  # (B, K, N)
+    return thinker.think(prefix, budget).routing.cpu()  # (B, K, X)
 
 
 def _modality(item: Any) -> str:
