@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
+    from tte_retriever.inference.embedding import Model
+
 CUSTOM_MODULES = "tte_retriever.methods."
 """Package of the modules with custom code. They are installed with this class, so they load without a flag."""
 
@@ -254,7 +256,7 @@ class TTEEncoder(SentenceTransformer):
             raise InputError(f"on_error is {on_error!r}; give 'raise' or 'yield'.")
         self._checked_budget(think_budget)
         embedder = BatchEmbedder(
-            cast("Any", self),
+            cast("Model", self),
             prompt=self._resolve_prompt(prompt, prompt_name),
             think_budget=think_budget,
             dimension=self.truncate_dim if truncate_dim is None else truncate_dim,

@@ -18,8 +18,8 @@ class RoutingSummary:
     """Statistics of the routing of each row, as means over its steps; zeros where there was no step.
 
     Attributes:
-        probabilities: Of each expert.  (B, N)
-        loads: Share of the choices that fell on each expert.  (B, N)
+        probabilities: Of each expert.  (B, X)
+        loads: Share of the choices that fell on each expert.  (B, X)
         deviation: Mean squared deviation of the probabilities of a step from evenness.  (B,)
         entropy: Of the probabilities of a step, in nats.  (B,)
     """
@@ -31,9 +31,9 @@ class RoutingSummary:
 
     @classmethod
     def of(cls, routing: Tensor, chosen: int) -> RoutingSummary:
-        """Summarise the router's probabilities (B, K, N); each step follows the ``chosen`` largest."""
+        """Summarise the router's probabilities (B, K, X); each step follows the ``chosen`` largest."""
         steps, experts = max(1, routing.shape[1]), routing.shape[2]
-        followed = torch.zeros_like(routing).scatter(-1, routing.topk(chosen).indices, 1 / chosen)  # (B, K, N)
+        followed = torch.zeros_like(routing).scatter(-1, routing.topk(chosen).indices, 1 / chosen)  # (B, K, X)
         return cls(
             routing.sum(1) / steps,
             followed.sum(1) / steps,

@@ -24,7 +24,7 @@ _SUFFIX = "<eot></think>\n<gen_emb>"
 class PlumeCollator(PairCollator):
     """A :class:`~tte_retriever.training.collator.PairCollator` for the curriculum of PLUME.
 
-    ``c_rationale_ids`` are (B, phases, S) int64: what is written after the latent steps in each phase. The loss picks the
+    ``c_rationale_ids`` are (B, phases, R) int64: what is written after the latent steps in each phase. The loss picks the
     phase, because a loader that runs ahead, or in another process, does not know it. From ``<eot>`` on, the text holds what
     is left of ``<item>_rationale``, the answer, ``<gen_emb>`` and the end of the turn. The answer is ``<item>_answer``, else
     the positive if it is text alone, for the anchor and the positive alike; columns after these two have none.
@@ -58,7 +58,7 @@ class PlumeCollator(PairCollator):
             for phase in self.curriculum.phases:
                 text = f"<eot>{written(rationale, answer, phase, self.curriculum)}<gen_emb><|im_end|>\n"
                 ids.append(self.model.tokenizer(text, add_special_tokens=False).input_ids)
-        return padded(ids, IGNORED).unflatten(0, (len(rows), -1))  # (B, phases, S)
+        return padded(ids, IGNORED).unflatten(0, (len(rows), -1))  # (B, phases, R)
 
     def _cut(self, text: str) -> str:
         """A text without what exceeds ``max_rationale_tokens``."""

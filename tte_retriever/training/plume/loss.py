@@ -28,7 +28,7 @@ class PlumeLoss(CachedContrastiveLoss):
     """InfoNCE after the thought and before it, the NLL of what is written after it, and load balance of the experts.
 
     After PLUME (arXiv 2604.02073). Inputs are those of
-    :class:`~tte_retriever.training.cached_contrastive.CachedContrastiveLoss`, but ``rationale_ids`` are (B, phases, S) int64,
+    :class:`~tte_retriever.training.cached_contrastive.CachedContrastiveLoss`, but ``rationale_ids`` are (B, phases, R) int64,
     padded on the right with -100: what is written, ``<gen_emb>`` included, in each phase of the curriculum. The phase is
     that of ``progress``, which the trainer sets through ``callbacks``. Every row of a column that has them writes something,
     if only the end.
@@ -93,7 +93,7 @@ class PlumeLoss(CachedContrastiveLoss):
         for column in sentence_features:
             given = {**column, "think_budget": torch.full_like(column["input_ids"][:, 0], latents)}  # (B,)
             if "rationale_ids" in column:
-                ids = column["rationale_ids"][:, index]  # (B, S)
+                ids = column["rationale_ids"][:, index]  # (B, R)
                 given["rationale_ids"] = ids[:, : int((ids >= 0).sum(1).max())]
             columns.append(given)
         parts = super().forward(columns)

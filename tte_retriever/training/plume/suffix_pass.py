@@ -21,12 +21,12 @@ class SuffixPass:
     """The :class:`~tte_retriever.training.rationale.RationalePass` of PLUME."""
 
     def decodable(self, _input_ids: Tensor, rationale_ids: Tensor) -> Tensor:
-        """Rows that write anything; (B,) bool. ``rationale_ids`` is (B, S)."""
+        """Rows that write anything; (B,) bool. ``rationale_ids`` is (B, R)."""
         return (rationale_ids >= 0).any(1)
 
     @contextmanager
     def attached_to(self, transformer: Transformer, rationale_ids: Tensor | None) -> Iterator[None]:
-        """Within, ``transformer`` reads ``rationale_ids`` (B, S) after its latent steps.
+        """Within, ``transformer`` reads ``rationale_ids`` (B, R) after its latent steps.
 
         The last latent state predicts the first of them.
 
@@ -44,7 +44,7 @@ class SuffixPass:
             args[0]["written_ids"] = rationale_ids
 
         def score(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
-            states = features["suffix_states"][:, :-1]  # (B, S, D)
+            states = features["suffix_states"][:, :-1]  # (B, R, D)
             features["rationale_nll"] = token_nll(
                 states, cast("Tensor", rationale_ids), output_matrix(qwen_vl_model(transformer))
             )
