@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tte_retriever.errors import InputError
-from tte_retriever_qdrant.cli.search import where
+from tte_retriever_qdrant.cli.search import place_of
 
 if TYPE_CHECKING:
     from tte_retriever_qdrant.demo.asking import Answer
@@ -76,7 +76,7 @@ def _print_answers(console: Console, answers: list[Answer]) -> None:
     table = Table("question", "top 3", "", "ms")
     for answer in answers:
         image = f"[{answer.question.image.name}] " if answer.question.image else ""
-        hits = "\n".join(f"{hit.score:.3f}  {where(hit)}" for hit in answer.hits)
+        hits = "\n".join(f"{hit.score:.3f}  {place_of(hit)}" for hit in answer.hits)
         mark = Text("right", "green") if answer.correct else Text("wrong", "red")
         table.add_row(Text(image + answer.question.text), Text(hits), mark, f"{answer.milliseconds:.0f}")
     console.print(table)

@@ -37,37 +37,53 @@ class Engine(str, Enum):
     RAY = "ray"
 
 
+Source = Annotated[Path, typer.Argument(help="A folder, with all its subfolders, or one file.")]
+Store = Annotated[str, typer.Option(help="Where to: edge:///dir or edge://relative/dir.", metavar="URI")]
+Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id.")]
+WindowSeconds = Annotated[float, typer.Option("--window-s", help="Seconds of a video per vector.")]
+OverlapSeconds = Annotated[float, typer.Option("--overlap-s", help="Seconds that it shares with the next one.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes that decode. [default: cores less one, 8 at most; on Ray, all that are left]"),
+]
+NearDuplicateScore = Annotated[
+    float | None, typer.Option(help="Report what is at least this similar to other content, such as 0.98.")
+]
+Prefix = Annotated[
+    int | None,
+    typer.Option(min=0, help="Of a Matryoshka model: find candidates by so many leading dimensions. New stores."),
+]
+Reembed = Annotated[
+    bool, typer.Option("--reembed", help="Into a new generation, beside what is searched until all is done.")
+]
+MaxFailures = Annotated[
+    int | None, typer.Option(min=0, help="Exit with 1 if more files and parts of files than this fail.")
+]
+EngineName = Annotated[Engine, typer.Option(help="On this machine, or on a Ray cluster.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="host:6379 of the Ray cluster, or auto. [default: one of this machine alone]")
+]
+RayModels = Annotated[
+    int | None, typer.Option(min=1, help="Copies of the model on Ray. [default: one per GPU, or one]")
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")]
+
+
 def index(
-    source: Annotated[Path, typer.Argument(help="A folder, with all its subfolders, or one file.")],
-    store: Annotated[str, typer.Option(help="Where to: edge:///dir or edge://relative/dir.", metavar="URI")],
-    model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = DEFAULT_MODEL,
-    window_s: Annotated[float, typer.Option("--window-s", help="Seconds of a video per vector.")] = 6.0,
-    overlap_s: Annotated[float, typer.Option("--overlap-s", help="Seconds that it shares with the next one.")] = 0.0,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes that decode. [default: cores less one, 8 at most; on Ray, all that are left]"),
-    ] = None,
-    near_duplicate: Annotated[
-        float | None, typer.Option(help="Report what is at least this similar to other content, such as 0.98.")
-    ] = None,
-    prefix: Annotated[
-        int | None,
-        typer.Option(min=0, help="Of a Matryoshka model: find candidates by so many leading dimensions. New stores."),
-    ] = None,
-    reembed: Annotated[
-        bool, typer.Option("--reembed", help="Into a new generation, beside what is searched until all is done.")
-    ] = False,
-    max_failures: Annotated[
-        int | None, typer.Option(min=0, help="Exit with 1 if more files and parts of files than this fail.")
-    ] = None,
-    engine: Annotated[Engine, typer.Option(help="On this machine, or on a Ray cluster.")] = Engine.LOCAL,
-    address: Annotated[
-        str | None, typer.Option(help="host:6379 of the Ray cluster, or auto. [default: one of this machine alone]")
-    ] = None,
-    models: Annotated[
-        int | None, typer.Option(min=1, help="Copies of the model on Ray. [default: one per GPU, or one]")
-    ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
+    source: Source,
+    store: Store,
+    model: Model = DEFAULT_MODEL,
+    window_s: WindowSeconds = 6.0,
+    overlap_s: OverlapSeconds = 0.0,
+    workers: Workers = None,
+    near_duplicate: NearDuplicateScore = None,
+    prefix: Prefix = None,
+    reembed: Reembed = False,
+    max_failures: MaxFailures = None,
+    engine: EngineName = Engine.LOCAL,
+    address: RayAddress = None,
+    models: RayModels = None,
+    json_lines: JsonLines = False,
 ) -> None:
     """Index images, PDF pages, video moments and texts; run it again to resume or to bring the store up to date."""
     from tte_retriever.sources.discovery import check_source
@@ -100,18 +116,7 @@ def index(
             near_duplicate=near_duplicate,
             workers=workers,
         )
-        if json_lines:
-            report = run(on_event=_print_json)
-            typer.echo(json.dumps({"event": "report", **asdict(report)}, ensure_ascii=False))
-        else:
-            with _progress_bar() as progress:
-                bar = progress.add_task("indexing", total=None)
-
-                def show(event: Event) -> None:
-                    progress.update(bar, completed=event.done, total=event.total)
-
-                report = run(on_event=show)
-            _print_report(report, store)
+        report = _run_and_print(run, store, json_lines=json_lines)
         quarantine = opened.state_dir / QUARANTINE
         too_many = max_failures is not None and len(report.failed) > max_failures
         if reembed and not too_many:
@@ -122,6 +127,23 @@ def index(
             f"what could be indexed is{' in the next generation' if reembed else ''}, and {quarantine} says what is "
             "wrong with the rest"
         )
+
+
+def _run_and_print(run: Callable[..., Report], store: str, *, json_lines: bool) -> Report:
+    """Ingest, and print events and the report as JSON lines, or a progress bar and tables."""
+    if json_lines:
+        report = run(on_event=_print_json)
+        typer.echo(json.dumps({"event": "report", **asdict(report)}, ensure_ascii=False))
+        return report
+    with _progress_bar() as progress:
+        bar = progress.add_task("indexing", total=None)
+
+        def show(event: Event) -> None:
+            progress.update(bar, completed=event.done, total=event.total)
+
+        report = run(on_event=show)
+    _print_report(report, store)
+    return report
 
 
 def _current(store: str) -> GenerationInfo | None:

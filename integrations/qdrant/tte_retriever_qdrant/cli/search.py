@@ -68,7 +68,7 @@ def search(
 
         name = model or (opened.spec.model if opened.spec else "")
         if not name:
-            raise InputError(f"the store {store!r} does not say which model it was made with; name it with --model")
+            raise InputError(f"the store {store!r} does not name its model; give it with --model")
         hits = run(
             opened,
             load_encoder(name),
@@ -104,7 +104,7 @@ def _print_table(hits: Sequence[SearchHit]) -> None:
         return
     table = Table("rank", "score", "kind", "where")
     for hit in hits:
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.modality, Text(where(hit)))
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.modality, Text(place_of(hit)))
     console.print(table)
 
 
@@ -121,11 +121,11 @@ def _write(hit: SearchHit, path: Path, clip: Path) -> None:
 
     if hit.start_s is None or hit.end_s is None:
         raise InputError(
-            f"hit {hit.rank} ({where(hit)}) is of the kind {hit.modality}, and only a video has clips; give the --hit of "
+            f"hit {hit.rank} ({place_of(hit)}) is of the kind {hit.modality}, and only a video has clips; give the --hit of "
             "a video, or --filter modality=video"
         )
     write_clip(path, clip, hit.start_s, hit.end_s)
-    typer.echo(f"wrote {clip}: {where(hit)}", err=True)
+    typer.echo(f"wrote {clip}: {place_of(hit)}", err=True)
 
 
 def _open(hit: SearchHit, path: Path) -> None:
@@ -135,11 +135,11 @@ def _open(hit: SearchHit, path: Path) -> None:
     elif hit.start_s is not None and hit.end_s is not None:
         place = f"#t={hit.start_s:g},{hit.end_s:g}"
     if not webbrowser.open(path.as_uri() + place):  # typer.launch takes what follows # for a part of the file's name
-        raise TTEError(f"the system has no viewer for {str(path)!r}; open it by hand, at {where(hit)}")
-    typer.echo(f"opened {where(hit)}", err=True)
+        raise TTEError(f"the system has no viewer for {str(path)!r}; open it by hand, at {place_of(hit)}")
+    typer.echo(f"opened {place_of(hit)}", err=True)
 
 
-def where(hit: SearchHit) -> str:
+def place_of(hit: SearchHit) -> str:
     """The place of a hit, for people: its file and the page or the time in it."""
     if hit.page is not None:
         return f"{hit.uri}  page {hit.page}"
