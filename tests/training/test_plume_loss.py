@@ -334,7 +334,7 @@ def test_what_cannot_be_is_refused(encoder, options, complaint):
 
 
 def test_a_model_of_another_method_is_refused():
-    with pytest.raises(InputError, match="no PLUME"):
+    with pytest.raises(InputError, match="not a PLUME model"):
         PlumeLoss(TTEEncoder("tte-flash-tiny", device="cpu"))
 
 
