@@ -42,7 +42,7 @@ def video_codecs(container: InputContainer) -> str:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
-        description = container.dumps_format()
+        description = container.dumps_format()  # type: ignore[attr-defined]  # PyAV has no stub of it
     finally:
         av.logging.set_level(level)
     names = re.findall(r"Video: (?:none \((\S+)|(\w+))", description)
