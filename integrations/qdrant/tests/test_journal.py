@@ -12,6 +12,8 @@ from tte_retriever_qdrant.ingestion import journal
 from tte_retriever_qdrant.ingestion.journal import JOURNAL, RunJournal
 from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 
+pytestmark = pytest.mark.usefixtures("decode_here")
+
 
 @pytest.fixture
 def killed(small_folder, store, encoder, monkeypatch):

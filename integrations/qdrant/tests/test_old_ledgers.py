@@ -16,6 +16,8 @@ from tte_retriever_qdrant import ingest, open_store
 from tte_retriever_qdrant.ingestion.ledger import Ledger
 from tte_retriever_qdrant.ingestion.state import FileRecord
 
+pytestmark = pytest.mark.usefixtures("decode_here")
+
 OLD_FILES = """
 CREATE TABLE IF NOT EXISTS files (
     root TEXT NOT NULL, uri TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, asset_id TEXT NOT NULL,

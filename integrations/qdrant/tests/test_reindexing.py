@@ -11,6 +11,8 @@ from PIL import Image
 from tte_retriever.sources import discover
 from tte_retriever_qdrant import ingest, search
 
+pytestmark = pytest.mark.usefixtures("decode_here")
+
 
 def test_a_second_run_does_nothing(small_folder, store, encoder, contents):
     first = ingest(small_folder, store, encoder)

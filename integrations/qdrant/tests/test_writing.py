@@ -11,6 +11,8 @@ from tte_retriever_qdrant import ingest, open_store
 from tte_retriever_qdrant.errors import StoreError, StoreUnavailable
 from tte_retriever_qdrant.ingestion import writing
 
+pytestmark = pytest.mark.usefixtures("decode_here")
+
 
 class Restive:
     """A store whose writes fail as they are told to; all else is the store's own."""
