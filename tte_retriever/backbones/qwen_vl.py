@@ -17,7 +17,7 @@ class QwenVLModel(Protocol):
         >>> from tte_retriever import TTEEncoder
         >>> model: QwenVLModel = qwen_vl_model(TTEEncoder("tte-flash-tiny", device="cpu").transformer)
         >>> len(model.language_model.layers), model.get_output_embeddings()
-        (4, None)
+        (3, None)
     """
 
     config: Any
@@ -73,7 +73,7 @@ def qwen_vl_tokenizer(transformer: nn.Module) -> PreTrainedTokenizerBase:
     Example:
         >>> from tte_retriever import TTEEncoder
         >>> qwen_vl_tokenizer(TTEEncoder("tte-flash-tiny", device="cpu").transformer).padding_side
-        'left'
+        'right'
     """
     return cast("PreTrainedTokenizerBase", transformer.tokenizer)
 

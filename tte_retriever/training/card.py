@@ -29,7 +29,7 @@ def training_card(model: TTEEncoder, config: TrainConfig) -> str:
     weights_of = [name.replace("_weight", " x") for name in config.stages[0].loss_weights]
     stages = "\n".join(_row(config, stage) for stage in config.stages)
     data = "\n".join(f"| `{each.name}` | {each.format} | {each.rows or 'all'} |" for each in config.data)
-    budgets = "random in each batch" if config.collator.nested_budgets else "all think tokens"
+    budgets = "random in each batch" if vars(config.collator).get("nested_budgets") else "all think tokens"
     cap = f", each capped at {config.max_steps} steps to try it out" if config.max_steps else ""
     return f"""---
 library_name: sentence-transformers
