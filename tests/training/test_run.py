@@ -90,7 +90,7 @@ def test_a_run_that_was_stopped_after_its_last_step_only_saves(configured, tmp_p
 def test_bf16_and_gradient_checkpointing(configured, tmp_path, monkeypatch, lora):
     monkeypatch.chdir(tmp_path)
     saving = ("trainer.bf16=true", "trainer.gradient_checkpointing=true", "loss.mini_batch_size=2")
-    config = configured(*lora, *saving, "max_steps=2")
+    config = configured(*lora, *saving, "stages=[{name: joint, steps: 2, learning_rate: 1e-3}]")
     before, after = weights(config.model.backbone), weights(train(config))
     assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16 if lora else torch.float32}
     assert all(tensor.isfinite().all() for tensor in after.values())
@@ -172,11 +172,11 @@ def test_the_result_is_plain_and_loads_anywhere(configured, tmp_path, monkeypatc
 def test_epochs_are_counted_and_capped(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configured(
-        "stages.0.steps=null", "stages.0.epochs=1.5", "stages.1.steps=100", "max_steps=5", "data.0.rows=9"
+        "stages.0.steps=null", "stages.0.epochs=0.5", "stages.1.steps=100", "max_steps=3", "data.0.rows=9"
     )
     train(config)
     # nine rows in batches of four are three batches
-    assert [json.loads(Path(f"out/{s}/log.json").read_text())["global_step"] for s in ("warm-up", "joint")] == [5, 5]
+    assert [json.loads(Path(f"out/{s}/log.json").read_text())["global_step"] for s in ("warm-up", "joint")] == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_frozen_part_does_not_change(configured, tmp_path, monkeypatch, part, 
 
 def test_lora_trains_only_adapters_and_token_rows(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = configured(LORA, "max_steps=2")
+    config = configured(LORA, "stages=[{name: joint, steps: 2, learning_rate: 1e-3}]")
     before, after = weights(config.model.backbone), weights(train(config))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert all(name.endswith(("_proj.weight", "embed_tokens.weight")) for name in changed)
