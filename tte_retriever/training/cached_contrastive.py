@@ -50,6 +50,12 @@ class Batch:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
+def _drop_model_state(_loss: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    """The model is saved with the model; the state of a loss is its own."""
+    for key in [key for key in state if key.startswith(f"{prefix}model.")]:
+        del state[key]
+
+
 class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
     """Masked InfoNCE over a batch of any size, and the NLL of rationales; the base of each method's loss.
 
@@ -127,6 +133,7 @@ class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
         if dims is not None and not (dims and all(1 <= each <= largest for each in dims)):
             raise InputError(f"matryoshka_dims are {dims}; give one or more from 1 to {largest}, or None.")
         super().__init__()
+        self.register_state_dict_post_hook(_drop_model_state)
         self.model = model
         self.contrastive_weight = contrastive_weight
         self.rationale_weight = rationale_weight
@@ -154,14 +161,8 @@ class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
         plain: SentenceTransformer = extract_model_from_parallel(self.model, keep_torch_compile=False)
         return plain
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The loss's own state, such as the temperature; the model's is saved with the model."""
-        prefix = kwargs.get("prefix", "")
-        own = {f"{prefix}{name}" for name, _ in self.named_parameters() if not name.startswith("model.")}
-        return {key: value for key, value in super().state_dict(*args, **kwargs).items() if key in own}
-
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load what :meth:`state_dict` returned.
+        """Load what ``state_dict`` returned: the loss's own state, such as the temperature.
 
         Raises:
             InputError: It has other keys.
