@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 BUNDLED = "tte-flash-tiny"
 MOST_THINK_TOKENS = 32
 PLUME_STEPS = 8
-_SHAPES = {
-    "random-1m": TinyShape(),
-    "random-40m": TinyShape(width=512, layers=10, vision_width=256, vision_layers=6),
-}
+_SHAPES = {"random-1m": TinyShape(), "random-40m": TinyShape(width=512, layers=10, vision_width=256, vision_layers=6)}
 
 
 def load(name: str) -> TTEEncoder:

@@ -13,14 +13,7 @@ from PIL import Image, ImageOps
 
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media.decoders import missing_format, registered_formats
-from tte_retriever.media.files import (
-    Source,
-    corrupt_if_it_fails,
-    describe,
-    open_source,
-    read_head,
-    refuse_string,
-)
+from tte_retriever.media.files import Source, corrupt_if_it_fails, describe, open_source, read_head, refuse_string
 from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
 from tte_retriever.media.signatures import kind_of
 

@@ -124,6 +124,8 @@ def build_backbone(shape: TinyShape, folder: Path) -> None:
     )
     ids = tokenizer.get_added_vocab()
     heads = shape.width // 32
+    # With so few frequencies, the usual theta would leave the width axis of mrope almost constant.
+    rope = {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
     torch.manual_seed(shape.seed)
     model = Qwen3VLModel(
         Qwen3VLConfig(
@@ -136,13 +138,7 @@ def build_backbone(shape: TinyShape, folder: Path) -> None:
                 "num_key_value_heads": heads,
                 "head_dim": 32,
                 "max_position_embeddings": 1024,
-                # With so few frequencies, the usual theta would leave the width axis of mrope almost constant.
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 1000.0,
-                    "mrope_section": [6, 5, 5],
-                    "mrope_interleaved": True,
-                },
+                "rope_parameters": rope,
                 "tie_word_embeddings": True,
             },
             vision_config={

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .scenes import Mention, Scene, Thing, draw_scene
 from .splits import draw_in_split, split_of
-from .vocabulary import COLORS, DIRECTIONS, HELD_OUT_LOOKS, PLACES, SHAPES, SIZES, Split
+from .vocabulary import COLORS, DIRECTIONS, HELD_OUT_LOOKS, SHAPES, SIZES, Split, neighbour
 
 if TYPE_CHECKING:
     import random
@@ -78,12 +78,11 @@ def _events(rng: random.Random, thing: Thing | None, actor: Thing, free: list[st
     if kind == "resizes":
         size = SIZES[1 - SIZES.index(thing.size)]
         return ("grows" if size == "big" else "shrinks"), thing._replace(size=size)
-    direction, (rows, columns) = rng.choice(list(DIRECTIONS.items()))
-    row, column = divmod(PLACES.index(thing.place), 3)
-    row, column = row + rows, column + columns
-    if not (0 <= row < 3 and 0 <= column < 3) or PLACES[3 * row + column] not in free:
+    direction = rng.choice(list(DIRECTIONS))
+    place = neighbour(thing.place, direction)
+    if place is None or place not in free:
         return None
-    return f"moves {direction}", thing._replace(place=PLACES[3 * row + column])
+    return f"moves {direction}", thing._replace(place=place)
 
 
 def _act(rng: random.Random, others: list[Thing], actor: Thing, there: bool) -> Clip:

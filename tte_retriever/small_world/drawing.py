@@ -85,8 +85,7 @@ def _tint(word: str, rng: np.random.Generator) -> np.ndarray:
 
 def _scene_canvas(scene: Scene, styles: dict[str, tuple[int, int]], paper: np.ndarray, seed: int) -> np.ndarray:
     """(96, 96, 3) float32; ``styles`` has the jitter of each cell, so that things do not move between states."""
-    canvas = np.empty((3 * CELL, 3 * CELL, 3), np.float32)
-    canvas[:] = paper
+    canvas = np.full((3 * CELL, 3 * CELL, 3), paper, np.float32)
     for thing in scene.things:
         row, column = divmod(PLACES.index(thing.place), 3)
         down, right = styles[thing.place]
@@ -122,8 +121,7 @@ def clip_states(clip: Clip, rng: np.random.Generator, frames_per_state: int = 2)
 def page_image(page: Page, rng: np.random.Generator) -> np.ndarray:
     """Draw a page in dark ink on light paper.  (128, 128, 3) uint8."""
     side = round(len(page.cells) ** 0.5)
-    canvas = np.empty((side * CELL, side * CELL, 3), np.float32)
-    canvas[:] = rng.uniform(222, 255) + rng.uniform(-8, 8, 3)
+    canvas = np.full((side * CELL, side * CELL, 3), rng.uniform(222, 255) + rng.uniform(-8, 8, 3), np.float32)
     ink = rng.uniform(0, 70) + rng.uniform(-10, 10, 3)
     down, right = (int(step) for step in rng.integers(-1, 2, 2))
     for index, cell in enumerate(page.cells):

@@ -6,17 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .splits import draw_in_split
-from .vocabulary import (
-    COLORS,
-    HELD_OUT_FACTS,
-    HELD_OUT_LOOKS,
-    KEYS,
-    SHAPES,
-    TITLE_FIRST,
-    TITLE_SECOND,
-    VALUES,
-    Split,
-)
+from .vocabulary import COLORS, HELD_OUT_FACTS, HELD_OUT_LOOKS, KEYS, SHAPES, TITLE_FIRST, TITLE_SECOND, VALUES, Split
 
 if TYPE_CHECKING:
     import random
@@ -74,12 +64,14 @@ class Page:
         return any(fact in HELD_OUT_FACTS for fact in self.facts.items())
 
 
-def _draw(rng: random.Random, held_out: bool, facts: int) -> Page:
-    keys = rng.sample(KEYS, facts)
-    fields = []
-    for index, key in enumerate(keys):
-        wanted = held_out and index == 0
-        fields.append((key, rng.choice([value for value in VALUES if ((key, value) in HELD_OUT_FACTS) == wanted])))
+def values_of(key: str, *, held_out: bool) -> list[str]:
+    """The values with which a key is a held-out fact, or with which it is none."""
+    return [value for value in VALUES if ((key, value) in HELD_OUT_FACTS) == held_out]
+
+
+def _draw(rng: random.Random, held_out: bool) -> Page:
+    keys = enumerate(rng.sample(KEYS, rng.randint(3, 6)))
+    fields = [(key, rng.choice(values_of(key, held_out=held_out and index == 0))) for index, key in keys]
     looks = [(color, shape) for color in COLORS for shape in SHAPES if (shape, color) not in HELD_OUT_LOOKS]
     fields += rng.sample(looks, rng.randint(0, 2))
     return lay_out(rng, fields)
@@ -96,17 +88,9 @@ def lay_out(rng: random.Random, fields: list[tuple[str, str]], title: tuple[str,
     return Page(tuple(cells))
 
 
-def draw_page(rng: random.Random, split: Split, facts: int | None = None) -> Page:
-    """Draw a page of ``split``.
-
-    Args:
-        rng: Source of all randomness.
-        split: Training never sees a page of another split.
-        facts: Number of "key over value" fields, 1 to 8; ``None`` draws 3 to 6.
-    """
-    return draw_in_split(
-        lambda: _draw(rng, split == "held-out", facts if facts is not None else rng.randint(3, 6)), split
-    )
+def draw_page(rng: random.Random, split: Split) -> Page:
+    """Draw a page of ``split`` with 3 to 6 "key over value" fields; training never sees a page of another split."""
+    return draw_in_split(lambda: _draw(rng, split == "held-out"), split)
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,7 @@ def draw_scene(rng: random.Random, split: Split, count: int | None = None) -> Sc
         split: Training never sees a scene of another split.
         count: Number of things, 1 to 9; ``None`` draws 2 to 5.
     """
-    return draw_in_split(
-        lambda: _draw(rng, split == "held-out", count if count is not None else rng.randint(2, 5)), split
-    )
+    return draw_in_split(lambda: _draw(rng, split == "held-out", count or rng.randint(2, 5)), split)
 
 
 class Mention(NamedTuple):

@@ -56,11 +56,11 @@ class Score:
 def encoder_item(item: Item) -> dict[str, Any]:
     """A drawn item as input of :class:`~tte_retriever.TTEEncoder`; frames get their times."""
     encodable: dict[str, Any] = dict(item)
+    if "image" in item:
+        encodable["image"] = Image.fromarray(item["image"])
     if "video" in item:
-        frames = item["video"]
-        encodable["video"] = VideoFrames(
-            tuple(map(Image.fromarray, frames)), tuple(sample_times(len(frames))), 0.0, CLIP_S
-        )
+        frames, times_s = map(Image.fromarray, item["video"]), sample_times(len(item["video"]))
+        encodable["video"] = VideoFrames(tuple(frames), tuple(times_s), 0.0, CLIP_S)
     return encodable
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+from operator import eq
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 
@@ -13,13 +14,14 @@ from . import drawing
 from .clips import STATE_S, Clip, ClipDescription, draw_clip
 from .pages import Page, PageDescription, draw_page
 from .scenes import Edit, Mention, Scene, SceneDescription, Thing, draw_edits, draw_scene
-from .vocabulary import COLORS, DIRECTIONS, NUMBERS, PLACES, SHAPES, SIZES, VALUES, Split
+from .vocabulary import COLORS, DIRECTIONS, NUMBERS, PLACES, SHAPES, SIZES, VALUES, Split, neighbour
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Family = Literal["caption", "question", "edit", "page", "page-question", "moment", "moment-question"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+Description: TypeAlias = SceneDescription | PageDescription | ClipDescription
 
 ANSWERS: dict[Family, tuple[str, ...]] = {
     "question": (*COLORS, *SHAPES, *SIZES, *PLACES, *NUMBERS),
@@ -89,20 +91,24 @@ def rngs(*key: object) -> tuple[random.Random, np.random.Generator]:
     return content, np.random.default_rng(content.getrandbits(64))
 
 
-def _fits_scene(said: SceneDescription, other: object) -> bool:
-    return isinstance(other, Scene) and said.matches(other)
+def _fits(matches: Callable[[Any], bool], kind: type, other: object) -> bool:
+    return isinstance(other, kind) and matches(other)
 
 
-def _fits_page(said: PageDescription, other: object) -> bool:
-    return isinstance(other, Page) and said.matches(other)
+def _description_pair(
+    family: Family, kind: str, said: Description, positive: Item, listing: str, content: Scene | Clip | Page
+) -> Pair:
+    """A description → the pixels that it describes."""
+    query, accepts = Item(text=said.text), partial(_fits, said.matches, type(content))
+    return Pair(family, f"{family}/{kind}", query, positive, said.words, listing, None, content, accepts)
 
 
-def _fits_clip(said: ClipDescription, other: object) -> bool:
-    return isinstance(other, Clip) and said.matches(other)
-
-
-def _equals(right: object, other: object) -> bool:
-    return right == other
+def _answer_pair(
+    family: Family, kind: str, query: Item, shown: Scene | Clip | Page, evidence: str, answer: str
+) -> Pair:
+    """Pixels and a question about them → the answer."""
+    positive, rationale, accepts = Item(text=answer), f"{evidence} so {answer}", partial(eq, answer)
+    return Pair(family, f"{family}/{kind}", query, positive, rationale, "", shown, answer, accepts)
 
 
 def caption_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -> Pair:
@@ -110,31 +116,21 @@ def caption_pair(rng: random.Random, pixels: np.random.Generator, split: Split) 
     scene = draw_scene(rng, split)
     full = rng.random() < 0.5
     chosen = list(scene.things) if full else rng.sample(scene.things, min(len(scene.things), rng.choice((1, 2, 2))))
-    if not full:
-        chosen.sort(key=lambda thing: PLACES.index(thing.place))
     drop_size = rng.random() < 0.3
-    mentions = tuple(Mention("" if drop_size else t.size, t.color, t.shape, t.place) for t in chosen)
+    mentions = tuple(Mention("" if drop_size else t.size, t.color, t.shape, t.place) for t in Scene.of(chosen).things)
     said = SceneDescription(mentions, len(scene.things) if full else None)
-    return Pair(
-        "caption",
-        "caption/full" if full else "caption/partial",
-        {"text": said.text},
-        {"image": drawing.scene_image(scene, pixels)},
-        said.words,
-        scene.key,
-        None,
-        scene,
-        partial(_fits_scene, said),
-    )
+    positive: Item = {"image": drawing.scene_image(scene, pixels)}
+    return _description_pair("caption", "full" if full else "partial", said, positive, scene.key, scene)
+
+
+_QUESTIONS = ("color-of", "size-of", "place-of", "shape-at", "color-at", "count-color", "count-shape", "beside")
 
 
 def draw_question(rng: random.Random, scene: Scene) -> tuple[str, str, str, str] | None:
     """Kind, question, evidence and answer, or ``None`` if the drawn kind of question does not fit the scene."""
     thing: Thing = rng.choice(scene.things)
     unique_shape = sum(other.shape == thing.shape for other in scene.things) == 1
-    kind = rng.choice(
-        ("color-of", "size-of", "place-of", "shape-at", "color-at", "count-color", "count-shape", "beside")
-    )
+    kind = rng.choice(_QUESTIONS)
     if kind in ("color-of", "size-of", "place-of"):
         if not unique_shape:
             return None
@@ -148,22 +144,13 @@ def draw_question(rng: random.Random, scene: Scene) -> tuple[str, str, str, str]
         field = kind.removeprefix("count-")
         wanted = rng.choice([thing, *scene.things])
         same = [other for other in scene.things if getattr(other, field) == getattr(wanted, field)]
-        noun = f"{wanted.color} things" if field == "color" else f"{wanted.shape} things"
-        return (
-            kind,
-            f"how many {noun} are there ?",
-            " ".join(f"{o.place} {o.look}" for o in same),
-            NUMBERS[len(same) - 1],
-        )
-    row, column = divmod(PLACES.index(thing.place), 3)
-    direction, (rows, columns) = rng.choice(list(DIRECTIONS.items()))
-    row, column = row + rows, column + columns
-    if not unique_shape or not (0 <= row < 3 and 0 <= column < 3):
+        question = f"how many {getattr(wanted, field)} things are there ?"
+        return kind, question, " ".join(f"{o.place} {o.look}" for o in same), NUMBERS[len(same) - 1]
+    direction = rng.choice(list(DIRECTIONS))
+    place = neighbour(thing.place, direction)
+    other = next((other for other in scene.things if other.place == place), None)
+    if not unique_shape or other is None:
         return None
-    beside = [other for other in scene.things if other.place == PLACES[3 * row + column]]
-    if not beside:
-        return None
-    other = beside[0]
     evidence = f"{thing.place} {thing.shape} {direction} {other.place} {other.look}"
     return kind, f"what color is the thing {direction} of the {thing.shape} ?", evidence, other.color
 
@@ -175,17 +162,8 @@ def question_pair(rng: random.Random, pixels: np.random.Generator, split: Split)
         scene = draw_scene(rng, split)
         asked = draw_question(rng, scene)
     kind, text, evidence, answer = asked
-    return Pair(
-        "question",
-        f"question/{kind}",
-        {"image": drawing.scene_image(scene, pixels), "text": text},
-        {"text": answer},
-        f"{evidence} so {answer}",
-        "",
-        scene,
-        answer,
-        partial(_equals, answer),
-    )
+    query: Item = {"image": drawing.scene_image(scene, pixels), "text": text}
+    return _answer_pair("question", kind, query, scene, evidence, answer)
 
 
 def edit_pairs(rng: random.Random, pixels: np.random.Generator, split: Split, count: int) -> list[Pair]:
@@ -205,7 +183,7 @@ def edit_pairs(rng: random.Random, pixels: np.random.Generator, split: Split, co
             edit.result.key,
             scene,
             edit.result,
-            partial(_equals, edit.result),
+            partial(eq, edit.result),
         )
         for edit in edits
     ]
@@ -216,52 +194,33 @@ def describe_page(rng: random.Random, page: Page, detail: float) -> tuple[str, P
     facts, icons = list(page.facts.items()), page.icons
     if rng.random() < detail:
         said = tuple(rng.sample(facts, min(len(facts), rng.randint(2, 4))))
-        return "page/many", PageDescription(title=page.title, facts=said)
+        return "many", PageDescription(title=page.title, facts=said)
     kind = rng.choice(("title", "fact", "two-facts", "title-fact", "icon-fact"))
     if kind == "title":
-        return "page/title", PageDescription(title=page.title)
+        return "title", PageDescription(title=page.title)
     if kind == "two-facts" and len(facts) > 1:
-        return "page/two-facts", PageDescription(facts=tuple(rng.sample(facts, 2)))
+        return "two-facts", PageDescription(facts=tuple(rng.sample(facts, 2)))
     fact = (rng.choice(facts),)
     if kind == "title-fact":
-        return "page/title-fact", PageDescription(title=(rng.choice(page.title),), facts=fact)
+        return "title-fact", PageDescription(title=(rng.choice(page.title),), facts=fact)
     if kind == "icon-fact" and icons:
-        return "page/icon-fact", PageDescription(facts=fact, icons=(rng.choice(icons),))
-    return "page/fact", PageDescription(facts=fact)
+        return "icon-fact", PageDescription(facts=fact, icons=(rng.choice(icons),))
+    return "fact", PageDescription(facts=fact)
 
 
 def page_pair(rng: random.Random, pixels: np.random.Generator, split: Split, detail: float = 0.0) -> Pair:
     """A description of a page → the page; the training curriculum changes ``detail``."""
     page = draw_page(rng, split)
     kind, said = describe_page(rng, page, detail)
-    return Pair(
-        "page",
-        kind,
-        {"text": said.text},
-        {"image": drawing.page_image(page, pixels)},
-        said.words,
-        page.listing,
-        None,
-        page,
-        partial(_fits_page, said),
-    )
+    return _description_pair("page", kind, said, {"image": drawing.page_image(page, pixels)}, page.listing, page)
 
 
 def page_question_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -> Pair:
     """A page and a question about one field → its value."""
     page = draw_page(rng, split)
     key, value = rng.choice(list(page.facts.items()))
-    return Pair(
-        "page-question",
-        "page-question/value-of",
-        {"image": drawing.page_image(page, pixels), "text": f"what is the {key} ?"},
-        {"text": value},
-        f"{key} {value} so {value}",
-        "",
-        page,
-        value,
-        partial(_equals, value),
-    )
+    query: Item = {"image": drawing.page_image(page, pixels), "text": f"what is the {key} ?"}
+    return _answer_pair("page-question", "value-of", query, page, f"{key} {value}", value)
 
 
 def moment_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -> Pair:
@@ -270,35 +229,18 @@ def moment_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -
     actor = clip.actor
     place = actor.place if rng.random() < 0.5 else ""
     said = ClipDescription(Mention("", actor.color, actor.shape, place), clip.events)
-    return Pair(
-        "moment",
-        "moment/placed" if place else "moment/unplaced",
-        {"text": said.text},
-        {"video": drawing.clip_states(clip, pixels)},
-        said.words,
-        clip.listing,
-        None,
-        clip,
-        partial(_fits_clip, said),
-    )
+    positive: Item = {"video": drawing.clip_states(clip, pixels)}
+    return _description_pair("moment", "placed" if place else "unplaced", said, positive, clip.listing, clip)
 
 
 def moment_question_pair(rng: random.Random, pixels: np.random.Generator, split: Split) -> Pair:
     """A clip and the question what happens first, or second → the event."""
     clip = draw_clip(rng, split)
     index = rng.randrange(2)
-    answer = clip.events[index]
-    return Pair(
-        "moment-question",
-        f"moment-question/{('first', 'second')[index]}",
-        {"video": drawing.clip_states(clip, pixels), "text": f"what happens {('first', 'second')[index]} ?"},
-        {"text": answer},
-        f"{clip.actor.place} {clip.actor.look} {' '.join(clip.events)} so {answer}",
-        "",
-        clip,
-        answer,
-        partial(_equals, answer),
-    )
+    order = ("first", "second")[index]
+    query: Item = {"video": drawing.clip_states(clip, pixels), "text": f"what happens {order} ?"}
+    evidence = f"{clip.actor.place} {clip.actor.look} {' '.join(clip.events)}"
+    return _answer_pair("moment-question", order, query, clip, evidence, clip.events[index])
 
 
 _ONE: dict[Family, Callable[[random.Random, np.random.Generator, Split], Pair]] = {

@@ -28,6 +28,13 @@ NUMBERS: tuple[str, ...] = ("one", "two", "three", "four", "five")
 DIRECTIONS: dict[str, tuple[int, int]] = {"north": (-1, 0), "south": (1, 0), "west": (0, -1), "east": (0, 1)}
 """Direction → (row step, column step)."""
 
+
+def neighbour(place: str, direction: str) -> str | None:
+    """The cell next to a place in a direction, or ``None`` beyond the border."""
+    row, column = (at + step for at, step in zip(divmod(PLACES.index(place), 3), DIRECTIONS[direction], strict=True))
+    return PLACES[3 * row + column] if 0 <= row < 3 and 0 <= column < 3 else None
+
+
 KEYS: tuple[str, ...] = (
     *("dose", "temp", "mass", "time", "cost", "rate", "size", "gate"),
     *("zone", "team", "area", "code", "unit", "date", "path", "load"),

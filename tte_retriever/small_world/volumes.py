@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .pages import Page, lay_out
+from .pages import Page, lay_out, values_of
 from .splits import draw_in_split
-from .vocabulary import HELD_OUT_FACTS, KEYS, TITLE_FIRST, TITLE_SECOND, VALUES, Split
+from .vocabulary import KEYS, TITLE_FIRST, TITLE_SECOND, Split
 
 if TYPE_CHECKING:
     import random
@@ -37,10 +37,6 @@ class Volume:
         return [fact for fact in page.facts.items() if fact != self.running]
 
 
-def _values(key: str, held_out: bool) -> list[str]:
-    return [value for value in VALUES if ((key, value) in HELD_OUT_FACTS) == held_out]
-
-
 def draw_series(rng: random.Random, split: Split) -> list[Volume]:
     """Draw two volumes of three pages, all of them in ``split``.
 
@@ -48,11 +44,11 @@ def draw_series(rng: random.Random, split: Split) -> list[Volume]:
     """
     title = rng.choice(TITLE_FIRST), rng.choice(TITLE_SECOND)
     held_out = split == "held-out"
-    shared = rng.choice([key for key in KEYS if len(_values(key, held_out)) >= VOLUMES])
+    shared = rng.choice([key for key in KEYS if len(values_of(key, held_out=held_out)) >= VOLUMES])
     keys = rng.sample([key for key in KEYS if key != shared], _OWN_FACTS)
-    own = {key: rng.sample(_values(key, False), VOLUMES * PAGES) for key in keys}
+    own = {key: rng.sample(values_of(key, held_out=False), VOLUMES * PAGES) for key in keys}
     volumes = []
-    for index, value in enumerate(rng.sample(_values(shared, held_out), VOLUMES)):
+    for index, value in enumerate(rng.sample(values_of(shared, held_out=held_out), VOLUMES)):
         pages = []
         for number in range(index * PAGES, (index + 1) * PAGES):
             facts = [(shared, value), *((key, own[key][number]) for key in keys)]

@@ -9,7 +9,7 @@ from tte_retriever.small_world.pages import PageDescription
 from tte_retriever.small_world.tasks import rngs
 from tte_retriever.small_world.volumes import PAGES, VOLUMES, Volume, draw_series
 
-from .pools import Candidate, Pool, Query, gains_of
+from .pools import Candidate, Pool, description_pool
 
 if TYPE_CHECKING:
     import random
@@ -29,9 +29,8 @@ def _pool(
 ) -> list[Pool]:
     """All pages of all volumes as candidates; a page answers a query if it shows everything in the text."""
     pages = [page for volume in volumes for page in volume.pages]
-    queries = [Query({"text": said.text}, kind) for kind, said in described]
     candidates = [Candidate({"image": page_image(page, pixels)}, page.key) for page in pages]
-    return [Pool(queries, candidates, gains_of([said.matches for _, said in described], pages))]
+    return [description_pool(described, candidates, pages)]
 
 
 def page_retrieval(split: Split, seed: int, count: int) -> list[Pool]:
@@ -55,8 +54,5 @@ def document_retrieval(split: Split, seed: int, count: int) -> list[Pool]:
     """The title and the running fact of a document → all its pages; the other volume has the same title."""
     rng, pixels = rngs("mini-mmeb", "document-retrieval", split, seed)
     volumes = _volumes(rng, split, count)
-    described = [
-        ("title-running-fact", PageDescription(title=volume.title, facts=(volume.running,)))
-        for volume in volumes[:count]
-    ]
-    return _pool(described, volumes, pixels)
+    said = [PageDescription(title=volume.title, facts=(volume.running,)) for volume in volumes[:count]]
+    return _pool([("title-running-fact", each) for each in said], volumes, pixels)

@@ -9,20 +9,13 @@ import numpy as np
 
 from tte_retriever.small_world import ANSWERS, Scene, draw_pairs
 from tte_retriever.small_world.drawing import crop, scene_image
-from tte_retriever.small_world.scenes import (
-    Mention,
-    SceneDescription,
-    Thing,
-    draw_edits,
-    draw_scene,
-    shortest_name,
-)
+from tte_retriever.small_world.scenes import Mention, SceneDescription, Thing, draw_edits, draw_scene, shortest_name
 from tte_retriever.small_world.scoring import candidates_of
 from tte_retriever.small_world.splits import draw_in_split
 from tte_retriever.small_world.tasks import draw_question, rngs
-from tte_retriever.small_world.vocabulary import COLORS, DIRECTIONS, HELD_OUT_LOOKS, PLACES, SHAPES, SIZES
+from tte_retriever.small_world.vocabulary import COLORS, DIRECTIONS, HELD_OUT_LOOKS, PLACES, SHAPES, SIZES, neighbour
 
-from .pools import Candidate, Pool, Query, balanced, gains_of, parts, spread
+from .pools import Candidate, Pool, Query, answer_pool, balanced, description_pool, gains_of, parts, spread
 
 if TYPE_CHECKING:
     import random
@@ -42,8 +35,8 @@ def classification(split: Split, seed: int, count: int) -> list[Pool]:
         scene = draw_in_split(partial(_one_big, rng, label), split)
         item: Item = {"image": scene_image(scene, pixels), "text": "what is the big thing ?"}
         queries.append(Query(item, "big-thing", scene.key))
-    candidates = [Candidate({"text": Mention("", color, shape, "").phrase}) for color, shape in _LOOKS]
-    return [Pool(queries, candidates, gains_of([label.__eq__ for label in labels], _LOOKS))]
+    answers, choices = ([Mention("", *look, "").phrase for look in looks] for looks in (labels, _LOOKS))
+    return [answer_pool(queries, answers, choices)]
 
 
 def _one_big(rng: random.Random, look: tuple[str, str]) -> Scene:
@@ -81,9 +74,7 @@ def question_answering(split: Split, seed: int, count: int) -> list[Pool]:
         Query({"image": scene_image(scene, pixels), "text": text}, kind, scene.key)
         for scene, (kind, text, _, _) in drawn
     ]
-    answers = ANSWERS["question"]
-    gains = gains_of([asked[3].__eq__ for _, asked in drawn], answers)
-    return [Pool(queries, [Candidate({"text": answer}) for answer in answers], gains)]
+    return [answer_pool(queries, [answer for _, (_, _, _, answer) in drawn], ANSWERS["question"])]
 
 
 _ALIKE = 4
@@ -109,9 +100,8 @@ def _description(rng: random.Random, scene: Scene, group: list[Scene]) -> SceneD
         return SceneDescription(tuple(Mention(*thing) for thing in scene.things), len(scene.things))
     telling = [thing for thing in scene.things if any(thing not in other.things for other in group)]
     things = telling or list(scene.things)
-    return SceneDescription(
-        tuple(Mention(*thing) for thing in rng.sample(things, min(len(things), rng.randint(1, 2))))
-    )
+    chosen = rng.sample(things, min(len(things), rng.randint(1, 2)))
+    return SceneDescription(tuple(Mention(*thing) for thing in chosen))
 
 
 def _kind(said: SceneDescription) -> str:
@@ -122,9 +112,8 @@ def text_to_image(split: Split, seed: int, count: int) -> list[Pool]:
     """A caption → the pictures that it describes, among pictures that differ by one edit."""
     rng, pixels = rngs("mini-mmeb", "text-to-image", split, seed)
     scenes, said = _captioned(rng, split, count)
-    queries = [Query({"text": each.text}, _kind(each)) for each in said[:count]]
     candidates = [Candidate({"image": scene_image(scene, pixels)}, scene.key) for scene in scenes]
-    return [Pool(queries, candidates, gains_of([each.matches for each in said[:count]], scenes))]
+    return [description_pool([(_kind(each), each) for each in said[:count]], candidates, scenes)]
 
 
 def image_to_text(split: Split, seed: int, count: int) -> list[Pool]:
@@ -199,13 +188,12 @@ def _foil(rng: random.Random, scene: Scene) -> Scene:
 
 def _pointer(rng: random.Random, scene: Scene, thing: Thing) -> tuple[str, str]:
     """Kind and words that name a thing by its neighbour or by its place."""
-    row, column = divmod(PLACES.index(thing.place), 3)
-    steps = []
-    for direction, (rows, columns) in DIRECTIONS.items():
-        beside = [
-            other for other in scene.things if divmod(PLACES.index(other.place), 3) == (row - rows, column - columns)
-        ]
-        steps += [(direction, name) for other in beside if (name := shortest_name(scene, other))]
+    steps = [
+        (direction, name)
+        for direction in DIRECTIONS
+        for other in scene.things
+        if neighbour(other.place, direction) == thing.place and (name := shortest_name(scene, other))
+    ]
     if steps and rng.random() < 0.5:
         direction, name = rng.choice(steps)
         return "beside", f"the thing {direction} of the {name}"

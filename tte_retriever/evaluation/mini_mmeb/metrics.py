@@ -39,16 +39,11 @@ def prior_only(gains: np.ndarray, k: int) -> np.ndarray:
     No system that ignores the query can reach more. Candidates are ranked by mean gain, with the gains of each query
     divided by its ideal discounted gain; no fixed ranking has a higher mean score.
     """
-    ideal = ndcg_ideal(gains, k)
-    shares = (gains / ideal[:, None]).mean(0)  # (N,)
-    return ndcg(np.broadcast_to(shares, gains.shape), gains, k)
-
-
-def ndcg_ideal(gains: np.ndarray, k: int) -> np.ndarray:
-    """Discounted gain of the best ranking of each query; 1 if no candidate answers it.  (B, N) → (B,)."""
     best = -np.sort(-gains, axis=1)[:, :k]  # (B, k)
     ideal = best @ (1 / np.log2(np.arange(best.shape[1]) + 2))  # (B,)
-    return np.where(ideal > 0, ideal, 1.0)
+    ideal[ideal == 0] = 1.0  # no candidate answers the query
+    shares = (gains / ideal[:, None]).mean(0)  # (N,)
+    return ndcg(np.broadcast_to(shares, gains.shape), gains, k)
 
 
 def interval(values: np.ndarray, resamples: int = 2000) -> tuple[float, float]:

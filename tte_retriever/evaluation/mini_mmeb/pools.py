@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
-    from tte_retriever.small_world.tasks import Item
+    from tte_retriever.small_world.tasks import Description, Item
 
 DrawnT = TypeVar("DrawnT")
 
@@ -63,6 +63,20 @@ class Pool:
 def gains_of(accepts: Sequence[Callable[[Any], bool]], contents: Sequence[Any]) -> np.ndarray:
     """1 where a query accepts a content, else 0.  (B, N) int8."""
     return np.array([[accept(content) for content in contents] for accept in accepts], np.int8)
+
+
+def description_pool(
+    described: Sequence[tuple[str, Description]], candidates: Sequence[Candidate], contents: Sequence[Any]
+) -> Pool:
+    """One query for each description, with its kind; it accepts every candidate whose content it describes."""
+    queries = [Query({"text": said.text}, kind) for kind, said in described]
+    return Pool(queries, candidates, gains_of([said.matches for _, said in described], contents))
+
+
+def answer_pool(queries: Sequence[Query], answers: Sequence[str], choices: Sequence[str]) -> Pool:
+    """Queries with the right answer of each among the texts that are candidates."""
+    candidates = [Candidate({"text": choice}) for choice in choices]
+    return Pool(queries, candidates, gains_of([answer.__eq__ for answer in answers], choices))
 
 
 def spread(choices: Sequence[DrawnT], count: int) -> list[DrawnT]:

@@ -12,7 +12,7 @@ from tte_retriever.small_world.drawing import clip_states
 from tte_retriever.small_world.scenes import Mention
 from tte_retriever.small_world.tasks import rngs
 
-from .pools import Candidate, Pool, Query, balanced, gains_of, parts, spread
+from .pools import Candidate, Pool, Query, answer_pool, balanced, description_pool, parts, spread
 
 if TYPE_CHECKING:
     import random
@@ -25,9 +25,8 @@ _CLASSES = [
     *((first, second) for first in ("appears", *_WHILE_THERE) for second in (*_WHILE_THERE, "vanishes")),
     ("vanishes", "appears"),
 ]
-_CLASSES = [
-    pair for pair in _CLASSES if pair not in (("grows", "grows"), ("shrinks", "shrinks"))
-]  # there are two sizes
+# There are two sizes, so nothing grows or shrinks twice.
+_CLASSES = [pair for pair in _CLASSES if pair not in (("grows", "grows"), ("shrinks", "shrinks"))]
 
 
 def _class_of(clip: Clip) -> tuple[str, str]:
@@ -47,8 +46,8 @@ def classification(split: Split, seed: int, count: int) -> list[Pool]:
     queries = [
         Query({"video": clip_states(clip, pixels), "text": "what happens ?"}, "order", clip.key) for clip in clips
     ]
-    candidates = [Candidate({"text": f"{first} , then {second}"}) for first, second in _CLASSES]
-    return [Pool(queries, candidates, gains_of([_class_of(clip).__eq__ for clip in clips], _CLASSES))]
+    answers, choices = ([" , then ".join(pair) for pair in pairs] for pairs in (map(_class_of, clips), _CLASSES))
+    return [answer_pool(queries, answers, choices)]
 
 
 def question_answering(split: Split, seed: int, count: int) -> list[Pool]:
@@ -65,8 +64,7 @@ def question_answering(split: Split, seed: int, count: int) -> list[Pool]:
         Query({"video": clip_states(clip, pixels), "text": f"what happens {orders[index]} ?"}, orders[index], clip.key)
         for clip, index in asked
     ]
-    gains = gains_of([clip.events[index].__eq__ for clip, index in asked], answers)
-    return [Pool(queries, [Candidate({"text": answer}) for answer in answers], gains)]
+    return [answer_pool(queries, [clip.events[index] for clip, index in asked], answers)]
 
 
 def _description(rng: random.Random, clip: Clip) -> tuple[str, ClipDescription]:
@@ -89,9 +87,8 @@ def retrieval(split: Split, seed: int, count: int) -> list[Pool]:
         group = [clip, *draw_alternatives(rng, clip, _ALIKE - 1)]
         clips += group if len(group) == _ALIKE else []
     described = [_description(rng, clip) for clip in clips[:count]]
-    queries = [Query({"text": said.text}, kind) for kind, said in described]
     candidates = [Candidate({"video": clip_states(clip, pixels)}, clip.key) for clip in clips]
-    return [Pool(queries, candidates, gains_of([said.matches for _, said in described], clips))]
+    return [description_pool(described, candidates, clips)]
 
 
 WINDOWS = 10
@@ -105,10 +102,9 @@ def moment_retrieval(split: Split, seed: int, count: int) -> list[Pool]:
     for asked in parts(count, WINDOWS):
         windows = draw_windows(rng, split, WINDOWS)
         described = [_description(rng, window) for window in windows[:asked]]
-        queries = [Query({"text": said.text}, kind) for kind, said in described]
         style = int(pixels.integers(2**63))  # the windows of a video have one style
         candidates = [
             Candidate({"video": clip_states(window, np.random.default_rng(style))}, window.key) for window in windows
         ]
-        pools.append(Pool(queries, candidates, gains_of([said.matches for _, said in described], windows)))
+        pools.append(description_pool(described, candidates, windows))
     return pools

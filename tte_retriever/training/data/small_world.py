@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
-from PIL import Image
 
 from tte_retriever.errors import InputError
-from tte_retriever.media import VideoFrames
-from tte_retriever.small_world import CLIP_S, FAMILIES, Family, Item, Pair, draw_pairs
-from tte_retriever.small_world.tasks import EDITS_PER_SCENE, sample_times
-
-if TYPE_CHECKING:
-    import numpy as np
+from tte_retriever.small_world import FAMILIES, Family, Pair, draw_pairs
+from tte_retriever.small_world.scoring import encoder_item
+from tte_retriever.small_world.tasks import EDITS_PER_SCENE
 
 
 def small_world(family: str, rows: int, *, seed: int) -> Dataset:
@@ -40,8 +36,8 @@ def small_world(family: str, rows: int, *, seed: int) -> Dataset:
 def _draw(batch: dict[str, list[Any]], *, family: Family, seed: int) -> dict[str, list[Any]]:
     pairs = [_pair(family, seed, index) for index in batch["index"]]
     return {
-        "anchor": [_encoder_input(pair.query) for pair in pairs],
-        "positive": [_encoder_input(pair.positive) for pair in pairs],
+        "anchor": [encoder_item(pair.query) for pair in pairs],
+        "positive": [encoder_item(pair.positive) for pair in pairs],
         "anchor_rationale": [pair.query_rationale for pair in pairs],
         "positive_rationale": [pair.positive_rationale for pair in pairs],
     }
@@ -52,15 +48,3 @@ def _pair(family: Family, seed: int, index: int) -> Pair:
         group, place = divmod(index, EDITS_PER_SCENE)
         return draw_pairs(family, EDITS_PER_SCENE, seed=f"{seed}-{group}", split="train")[place]
     return draw_pairs(family, 1, seed=f"{seed}-{index}", split="train")[0]
-
-
-def _encoder_input(item: Item) -> dict[str, Any]:
-    given: dict[str, Any] = dict(item)
-    if "image" in item:
-        given["image"] = Image.fromarray(item["image"])
-    if "video" in item:
-        states: np.ndarray = item["video"]  # (T, H, W, 3)
-        given["video"] = VideoFrames(
-            tuple(map(Image.fromarray, states)), tuple(sample_times(len(states))), 0.0, CLIP_S
-        )
-    return given
