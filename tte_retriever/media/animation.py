@@ -56,10 +56,8 @@ class Animation:
             starts.append(now_ms / 1000)
             now_ms += self._image.info.get("duration") or _DEFAULT_FRAME_MS
             if now_ms > 1000 * self._limits.max_seconds:
-                message = (
-                    f"{describe(self._source)} lasts more than {self._limits.max_seconds} s (MediaLimits.max_seconds)"
-                )
-                raise MediaError(message, "too-large")
+                message = f"{describe(self._source)} lasts more than {self._limits.max_seconds} s"
+                raise MediaError(f"{message} (MediaLimits.max_seconds)", "too-large")
         return starts, now_ms / 1000
 
     def _show(self, position: int) -> None:

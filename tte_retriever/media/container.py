@@ -49,11 +49,9 @@ class Container:
             message = f"{describe(source)} lasts {self.duration_s:.1f} s; at most {limits.max_seconds} s are opened"
             raise MediaError(f"{message} (MediaLimits.max_seconds)", "too-large")
         with _open_reader(source, limits) as decoder:
-            first = next(decoder.frames(), None)
-            if first is None:
-                raise MediaError(
-                    f"{describe(source)} has no frame that can be decoded; give a complete file", "corrupt"
-                )
+            if (first := next(decoder.frames(), None)) is None:
+                message = f"{describe(source)} has no frame that can be decoded; give a complete file"
+                raise MediaError(message, "corrupt")
             self.size = decoder.to_image(first.frame).size
 
     def frames_at(self, instants_s: Sequence[float], *, seek: bool = True) -> list[tuple[float, Image.Image]]:
@@ -113,9 +111,8 @@ class Container:
                 ends = reader.ends_s()
         if ends.video_s is None:
             reason: MediaReason = "empty" if declared_s is None else "corrupt"
-            raise MediaError(
-                f"{describe(self._source)} has a video stream without frames; give a complete file", reason
-            )
+            message = f"{describe(self._source)} has a video stream without frames; give a complete file"
+            raise MediaError(message, reason)
         # Declared durations are rounded, and some start at 0 instead of the first frame or include a longer soundtrack:
         # only a large gap, in the file's own time, means that the file was cut short.
         if declared_s is not None and ends.file_s < declared_s - max(0.5, 0.05 * declared_s):
@@ -134,10 +131,8 @@ def open_container(source: Source, limits: MediaLimits) -> Iterator[Container]:
     """
     kind = kind_of(read_head(source, limits))
     if kind != "video":
-        allowed = ", ".join(limits.video_formats)
-        raise MediaError(
-            f"{describe(source)} (content: {kind}) is not a video of an allowed format ({allowed})", "unsupported"
-        )
+        message = f"{describe(source)} (content: {kind}) is not a video of an allowed format"
+        raise MediaError(f"{message} ({', '.join(limits.video_formats)})", "unsupported")
     with corrupt_if_it_fails(source), _open_reader(source, limits) as scout:
         yield Container(scout, source, limits)
 
@@ -277,10 +272,8 @@ def _open_reader(source: Source, limits: MediaLimits) -> Iterator[_Reader]:
         try:
             container = av.open(file, mode="r", options=options, metadata_errors="replace")
         except av.ArgumentError as error:  # FFmpeg found a format that is not on the list
-            allowed = ", ".join(limits.video_formats)
-            raise MediaError(
-                f"{describe(source)} is not a video of an allowed format ({allowed})", "unsupported"
-            ) from error
+            message = f"{describe(source)} is not a video of an allowed format"
+            raise MediaError(f"{message} ({', '.join(limits.video_formats)})", "unsupported") from error
         with container:
             yield _Reader(container, _video_stream(container, source), source, limits)
 

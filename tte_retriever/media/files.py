@@ -39,43 +39,33 @@ def refuse_string(kind: str) -> MediaError:
     return MediaError(message, "not-allowed")
 
 
-def open_source(source: Source, limits: MediaLimits) -> BinaryIO:
+@contextmanager
+def open_source(source: Source, limits: MediaLimits) -> Iterator[BinaryIO]:
     """Open a source for reading.
 
-    Returns:
-        A binary file positioned at its start; the caller closes it.
+    Yields:
+        A binary file positioned at its start.
 
     Raises:
         MediaError: ``missing``, ``not-a-file``, ``unreadable``, ``empty`` or ``too-large``.
     """
-    file = io.BytesIO(source) if isinstance(source, bytes) else _open_path(source)
-    with closed_on_error(file):
+    with io.BytesIO(source) if isinstance(source, bytes) else _open_path(source) as file:
+        if isinstance(source, Path):  # it may have been replaced by a pipe since it was checked
+            _require_regular(source, os.fstat(file.fileno()).st_mode)
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         if size == 0:
             raise MediaError(f"{describe(source)} is empty (0 bytes)", "empty")
         if size > limits.max_bytes:
-            message = (
-                f"{describe(source)} has {size} bytes; at most {limits.max_bytes} are opened (MediaLimits.max_bytes)"
-            )
-            raise MediaError(message, "too-large")
-    return file
+            message = f"{describe(source)} has {size} bytes; at most {limits.max_bytes} are opened"
+            raise MediaError(f"{message} (MediaLimits.max_bytes)", "too-large")
+        yield file
 
 
 def read_head(source: Source, limits: MediaLimits, size: int = 8192) -> bytes:
     """Return the first ``size`` bytes of a source; raises as :func:`open_source` does."""
     with open_source(source, limits) as file, corrupt_if_it_fails(source):
         return file.read(size)
-
-
-@contextmanager
-def closed_on_error(resource: BinaryIO) -> Iterator[None]:
-    """Close ``resource`` if the block fails; otherwise it stays open."""
-    try:
-        yield
-    except BaseException:
-        resource.close()
-        raise
 
 
 @contextmanager
@@ -98,15 +88,11 @@ def corrupt_if_it_fails(source: object) -> Iterator[None]:
 
 
 def _open_path(path: Path) -> BinaryIO:
-    # Checked before it is opened, because opening a device can have effects; then opened without blocking and checked
-    # again, because it may have been replaced by a pipe in between.
+    # Checked before it is opened, because opening a device can have effects; then opened without blocking.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         _require_regular(path, path.stat().st_mode)
-        file = os.fdopen(os.open(path, flags), "rb")
-        with closed_on_error(file):
-            _require_regular(path, os.fstat(file.fileno()).st_mode)
-        return file
+        return os.fdopen(os.open(path, flags), "rb")
     except MediaError:
         raise
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name

@@ -96,11 +96,8 @@ def check_size(size: tuple[int, int], source: object, limits: MediaLimits) -> No
     if width < 1 or height < 1:
         raise MediaError(f"{describe(source)} is {width}x{height} pixels; give an image with pixels", "empty")
     if width * height > limits.max_pixels:
-        message = (
-            f"{describe(source)} is {width}x{height} = {width * height} pixels; at most {limits.max_pixels} are decoded "
-            "(MediaLimits.max_pixels)"
-        )
-        raise MediaError(message, "too-large")
+        message = f"{describe(source)} is {width}x{height} = {width * height} pixels"
+        raise MediaError(f"{message}; at most {limits.max_pixels} are decoded (MediaLimits.max_pixels)", "too-large")
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -171,10 +168,8 @@ def _from_array(array: np.ndarray, limits: MediaLimits) -> Image.Image:
 def _refusal(source: Source, limits: MediaLimits, error: Exception) -> MediaError:
     """Return the error for a source that Pillow did not open: too large, corrupt or unsupported."""
     if isinstance(error, Image.DecompressionBombError):
-        message = (
-            f"{describe(source)} has too many pixels; at most {limits.max_pixels} are decoded (MediaLimits.max_pixels)"
-        )
-        return MediaError(message, "too-large")
+        message = f"{describe(source)} has too many pixels; at most {limits.max_pixels} are decoded"
+        return MediaError(f"{message} (MediaLimits.max_pixels)", "too-large")
     head = read_head(source, limits)
     kind, missing = kind_of(head), missing_format(head)
     if missing in limits.image_formats:

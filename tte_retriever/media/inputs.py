@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from PIL import Image
@@ -114,15 +114,8 @@ class _Decoder:
         if unknown or not item:
             given = f"a dict with the keys {unknown}" if unknown else "an empty dict"
             raise InputError(f'{given} was given; the keys are "text", "image" and "video", one or more of them')
-        decoded: TypedInput = {}
-        for key, value in item.items():  # in the given order, in which the model reads them
-            if key == "text":
-                decoded["text"] = self.value(key, value)
-            elif key == "image":
-                decoded["image"] = self.value(key, value)
-            else:
-                decoded["video"] = self.value(key, value)
-        return decoded
+        # In the given order, in which the model reads them.
+        return cast("TypedInput", {key: self.value(key, value) for key, value in item.items()})
 
     def value(self, key: str, value: Any) -> Any:
         if value is None:
@@ -153,13 +146,13 @@ class _Decoder:
         if kind in ("image", "animation"):
             return {"image": load_image(source, self._limits)}
         advice = {"text": "; read it and give its text as a str", "pdf": "; render its pages to images"}.get(kind, "")
-        raise MediaError(
-            f"{describe(source)} (content: {kind}) is neither an image nor a video{advice}", "unsupported"
-        )
+        message = f"{describe(source)} (content: {kind}) is neither an image nor a video{advice}"
+        raise MediaError(message, "unsupported")
 
     def chat(self, messages: Any) -> list[dict[str, Any]]:
         if not isinstance(messages, Sequence) or not messages:
-            raise InputError(f"{_count(messages)} was given; {_ALLOWED}")
+            given = "an empty list" if isinstance(messages, Sequence) else describe(messages)
+            raise InputError(f"{given} was given; {_ALLOWED}")
         return [self.message(message) for message in messages]
 
     def message(self, message: Any) -> dict[str, Any]:
@@ -222,7 +215,3 @@ def _refuse_fetching(mapping: Mapping[str, Any]) -> None:
             "as a pathlib.Path, bytes, decoded pixels, or a URL whose host is in MediaLimits.url_hosts"
         )
         raise MediaError(message, "not-allowed")
-
-
-def _count(messages: Any) -> str:
-    return "an empty list" if isinstance(messages, Sequence) else describe(messages)

@@ -68,20 +68,16 @@ def _request(url: str, parts: SplitResult, limits: MediaLimits, deadline: float)
         with _closed_at(deadline, connection.sock, expired):
             connection.request("GET", _target(parts), headers=_HEADERS)
             with connection.getresponse() as response:  # it keeps the socket open unless closed itself
+                location = response.headers.get("Location", "")
                 redirected = response.status in _REDIRECTS
-                answer = (
-                    urljoin(url, response.headers.get("Location", "")) if redirected else _body(response, url, limits)
-                )
+                answer = urljoin(url, location) if redirected else _body(response, url, limits)
         if expired.is_set():  # a connection that was shut down looks like the end of the body
             raise TimeoutError
         return answer
     except Exception as error:
         if expired.is_set() or isinstance(error, TimeoutError):
-            message = (
-                f"{url!r} took longer than {limits.max_url_seconds} s (MediaLimits.max_url_seconds); try again, or raise "
-                "the limit"
-            )
-            raise MediaError(message, "unreadable") from error
+            message = f"{url!r} took longer than {limits.max_url_seconds} s (MediaLimits.max_url_seconds)"
+            raise MediaError(f"{message}; try again, or raise the limit", "unreadable") from error
         if isinstance(error, MediaError) or not isinstance(error, (OSError, HTTPException, ValueError)):
             raise
         raise MediaError(f"{url!r} cannot be fetched: {error or type(error).__name__}", "unreadable") from error
@@ -114,10 +110,8 @@ def _allowed_parts(url: str, allowed: set[Origin], limits: MediaLimits) -> Split
     except ValueError as error:
         raise MediaError(f"{url!r} is not a valid URL: {error}", "not-allowed") from error
     if origin not in allowed:
-        hosts = ", ".join(sorted(limits.url_hosts))
-        raise MediaError(
-            f"{url!r} is not fetched; the allowed hosts are {hosts} (MediaLimits.url_hosts)", "not-allowed"
-        )
+        message = f"{url!r} is not fetched; the allowed hosts are {', '.join(sorted(limits.url_hosts))}"
+        raise MediaError(f"{message} (MediaLimits.url_hosts)", "not-allowed")
     return parts
 
 
@@ -131,10 +125,8 @@ def _check_peer(sock: socket.socket, host: str, url: str) -> None:
     """Check the address that was connected to: a name may resolve to another one at every lookup."""
     address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
     if not address.is_global and host != "localhost" and not _is_address(host):
-        message = (
-            f"{url!r} leads to the private address {address}; to allow it, name that address in MediaLimits.url_hosts"
-        )
-        raise MediaError(message, "not-allowed")
+        message = f"{url!r} leads to the private address {address}"
+        raise MediaError(f"{message}; to allow it, name that address in MediaLimits.url_hosts", "not-allowed")
 
 
 def _is_address(host: str) -> bool:

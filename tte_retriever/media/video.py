@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from tte_retriever.errors import InputError, MediaError
-from tte_retriever.media.animation import open_animation
-from tte_retriever.media.container import open_container
+from tte_retriever.media.animation import Animation, open_animation
+from tte_retriever.media.container import Container, open_container
 from tte_retriever.media.files import Source, describe, read_head, refuse_string
 from tte_retriever.media.images import ImageLike, is_animation, load_image
 from tte_retriever.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -74,15 +74,6 @@ class VideoInfo:
 
 VideoLike: TypeAlias = Path | bytes | Sequence[ImageLike] | np.ndarray | VideoFrames
 """What :func:`load_video` takes: an encoded video, a list of frames, an array (T, H, W, 3), or sampled frames."""
-
-
-class _Timeline(Protocol):
-    size: tuple[int, int]
-    duration_s: float
-
-    def frames_at(self, instants_s: Sequence[float]) -> list[tuple[float, Image.Image]]: ...
-
-    def frames_between(self, start_s: float, end_s: float) -> Iterator[tuple[float, Image.Image]]: ...
 
 
 def probe_video(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> VideoInfo:
@@ -184,7 +175,7 @@ def iterate_video(
         yield from video.frames_between(start_s, _stop(source, video.duration_s, start_s, end_s))
 
 
-def _open_timeline(source: Source, limits: MediaLimits) -> tuple[AbstractContextManager[_Timeline], bool]:
+def _open_timeline(source: Source, limits: MediaLimits) -> tuple[AbstractContextManager[Animation | Container], bool]:
     if isinstance(source, str):
         raise refuse_string("a video")
     if not isinstance(source, (Path, bytes)):
@@ -212,10 +203,10 @@ def _from_frames(
 ) -> VideoFrames:
     given: Sequence[ImageLike]
     if isinstance(source, VideoFrames):
-        given, times_s, end_s = source.frames, source.timestamps_s, source.end_s
+        given, times_s, start_s, end_s = source.frames, source.timestamps_s, source.start_s, source.end_s
     else:
         given = _frame_list(source)
-        times_s, end_s = tuple(i / sampling.fps for i in range(len(given))), len(given) / sampling.fps
+        times_s, start_s, end_s = tuple(i / sampling.fps for i in range(len(given))), 0.0, len(given) / sampling.fps
     if not given:
         raise MediaError(f"{describe(source)} was given as a video and has no frames; give one or more", "empty")
     count = min(len(given), sampling.max_count(limits))
@@ -225,9 +216,7 @@ def _from_frames(
     frames = tuple(load_image(given[i], limits) for i in kept)
     sizes = sorted({frame.size for frame in frames})
     if len(sizes) > 1:
-        message = f"the frames of a video have the sizes {sizes}; resize them to one size"
-        raise MediaError(message, "unsupported")
-    start_s = source.start_s if isinstance(source, VideoFrames) else 0.0
+        raise MediaError(f"the frames of a video have the sizes {sizes}; resize them to one size", "unsupported")
     return VideoFrames(frames, tuple(times_s[i] for i in kept), start_s, end_s)
 
 

@@ -9,15 +9,13 @@ from .vocabulary import COLORS, DIRECTIONS, KEYS, NUMBERS, PLACES, SHAPES, SIZES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-EVENTS = ("moves", "turns", "grows", "shrinks", "vanishes", "appears")
-
 _WORDS: dict[str, Iterable[str]] = {
     "color": COLORS,
     "shape": SHAPES,
     "size": SIZES,
     "place": PLACES,
     "number": NUMBERS,
-    "event": EVENTS,
+    "event": ("moves", "turns", "grows", "shrinks", "vanishes", "appears"),
     "key": KEYS,
     "value": VALUES,
     "title": (*TITLE_FIRST, *TITLE_SECOND),
