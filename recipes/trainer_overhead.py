@@ -57,16 +57,9 @@ class Clock(TrainerCallback):
 def with_trainer(config: TrainConfig, model: TTEEncoder, data: Any, collator: TTECollator) -> Clock:
     """One round of the trainer."""
     clock, stage = Clock(), config.stages[-1]
+    arguments = stage_arguments(config, stage)
     run_stage(
-        config,
-        stage,
-        model,
-        data,
-        collator,
-        arguments=stage_arguments(config, stage),
-        previous=None,
-        loss=TTELoss,
-        callbacks=[clock],
+        config, stage, model, data, collator, arguments=arguments, previous=None, loss=TTELoss, callbacks=[clock]
     )
     return clock
 

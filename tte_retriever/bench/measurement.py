@@ -43,24 +43,18 @@ class Measurement:
     wanted: str = ""
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of the whole process, background threads included."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
 def interleaved(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each work in every round.
+    """CPU seconds of each work in every round, those of background threads included.
 
     All works run in every round, so that other load on the machine affects them alike. A first round is not counted.
     """
     timed: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
-            seconds = cpu_seconds(work)
+            started = time.process_time()
+            work()
             if number:
-                timed[name].append(seconds)
+                timed[name].append(time.process_time() - started)
     return timed
 
 

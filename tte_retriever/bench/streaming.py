@@ -86,11 +86,8 @@ def packing(model: str, count: int) -> Iterator[Measurement]:
                 mask = inputs[0]["attention_mask"]
                 batches.append((mask.numel(), int(mask.sum())))
 
-            hook = encoder.transformer.register_forward_pre_hook(seen)
-            try:
+            with encoder.transformer.register_forward_pre_hook(seen):
                 work()
-            finally:
-                hook.remove()
             padded, real = map(sum, zip(*batches, strict=True))
             peak = max(tokens for tokens, _ in batches)
             shape = f"{count} {workload}, {way}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003  (typer reads the annotations)
 from typing import TYPE_CHECKING, Annotated, TextIO
@@ -26,8 +27,7 @@ def bench(
     """Measure inference on this machine: streaming against encode, padding, memory, and the cost of thinking."""
     from tte_retriever.bench import run
 
-    file = _new_file(to_json) if to_json is not None else None
-    try:
+    with nullcontext() if to_json is None else _new_file(to_json) as file:
         part = ""
         for measurement in run(quick=quick):
             if measurement.part != part:
@@ -37,9 +37,6 @@ def bench(
             if file is not None:
                 file.write(json.dumps(asdict(measurement), ensure_ascii=False) + "\n")
                 file.flush()
-    finally:
-        if file is not None:
-            file.close()
 
 
 def _new_file(path: Path) -> TextIO:

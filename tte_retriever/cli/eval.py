@@ -25,7 +25,10 @@ def evaluate(
     to_json: Annotated[Path | None, typer.Option("--json", help="Also write the result to this new file.")] = None,
 ) -> None:
     """Score any multimodal SentenceTransformer model on a benchmark."""
-    _check_suite(suite)
+    if suite == "mmeb-v2":
+        raise InputError("The suite 'mmeb-v2' cannot be run yet; give --suite mini-mmeb.")
+    if suite != "mini-mmeb":
+        raise InputError(f"The suite {suite!r} does not exist; give --suite mini-mmeb.")
     if to_json is not None and (to_json.exists() or not to_json.parent.is_dir()):
         raise InputError(
             f"{to_json} cannot be written. Give --json a file that does not exist yet, in a folder that does."
@@ -49,10 +52,3 @@ def evaluate(
     if to_json is not None:
         to_json.write_text(json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     Console().print(report.to_table())
-
-
-def _check_suite(suite: str) -> None:
-    if suite == "mmeb-v2":
-        raise InputError("The suite 'mmeb-v2' cannot be run yet; give --suite mini-mmeb.")
-    if suite != "mini-mmeb":
-        raise InputError(f"The suite {suite!r} does not exist; give --suite mini-mmeb.")

@@ -9,6 +9,7 @@ import typer
 
 
 def import_(
+    ctx: typer.Context,
     src: Annotated[str, typer.Argument(help="Folder or hub id of the original checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The new folder.")],
     origin: Annotated[str, typer.Option("--from", help="Project that it comes from: plume or ume-r1.")],
@@ -48,17 +49,7 @@ def import_(
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # it warns about keys in config.json that older releases wrote
-    settings = {
-        "steps": steps,
-        "active_experts": active_experts,
-        "context": context,
-        "positions": positions,
-        "prefix": prefix,
-        "suffix": suffix,
-        "readout": readout,
-        "mode": mode,
-        "most_tokens": most_tokens,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
-    import_checkpoint(src, out, origin=origin, **given)
+    # The parameters have the names of the settings.
+    given = {name: value for name, value in ctx.params.items() if value is not None}
+    import_checkpoint(**given)
     typer.echo(f'{out}: imported. Load it with TTEEncoder("{out}").')

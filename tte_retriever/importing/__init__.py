@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -13,34 +13,15 @@ from tte_retriever.checkpoint import check_output_dir, public_name, save_model
 from tte_retriever.errors import InputError
 from tte_retriever.importing import plume, ume_r1
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sentence_transformers import SentenceTransformer
-
 __all__ = ["ORIGINS", "import_checkpoint"]
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """A project that checkpoints come from.
+ORIGINS = {"plume": plume, "ume-r1": ume_r1}
+"""Project that checkpoints come from → its module.
 
-    Attributes:
-        settings: Frozen dataclass of the settings that are not in its files.
-        load: Reads a folder of the project, with such settings.
-        card: ``README.md`` of the new folder; ``{name}`` is the checkpoint.
-    """
-
-    settings: type
-    load: Callable[[Path, Any], SentenceTransformer]
-    card: str
-
-
-ORIGINS = {
-    "plume": _Origin(plume.Settings, plume.load, plume.CARD),
-    "ume-r1": _Origin(ume_r1.Settings, ume_r1.load, ume_r1.CARD),
-}
-"""By name."""
+``Settings`` is a frozen dataclass of the settings that are not in its files, ``load`` reads a folder of the project with such
+settings, and ``CARD`` is the ``README.md`` of the new folder, in which ``{name}`` is the checkpoint.
+"""
 
 
 def import_checkpoint(src: str | Path, out: str | Path, *, origin: str, **settings: Any) -> Path:
@@ -71,12 +52,12 @@ def import_checkpoint(src: str | Path, out: str | Path, *, origin: str, **settin
     out = Path(out)
     if origin not in ORIGINS:
         raise InputError(f"origin is {origin!r}; it can be {' or '.join(ORIGINS)}.")
-    known = [field.name for field in fields(ORIGINS[origin].settings)]
+    known = [field.name for field in fields(ORIGINS[origin].Settings)]
     if unknown := [name for name in settings if name not in known]:
         raise InputError(f"{origin} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
     check_output_dir(out)
-    model = ORIGINS[origin].load(_folder(str(src)), ORIGINS[origin].settings(**settings))
-    return save_model(model, out, ORIGINS[origin].card.format(name=public_name(src)))
+    model = ORIGINS[origin].load(_folder(str(src)), ORIGINS[origin].Settings(**settings))
+    return save_model(model, out, ORIGINS[origin].CARD.format(name=public_name(src)))
 
 
 def _folder(src: str) -> Path:

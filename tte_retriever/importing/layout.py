@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,16 +15,14 @@ from transformers.initialization import no_init_weights
 from tte_retriever.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel
 
-_FORMATS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
-
-_NAMES = (
-    (re.compile(r"^model\.(visual|language_model)\."), r"\1."),  # transformers 4.52
-    (re.compile(r"^model\."), "language_model."),  # before it and after it
+_FORMATS: tuple[tuple[str, str, Callable[[Path], dict[str, torch.Tensor]]], ...] = (
+    ("model", ".safetensors", load_file),
+    ("pytorch_model", ".bin", partial(torch.load, map_location="cpu", weights_only=True)),
 )
 
 
@@ -33,16 +32,9 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: If there are no weights, or a shard is missing.
     """
-    for stem, suffix in _FORMATS:
-        if not (files := _files(folder, stem, suffix)):
-            continue
-        weights: dict[str, torch.Tensor] = {}
-        for file in files:
-            if suffix == ".safetensors":
-                weights |= load_file(file)
-            else:
-                weights |= torch.load(file, map_location="cpu", weights_only=True)
-        return weights
+    for stem, suffix, read in _FORMATS:
+        if files := _files(folder, stem, suffix):
+            return {name: tensor for file in files for name, tensor in read(file).items()}
     raise CheckpointError(
         f"{str(folder)!r} holds no weights; give a folder with model.safetensors or pytorch_model.bin, or their shards."
     )
@@ -73,9 +65,8 @@ def load_backbone_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> 
     tensors = {renamed(name): tensor for name, tensor in weights.items() if name != "lm_head.weight"}
     config = AutoConfig.from_pretrained(folder)
     if (matrix := tensors.get("language_model.embed_tokens.weight")) is not None:
-        config.text_config.vocab_size = len(
-            matrix
-        )  # config.json may still have the size from before tokens were added
+        # config.json may still have the size from before tokens were added.
+        config.text_config.vocab_size = len(matrix)
     with no_init_weights():
         model = AutoModel.from_config(config)
     check_names({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, tensors, "backbone")
@@ -85,10 +76,21 @@ def load_backbone_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> 
 
 def renamed(name: str) -> str:
     """Translate the name of a weight to the current layout of the model without output head."""
-    for pattern, replacement in _NAMES:
-        if pattern.match(name):
-            return pattern.sub(replacement, name)
-    return name
+    # transformers 4.52 saved "model.visual.…" and "model.language_model.…"; other releases name no part after "model.".
+    return re.sub(r"^model\.(visual\.|language_model\.)?", lambda match: match[1] or "language_model.", name)
+
+
+def check_rows(folder: Path, tokens: int, rows: int) -> None:
+    """Raise unless the embedding matrix has a row for every token.
+
+    Raises:
+        CheckpointError: If it has fewer.
+    """
+    if tokens > rows:
+        raise CheckpointError(
+            f"The tokenizer in {str(folder)!r} has {tokens} tokens, but the embedding matrix only {rows} rows; give the "
+            "folder in which the two were saved together."
+        )
 
 
 def check_names(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, torch.Tensor], what: str) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from tte_retriever.backbones import backbone_spec, load_backbone
 from tte_retriever.errors import CheckpointError
-from tte_retriever.importing.layout import check_names, load_backbone_weights, read_weights
+from tte_retriever.importing.layout import check_names, check_rows, load_backbone_weights, read_weights
 from tte_retriever.methods.plume import PlumeTransformer, modules
 from tte_retriever.methods.plume_options import Context, PlumeOptions, Positions, Readout
 from tte_retriever.methods.plume_prompt import check_plume_tokens
@@ -80,23 +80,17 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
         CheckpointError: A token, an adapter or a weight is missing, or a weight is not expected.
         InputError: Settings that cannot be used.
     """
-    PlumeOptions(
-        context=settings.context, positions=settings.positions, readout=settings.readout
-    )  # refuse them before reading gigabytes
+    # Refuse wrong options before gigabytes are read.
+    PlumeOptions(context=settings.context, positions=settings.positions, readout=settings.readout)
     processor = _processor(folder)
     check_plume_tokens(processor.tokenizer)
     weights = read_weights(folder)
     adapter = {_ADAPTER.split(name)[-1]: weights.pop(name) for name in list(weights) if _ADAPTER.search(name)}
     options = _options(settings, adapter, folder)
     model = load_backbone_weights(folder, weights)
-    matrix, tokens = model.get_input_embeddings(), len(processor.tokenizer)
+    matrix = model.get_input_embeddings()
     assert isinstance(matrix, torch.nn.Embedding)
-    rows = matrix.num_embeddings
-    if tokens > rows:
-        raise CheckpointError(
-            f"The tokenizer in {str(folder)!r} has {tokens} tokens, but the embedding matrix only {rows} rows; give the "
-            "folder in which the two were saved together."
-        )
+    check_rows(folder, len(processor.tokenizer), matrix.num_embeddings)
     state = _adapter_state(adapter, options, model.config.text_config.hidden_size)
     with TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForMultimodalLM
 
 from tte_retriever.backbones import load_backbone, qwen_vl_model, qwen_vl_tokenizer
 from tte_retriever.errors import CheckpointError, InputError
-from tte_retriever.importing.layout import check_names, read_weights, renamed
+from tte_retriever.importing.layout import check_names, check_rows, read_weights, renamed
 from tte_retriever.methods.explicit_cot import DISC_TOKEN, GEN_TOKEN, ExplicitCoT, Mode, build
 from tte_retriever.methods.plume_prompt import add_plume_prompt
 
@@ -74,12 +74,7 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
             f"The tokenizer in {str(folder)!r} lacks {', '.join(lacking)}, so it is not the tokenizer of UME-R1. Give "
             "the folder in which its tokenizer was saved with its weights."
         )
-    rows = qwen_vl_model(transformer).get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise CheckpointError(
-            f"The tokenizer in {str(folder)!r} has {len(tokenizer)} tokens, but the embedding matrix only {rows} rows; give "
-            "the folder in which the two were saved together."
-        )
+    check_rows(folder, len(tokenizer), qwen_vl_model(transformer).get_input_embeddings().num_embeddings)
     modules = build(loaded, settings.most_tokens, ask=partial(add_plume_prompt, prefix=""))
     return SentenceTransformer(modules=modules, similarity_fn_name="cosine", device="cpu")
 
