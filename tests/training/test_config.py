@@ -87,7 +87,7 @@ def test_a_method_without_think_tokens_has_no_options_about_them(method, overrid
         ("stages.0.rationale_weight=0", "learns nothing"),
         ("model.method=direct", "direct has no thought"),
         ("data.0.name=a.b", r"data\.0\.name"),
-        ("stages.7.steps=1", "no index"),
+        ("stages.7.steps=1", "not an index"),
         ("model.backbone.x=1", "inside a single value"),
         ("nothing", "write key=value"),
         ("seed=[", "cannot be read"),

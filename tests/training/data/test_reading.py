@@ -77,7 +77,7 @@ BROKEN = [
     ({"anchor": "q", "positive": 3}, "positive: "),
     ({"anchor": "q", "positive": {"picture": "a.png"}}, "'picture'"),
     ({"anchor": "q", "positive": {"image": "gone.png"}}, "gone.png"),
-    ({"anchor": "q", "positive": {"image": "sub"}}, "is no file"),
+    ({"anchor": "q", "positive": {"image": "sub"}}, "is not a file"),
     ({"anchor": "q", "positive": {"image": "a\0.png"}}, "cannot be used as a path"),
     ({"anchor": "q", "positive": {"image": "../secret.png"}}, "leads out of the media root"),
     ({"anchor": "q", "positive": {"image": "link.png"}}, "leads out of the media root"),
@@ -122,7 +122,7 @@ def test_broken_rows_are_set_aside_and_never_shift_the_others(write, root, tmp_p
     [
         ({"max_failures": 1}, "more than 1 unusable rows"),
         ({"format": "csv"}, "pairs, mmeb, ume"),
-        ({"media_root": "nowhere"}, "is no folder"),
+        ({"media_root": "nowhere"}, "is not a folder"),
     ],
 )
 def test_what_is_refused(write, root, options, complaint):
@@ -133,7 +133,7 @@ def test_what_is_refused(write, root, options, complaint):
 
 
 def test_nothing_usable_is_an_error_and_still_quarantined(write, root, tmp_path):
-    with pytest.raises(InputError, match=r"no usable row \(2 broken\); the first is line 1"):
+    with pytest.raises(InputError, match=r"no usable row \(2 unusable\); the first is line 1"):
         read_pairs(write(b"{", b"{"), format="pairs", media_root=root, quarantine=tmp_path / "q.jsonl")
     assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 2
     for name, content in (("empty.jsonl", b""), ("rows.json", b"[]"), ("rows.parquet", b"PAR1")):
