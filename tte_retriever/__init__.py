@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tte_retriever.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tte_retriever.building import build
@@ -23,14 +24,4 @@ _MODULES = {
     "build": "tte_retriever.building",
     "model_path": "tte_retriever.checkpoint",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that ``import tte_retriever`` does not pay for torch."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'tte_retriever' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, __all__, _MODULES)  # so that ``import tte_retriever`` does not load torch

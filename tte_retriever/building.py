@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sentence_transformers import SentenceTransformer
 
-from tte_retriever.backbones import INITS, Backbone, Init, load_backbone
+from tte_retriever.backbones import Backbone, Init, load_backbone
 from tte_retriever.checkpoint import check_output_dir, public_name, save_model
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, check_choice
 from tte_retriever.methods.table import METHODS
 
 
@@ -58,14 +58,12 @@ def build(
         4
     """
     out = Path(out)
-    if method not in METHODS:
-        raise InputError(f"method is {method!r}; it can be {' or '.join(METHODS)}.")
+    check_choice("method", method, METHODS)
     chosen = METHODS[method]
     count = chosen.think_tokens if think_tokens is None else think_tokens
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= chosen.max_think_tokens:
         raise InputError(f"think_tokens is {think_tokens!r}; give an int from 0 to {chosen.max_think_tokens}.")
-    if init not in INITS:
-        raise InputError(f"init is {init!r}; it can be {' or '.join(INITS)}.")
+    check_choice("init", init, get_args(Init))
     check_output_dir(out)
     loaded = load_backbone(backbone, chosen.resolve("module_class"))
     model = SentenceTransformer(

@@ -48,13 +48,8 @@ def as_chat(item: TypedInput, tokenizer: Any) -> Chat:
 
 def parts(chats: Sequence[Chat]) -> list[dict[str, Any]]:
     """All content parts of all chats, in the order of the processor."""
-    return [
-        part
-        for chat in chats
-        for message in chat
-        if isinstance(message["content"], list)
-        for part in message["content"]
-    ]
+    contents = [message["content"] for chat in chats for message in chat]
+    return [part for content in contents if isinstance(content, list) for part in content]
 
 
 def own_budget(chat: Chat, default: int | None) -> int | None:

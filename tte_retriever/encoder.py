@@ -15,7 +15,7 @@ from tqdm.autonotebook import tqdm
 from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.chats import as_chat, own_budget, parts, refuse_ignored, take_metadata
 from tte_retriever.checkpoint import fingerprint, resolve_model, settings
-from tte_retriever.errors import CheckpointError, InputError, TTEError
+from tte_retriever.errors import CheckpointError, InputError, TTEError, check_choice
 from tte_retriever.inference import BatchEmbedder, stream
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, typed_input
 from tte_retriever.methods.thinking_module import ThinkingModule
@@ -246,14 +246,11 @@ class TTEEncoder(SentenceTransformer):
         sequence = isinstance(inputs, (list, np.ndarray, torch.Tensor))
         single = self.is_singular_input(inputs) if sequence else isinstance(inputs, (str, bytes, Mapping))
         if single or not isinstance(inputs, Iterable):
-            raise InputError(
-                f"embed takes an iterable of items, but one {type(inputs).__name__} was given; use [item]."
-            )
+            raise InputError(f"embed takes an iterable of items, not one {type(inputs).__name__}; use [item].")
         for name, value in (("batch_tokens", batch_tokens), ("look_ahead", look_ahead)):
             if value < 1:
                 raise InputError(f"{name} is {value}; give a positive number.")
-        if on_error not in ("raise", "yield"):
-            raise InputError(f"on_error is {on_error!r}; give 'raise' or 'yield'.")
+        check_choice("on_error", on_error, ("raise", "yield"))
         self._checked_budget(think_budget)
         embedder = BatchEmbedder(
             cast("Model", self),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 MediaReason = Literal[
     "missing",  # no such file
@@ -66,6 +69,19 @@ class MediaError(InputError):
     def __reduce__(self) -> tuple[type[MediaError], tuple[str, MediaReason]]:
         """Let the error be pickled by a worker process."""
         return type(self), (str(self), self.reason)
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Refuse a value that is not one of the allowed words.
+
+    Raises:
+        InputError: It is another one.
+
+    Example:
+        >>> check_choice("init", "mean", ("mean", "keep"))
+    """
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}; it can be {' or '.join(allowed)}.")
 
 
 class CheckpointError(TTEError):

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tte_retriever.errors import CheckpointError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -53,6 +55,17 @@ def thought_vocabulary(tokenizer: PreTrainedTokenizerBase) -> ThoughtVocabulary:
     while (token := think_token(len(think_ids))) in added:
         think_ids.append(added[token])
     return ThoughtVocabulary(tuple(think_ids), added.get(EMBED_TOKEN))
+
+
+def refuse_thought(tokenizer: PreTrainedTokenizerBase, advice: str) -> None:
+    """Refuse a vocabulary that has think tokens or an embed token.
+
+    Raises:
+        CheckpointError: It has some.
+    """
+    present = thought_vocabulary(tokenizer)
+    if present.embed_id is not None or present.think_ids:
+        raise CheckpointError(f"The backbone already has {present.max_budget} think tokens and an embed token{advice}")
 
 
 def escape_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from tte_retriever.backbones.loading import Backbone, load_backbone
 from tte_retriever.backbones.qwen_vl import QwenVLModel, qwen_vl_model, qwen_vl_tokenizer, token_id
-from tte_retriever.backbones.rows import INITS, Init, add_token_rows
+from tte_retriever.backbones.rows import Init, add_token_rows
 from tte_retriever.backbones.specs import BACKBONES, BackboneSpec, backbone_spec
 
 __all__ = [
     "BACKBONES",
-    "INITS",
     "Backbone",
     "BackboneSpec",
     "Init",

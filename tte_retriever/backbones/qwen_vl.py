@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from torch import Tensor, nn
     from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+
+_POSITION_KEYS = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
 class QwenVLModel(Protocol):
@@ -65,6 +70,24 @@ def qwen_vl_model(transformer: nn.Module) -> QwenVLModel:
         128
     """
     return cast("QwenVLModel", transformer.model)
+
+
+def rope_positions(backbone: QwenVLModel, features: Mapping[str, Any]) -> Tensor:
+    """Positions of the tokens of a batch on the axes of time, height and width; (3, B, L) int64.
+
+    Args:
+        backbone: The model without its output head.
+        features: What ``preprocess`` returns.
+
+    Example:
+        >>> from tte_retriever import TTEEncoder
+        >>> encoder = TTEEncoder("tte-flash-tiny", device="cpu")
+        >>> positions = rope_positions(qwen_vl_model(encoder.transformer), encoder.preprocess(["a red circle"]))
+        >>> positions[:, 0, :3].tolist()
+        [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
+    """
+    given = {key: features[key] for key in _POSITION_KEYS if key in features}
+    return backbone.get_rope_index(features["input_ids"], attention_mask=features["attention_mask"], **given)[0]
 
 
 def qwen_vl_tokenizer(transformer: nn.Module) -> PreTrainedTokenizerBase:

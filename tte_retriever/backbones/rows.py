@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 Init = Literal["mean", "keep"]
 """``mean``: the mean of all used rows plus half their standard deviation as noise. ``keep``: as the backbone left them."""
 
-INITS: tuple[str, ...] = get_args(Init)
 
 _MULTIPLE = 64  # matrix sizes that kernels run fast on
 

@@ -88,11 +88,9 @@ def predicting_states(
         use_cache=cache is not None,
     ).last_hidden_state
     # The last visible token predicts the first token of the rationale.
-    if cache is None:
-        predicting = hidden[:, prompt.shape[1] - 1 :]  # (B, R + 1, D)
-    else:
-        predicting = torch.cat([prompt[:, -1:].to(hidden.dtype), hidden], dim=1)
-    return predicting[:, :-1]  # (B, R, D)
+    if cache is not None:
+        hidden = torch.cat([prompt[:, -1:].to(hidden.dtype), hidden], dim=1)  # (B, 1 + R, D)
+    return hidden[:, -rationale_ids.shape[1] - 1 : -1]  # (B, R, D)
 
 
 def visible_columns(visible: Tensor) -> Tensor:

@@ -119,9 +119,7 @@ def _check(encoder: TTEEncoder, decoder: RationaleDecoder | None) -> None:
     first = encoder.transformer
     writes = isinstance(first, (ExplicitCoT, PlumeTransformer))
     if isinstance(first, ExplicitCoT) and first.mode != "gen":
-        raise InputError(
-            f"The mode of this model is {first.mode!r}, in which it writes no rationale; set it to 'gen'."
-        )
+        raise InputError(f"The mode of this model is {first.mode!r}; it writes a rationale only in mode 'gen'.")
     if isinstance(first, PlumeTransformer) and first.options.readout != "gen":
         raise InputError(
             f"The readout of this model is {first.options.readout!r}, for which it takes no latent steps, so there is no "
@@ -156,9 +154,8 @@ def _read(
     for row, vector in enumerate(vectors.float().cpu().numpy()):
         tokens = tuple(token for token in written.ids[row].tolist() if token >= 0)
         probabilities = tuple(written.probabilities[row, : len(tokens)].tolist())
-        rationales.append(
-            Rationale(encoder.tokenizer.decode(tokens), tokens, written.stops[row], probabilities, vector.copy())
-        )
+        text = encoder.tokenizer.decode(tokens)
+        rationales.append(Rationale(text, tokens, written.stops[row], probabilities, vector.copy()))
     return rationales
 
 
@@ -210,6 +207,4 @@ def _ends(encoder: TTEEncoder) -> dict[int, Stop]:
 
 def _check_budgets(budgets: Sequence[int]) -> None:
     if 0 in budgets:
-        raise InputError(
-            f"The think budgets are {budgets}, but without a thought there is no rationale; give 1 or more."
-        )
+        raise InputError(f"The think budgets are {budgets}. Without a thought there is no rationale; give 1 or more.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 
+from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.errors import InputError
 from tte_retriever.methods.plume import PlumeTransformer
 
@@ -104,14 +105,12 @@ def _embed(encoder: TTEEncoder, features: Mapping[str, Any], visit: Visit) -> Te
     with torch.no_grad(), _visited(encoder, count):
         vectors = encoder(dict(features))["sentence_embedding"]
     if not visited:
-        raise InputError(
-            "The think budget is 0, so there are no think tokens or latent steps; give a think_budget above 0."
-        )
+        raise InputError("The think budget is 0, so there are no think tokens or latent steps; give 1 or more.")
     return cast("Tensor", vectors)
 
 
 def _decoder(encoder: TTEEncoder) -> Any:
-    return cast("Any", encoder.transformer.model).base_model.language_model
+    return qwen_vl_model(encoder.transformer).base_model.language_model
 
 
 @contextmanager
@@ -135,11 +134,9 @@ def _visited(encoder: TTEEncoder, visit: Visit) -> Iterator[None]:
             visit(len(decoder.layers), here[0].steps, _at(here[0], output.last_hidden_state))
             here.clear()
 
-    with ExitStack() as hooks:
-        hooks.callback(_find_thought(encoder, here).remove)
+    with _find_thought(encoder, here), ExitStack() as hooks, decoder.register_forward_hook(leave):
         for index, layer in enumerate(decoder.layers):
-            hooks.callback(layer.register_forward_pre_hook(partial(enter, layer=index)).remove)
-        hooks.callback(decoder.register_forward_hook(leave).remove)
+            hooks.enter_context(layer.register_forward_pre_hook(partial(enter, layer=index)))
         yield
 
 

@@ -83,6 +83,5 @@ class BatchEmbedder:
                 vectors = truncate_embeddings(vectors, self.dimension)
             if self.normalize:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
-        return [
-            vector.copy() for vector in vectors.float().cpu().numpy()
-        ]  # a view would keep the whole batch in memory
+        # Copies, because a view would keep the whole batch in memory.
+        return [vector.copy() for vector in vectors.float().cpu().numpy()]

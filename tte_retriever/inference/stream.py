@@ -70,7 +70,8 @@ def stream(
         while sum(_tokens(future.result()) for _, future in pending if future.done()) < most_tokens and (
             group := list(islice(source, min(_GROUP, look_ahead - held)))
         ):
-            pending.append((len(group), pool.submit(_prepared, prepare, group)))
+            # Errors of single items are raised by the caller, after the results before them.
+            pending.append((len(group), pool.submit(run_isolated, prepare, group, Exception)))
             held += len(group)
 
     try:
@@ -94,11 +95,6 @@ def stream(
             window.clear()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _prepared(prepare: Callable[[Sequence[Any]], list[Features]], group: Sequence[Any]) -> list[Features | Exception]:
-    """Features of each item, or its error, which the caller raises after the results before it."""
-    return run_isolated(prepare, group, Exception)
 
 
 def _tokens(rows: Sequence[Features | Exception]) -> int:

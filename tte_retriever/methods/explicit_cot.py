@@ -11,17 +11,10 @@ import torch
 from sentence_transformers.base.modules import Transformer
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from tte_retriever.backbones import (
-    Backbone,
-    Init,
-    add_token_rows,
-    load_backbone,
-    qwen_vl_model,
-    qwen_vl_tokenizer,
-    token_id,
-)
-from tte_retriever.errors import CheckpointError, InputError
-from tte_retriever.tokens import end_of_turn_ids, thought_vocabulary
+from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone
+from tte_retriever.backbones.qwen_vl import qwen_vl_model, qwen_vl_tokenizer, rope_positions, token_id
+from tte_retriever.errors import CheckpointError, InputError, check_choice
+from tte_retriever.tokens import end_of_turn_ids, refuse_thought
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +34,6 @@ Stop: TypeAlias = Literal["embed", "end-of-turn", "cap"]
 """Why a rationale ended: the model wrote the embed token, it ended its turn without one, or it reached the cap."""
 
 STOPS: tuple[Stop, ...] = get_args(Stop)
-_POSITION_KEYS = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 _TURN = "<|im_start|>assistant\n"
 
 
@@ -91,8 +83,7 @@ class ExplicitCoT(Transformer):
 
     @mode.setter
     def mode(self, value: Mode) -> None:
-        if value not in get_args(Mode):
-            raise InputError(f"mode is {value!r}; it can be {' or '.join(map(repr, get_args(Mode)))}.")
+        check_choice("mode", value, get_args(Mode))
         self._mode = value
 
     @property
@@ -201,10 +192,7 @@ class ExplicitCoT(Transformer):
         # wrote it early: it is read again, last, in the same column for all rows.
         seen = torch.cat([mask, rationale.to(mask.dtype), mask.new_ones(rows, 1)], dim=1)  # (B, L + R + 1)
         # Not from the model's rope_deltas: they belong to the latest batch, which may be another thread's.
-        given = {key: features[key] for key in _POSITION_KEYS if key in features}
-        positions, _ = model.base_model.get_rope_index(
-            features["input_ids"], attention_mask=mask, **given
-        )  # (3, B, L)
+        positions = rope_positions(model.base_model, features)  # (3, B, L)
         states = model.base_model(
             input_ids=torch.full((rows, 1), gen, device=mask.device),
             attention_mask=seen,
@@ -275,12 +263,7 @@ def build(
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, ExplicitCoT)
     transformer = cast("ExplicitCoT", loaded.transformer)
     tokenizer, processor = qwen_vl_tokenizer(transformer), transformer.processor
-    present = thought_vocabulary(tokenizer)
-    if present.embed_id is not None or present.think_ids:
-        raise CheckpointError(
-            f"The backbone already has {present.max_budget} think tokens and an embed token, which explicit-cot cannot use; "
-            "build from the backbone that it came from."
-        )
+    refuse_thought(tokenizer, ", which explicit-cot cannot use; build from the backbone that it came from.")
     new = [token for token in (GEN_TOKEN, DISC_TOKEN) if token not in tokenizer.get_added_vocab()]
     tokenizer.add_tokens(new, special_tokens=True)
     add_token_rows(qwen_vl_model(transformer), [token_id(tokenizer, token) for token in new], init=init, seed=seed)

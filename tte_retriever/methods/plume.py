@@ -12,15 +12,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from tte_retriever.backbones import (
-    Backbone,
-    Init,
-    add_token_rows,
-    load_backbone,
-    qwen_vl_model,
-    qwen_vl_tokenizer,
-    token_id,
-)
+from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone
+from tte_retriever.backbones.qwen_vl import qwen_vl_model, qwen_vl_tokenizer, rope_positions, token_id
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods.plume_adapter import IdentityAdapter, RoutedAdapter
 from tte_retriever.methods.plume_options import PlumeOptions
@@ -43,7 +36,6 @@ if TYPE_CHECKING:
 ADAPTER_FILE = "plume_adapter.safetensors"
 
 _MEDIA_KEYS = ("pixel_values", "pixel_values_videos", "mm_token_type_ids", "image_grid_thw", "video_grid_thw")
-_POSITION_KEYS = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
 _ANCHORED = {"disc": 0, "after_disc": 1}
@@ -139,12 +131,10 @@ class PlumeTransformer(Transformer):
             )
             for chat in values["message"]
         ]
-        given: dict[str, Any] = {**(processing_kwargs or {})}
+        given: Any = {**(processing_kwargs or {})}
         given["text"] = {**given.get("text", {}), "truncation": False}
         given["video"] = {**extra.get("video", {}), **given.get("video", {})}
-        features = super().preprocess(
-            chats, prompt=prompt, processing_kwargs=cast("ProcessingKwargs", given), **kwargs
-        )
+        features = super().preprocess(chats, prompt=prompt, processing_kwargs=given, **kwargs)
         longest = int(features["attention_mask"].sum(1).max())
         if self.max_seq_length is not None and longest > self.max_seq_length:
             raise InputError(
@@ -182,8 +172,7 @@ class PlumeTransformer(Transformer):
     def read_prefix(self, features: Mapping[str, Any]) -> Prefix:
         """Read the prompts of a batch."""
         backbone, ids, mask = qwen_vl_model(self), features["input_ids"], features["attention_mask"]
-        given = {key: features[key] for key in _POSITION_KEYS if key in features}
-        positions, _ = backbone.get_rope_index(ids, attention_mask=mask, **given)  # (3, B, L)
+        positions = rope_positions(backbone, features)  # (3, B, L)
         output = backbone(
             input_ids=ids,
             attention_mask=mask,
@@ -255,9 +244,7 @@ class PlumeTransformer(Transformer):
         try:
             module.adapter.load_state_dict(load_file(file))
         except RuntimeError as error:
-            raise CheckpointError(
-                f"{file} is not the adapter of this checkpoint: {error}. Import it again."
-            ) from error
+            raise CheckpointError(f"{file} is not the adapter of this model: {error}. Import it again.") from error
         return module
 
 

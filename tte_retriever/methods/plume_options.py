@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, check_choice
 
 Context = Literal["disc", "prefix_last", "none"]
 Positions = Literal["kv", "mrope", "kv-then-mrope"]
@@ -53,13 +53,11 @@ class PlumeOptions:
     resize_stages: tuple[tuple[int, int], ...] = ((3136, 12845056), (784, 2359296))
 
     def __post_init__(self) -> None:
-        words = {"context": Context, "positions": Positions, "readout": Readout}
-        for name, allowed in words.items():
-            if (value := getattr(self, name)) not in get_args(allowed):
-                raise InputError(f"{name} is {value!r}; it can be {' or '.join(get_args(allowed))}.")
-        for name, words_of in {"text_only_visual": ("blank", "none"), "several_images": ("all", "first")}.items():
-            if (value := getattr(self, name)) not in words_of:
-                raise InputError(f"{name} is {value!r}; it can be {' or '.join(words_of)}.")
+        check_choice("context", self.context, get_args(Context))
+        check_choice("positions", self.positions, get_args(Positions))
+        check_choice("readout", self.readout, get_args(Readout))
+        check_choice("text_only_visual", self.text_only_visual, ("blank", "none"))
+        check_choice("several_images", self.several_images, ("all", "first"))
         if not self.suffix:
             raise InputError("suffix is empty, but the embedding is the state at its <gen_emb>; give at least that.")
         _check_count("steps", self.steps, 0, self.step_table, "the rows of the adapter's step table")

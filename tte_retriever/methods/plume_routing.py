@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,15 +64,11 @@ def routing_statistics(encoder: Any, items: Sequence[Any], *, batch_size: int = 
     )  # (B, K, X)
     adapter = thinker.adapter
     chosen = adapter.gates(probabilities)[..., : adapter.experts] > 0  # (B, K, X)
-    statistics, start = {}, 0
-    for modality, group in groupby(ordered, key=_modality):
-        rows = slice(start, start + len(list(group)))
-        statistics[modality] = Routing(
-            items=rows.stop - rows.start,
-            chosen=chosen[rows].float().mean(0),  # (K, X)
-            probability=probabilities[rows].mean(0),  # (K, X)
-        )
-        start = rows.stop
+    modalities = [_modality(item) for item in ordered]
+    statistics = {}
+    for modality, count in Counter(modalities).items():
+        rows = torch.tensor([each == modality for each in modalities])
+        statistics[modality] = Routing(count, chosen[rows].float().mean(0), probabilities[rows].mean(0))
     return statistics
 
 

@@ -17,9 +17,7 @@ class ThinkingModule(Protocol):
     @property
     def max_budget(self) -> int:
         """The largest ``think_budget``: latent steps, or tokens of a rationale."""
-        ...
 
     @property
     def added_token_ids(self) -> list[int]:
         """Ids of the tokens that the method adds to the vocabulary of the backbone."""
-        ...

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tte_retriever.backbones import (
-    Backbone,
-    Init,
-    add_token_rows,
-    load_backbone,
-    qwen_vl_model,
-    qwen_vl_tokenizer,
-)
-from tte_retriever.errors import CheckpointError
-from tte_retriever.tokens import add_thinking_turn, add_thought, thought_vocabulary
+from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone, qwen_vl_model, qwen_vl_tokenizer
+from tte_retriever.tokens import add_thinking_turn, add_thought, refuse_thought
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,12 +30,7 @@ def build(
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     transformer, processor = loaded.transformer, loaded.transformer.processor
     tokenizer = qwen_vl_tokenizer(transformer)
-    present = thought_vocabulary(tokenizer)
-    if present.embed_id is not None or present.think_ids:
-        raise CheckpointError(
-            f"The backbone already has {present.max_budget} think tokens and an embed token; load it as it is, or build "
-            "from the backbone that it came from."
-        )
+    refuse_thought(tokenizer, "; load it as it is, or build from the backbone that it came from.")
     thought = add_thought(tokenizer, think_tokens)
     new_ids = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
     add_token_rows(qwen_vl_model(transformer), new_ids, init=init, seed=seed)

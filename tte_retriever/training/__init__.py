@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tte_retriever.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tte_retriever.training.config_files import read_config
@@ -17,14 +18,4 @@ _MODULES = {
     "read_config": "tte_retriever.training.config_files",
     "train": "tte_retriever.training.run",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use: reading a config loads no torch."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, __all__, _MODULES)  # so that reading a config does not load torch

@@ -16,7 +16,7 @@ from torch import nn
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.contrastive import Candidates, batch_candidates, matryoshka_info_nce
-from tte_retriever.training.processes import mean_over_processes, one_forward_per_backward
+from tte_retriever.training.processes import mean_over_processes
 from tte_retriever.training.temperature import MAX_SCALE, TemperatureMixin, log_scale
 
 if TYPE_CHECKING:
@@ -168,9 +168,7 @@ class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
             InputError: It has other keys.
         """
         if state_dict.keys() != (own := self.state_dict()).keys():
-            raise InputError(
-                f"The state of this {type(self).__name__} is {sorted(own)}, but {sorted(state_dict)} was given."
-            )
+            raise InputError(f"The state of a {type(self).__name__} is {sorted(own)}; {sorted(state_dict)} was given.")
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -193,7 +191,7 @@ class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
         columns = [dict(column) for column in sentence_features]
         self._check(columns)
         self._batch = batch = self._describe(columns)
-        if len(columns[0]["input_ids"]) <= self.mini_batch_size and not one_forward_per_backward(self.model):
+        if len(columns[0]["input_ids"]) <= self.mini_batch_size and not self._allows_one_forward:
             reps = [[self.embed_minibatch(column, 0, self.mini_batch_size, True, False)[0]] for column in columns]
             return self._split(reps, batch)
         batch.log_scale = self.log_scale.detach().requires_grad_(self.log_scale.requires_grad)
@@ -254,9 +252,7 @@ class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
         if not self.contrastive_weight and not self.rationale_weight:
             raise InputError("contrastive_weight and rationale_weight are both 0; set one of them.")
         if self.contrastive_weight and len(columns) < 2:
-            raise InputError(
-                f"The contrastive part takes an anchor and a positive column, but {len(columns)} was given."
-            )
+            raise InputError(f"The contrastive part takes an anchor and a positive column; {len(columns)} was given.")
         if self.rationale_weight and not any("rationale_ids" in column for column in columns):
             raise InputError(
                 "No column has rationales (rationale_ids), but rationale_weight is not 0; give the data a "
@@ -267,6 +263,11 @@ class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
             raise InputError("content_id is needed in every column or in none, and answer_ids needs it.")
 
     @property
+    def _allows_one_forward(self) -> bool:
+        """Whether DDP looks for unused parameters after each forward pass, and so allows one per backward pass."""
+        return getattr(self.model, "find_unused_parameters", False)
+
+    @property
     def _gathers(self) -> bool:
         return self.gather_across_devices and dist.is_initialized()
 
@@ -275,18 +276,12 @@ class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
         return mean_over_processes(count) if self._gathers else count
 
     def _describe(self, columns: list[dict[str, Any]]) -> Batch:
-        decodable = [
-            self.rationale_pass.decodable(column["input_ids"], column["rationale_ids"]).sum()
-            for column in columns
-            if "rationale_ids" in column
-        ]
-        count = (
-            torch.stack(decodable).sum().float()
-            if decodable
-            else torch.zeros((), device=columns[0]["input_ids"].device)
-        )
-        count = self._over_processes(count)
-        return Batch(batch_candidates(columns, gather=self._gathers), count, self.log_scale)
+        count = columns[0]["input_ids"].new_zeros(())
+        for column in columns:
+            if "rationale_ids" in column:
+                count = count + self.rationale_pass.decodable(column["input_ids"], column["rationale_ids"]).sum()
+        candidates = batch_candidates(columns, gather=self._gathers)
+        return Batch(candidates, self._over_processes(count.float()), self.log_scale)
 
     def _split(self, reps: list[list[Tensor]], batch: Batch) -> dict[str, Tensor]:
         """The parts, from what :meth:`embed_minibatch` returned for each mini-batch of each column."""

@@ -23,9 +23,8 @@ def training_card(model: TTEEncoder, config: TrainConfig) -> str:
     """
     name = config.model.backbone
     base = Path(name).resolve().name if Path(name).exists() else name
-    weights = (
-        f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha}, merged" if config.lora else "full fine-tuning"
-    )
+    lora = config.lora
+    weights = f"LoRA, rank {lora.rank}, alpha {lora.alpha}, merged" if lora else "full fine-tuning"
     weights_of = [name.replace("_weight", " x") for name in config.stages[0].loss_weights]
     stages = "\n".join(_row(config, stage) for stage in config.stages)
     data = "\n".join(f"| `{each.name}` | {each.format} | {each.rows or 'all'} |" for each in config.data)

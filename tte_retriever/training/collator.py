@@ -10,6 +10,7 @@ import torch
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from tte_retriever.errors import InputError
+from tte_retriever.isolation import run_isolated
 from tte_retriever.tokens import escape_control_tokens
 from tte_retriever.training.data import RejectedRow, content_id, decode_item, quarantine_rows
 
@@ -102,9 +103,8 @@ class PairCollator(SentenceTransformerDataCollator):
             features["content_id"] = torch.tensor([identity(row[column], row.get(f"{column}_id")) for row in rows])
             if column == columns[0] and "answers" in rows[0]:
                 positive_id = columns[1] + "_id" if len(columns) > 1 else ""
-                features["answer_ids"] = padded(
-                    [_answers(row, by_id=bool(row.get(positive_id))) for row in rows], _NO_ANSWER
-                )
+                answers = [_answers(row, by_id=bool(row.get(positive_id))) for row in rows]
+                features["answer_ids"] = padded(answers, _NO_ANSWER)
             batch |= {f"{column}_{key}": value for key, value in features.items()}
         return batch
 
@@ -135,11 +135,10 @@ class PairCollator(SentenceTransformerDataCollator):
         """The rows, each unusable one replaced by the next usable one; after the last comes the first."""
         errors: list[InputError | None] = []
         for row in rows:
-            try:
-                self._collate([row], columns, self.largest_budget)
-                errors.append(None)
-            except InputError as caught:
-                errors.append(caught)
+            (result,) = run_isolated(
+                lambda one: [self._collate([*one], columns, self.largest_budget)], [row], InputError
+            )
+            errors.append(result if isinstance(result, InputError) else None)
         usable = [index for index, error in enumerate(errors) if error is None]
         if not usable:
             raise InputError(f"No row of the batch can be used; the first: {errors[0]}") from errors[0]

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, check_choice
 from tte_retriever.methods.table import METHODS, Method
 from tte_retriever.training.config import RESULT, ModelConfig, StageConfig, TrainConfig
 from tte_retriever.training.parsing import from_mapping, refuse_unknown, set_value
@@ -84,8 +84,7 @@ def method_of(values: Any) -> Method:
 
 
 def _method_called(name: Any) -> Method:
-    if not isinstance(name, str) or name not in METHODS:
-        raise InputError(f"model.method is {name!r}; it can be {' or '.join(METHODS)}.")
+    check_choice("model.method", name, list(METHODS))
     return METHODS[name]
 
 
@@ -143,10 +142,8 @@ def _check(config: TrainConfig) -> None:
     for name, number in positive.items():
         if number is not None and not number > 0:  # nan, too
             raise InputError(f"{name} is {number}; give a number above 0.")
-    for section, names in {
-        "data": [each.name for each in config.data],
-        "stages": [each.name for each in config.stages],
-    }.items():
+    for section in ("data", "stages"):
+        names = [each.name for each in getattr(config, section)]
         if not names or len(set(names)) < len(names):
             raise InputError(f"{section} has the names {names}; give at least one, and no two alike.")
     _check_trainer(config.trainer)

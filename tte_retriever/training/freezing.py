@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection
 
     from torch import nn
 
     from tte_retriever.training.config import Part
 
 
-def freeze(backbone: nn.Module, parts: Iterable[Part]) -> None:
+def freeze(backbone: nn.Module, parts: Collection[Part]) -> None:
     """Exclude parts from training, in place. Call it before the optimiser is made.
 
     Args:
@@ -21,15 +21,7 @@ def freeze(backbone: nn.Module, parts: Iterable[Part]) -> None:
             language model, ``language`` the language model with its embedding matrix, and ``backbone`` everything but the
             rows of the new tokens, which :mod:`~tte_retriever.training.lora` has made parameters of their own.
     """
-    for part in parts:
-        for parameter in part_parameters(backbone, part):
-            parameter.requires_grad_(False)
-
-
-def part_parameters(backbone: nn.Module, part: Part) -> Iterator[nn.Parameter]:
-    """The parameters of one part."""
     for name, parameter in backbone.named_parameters():
-        visual = "visual." in name
-        owner = "language" if not visual else "merger" if "merger" in name else "vision"
-        if part == owner or (part == "backbone" and "trainable_tokens_delta" not in name):
-            yield parameter
+        owner = "language" if "visual." not in name else "merger" if "merger" in name else "vision"
+        if owner in parts or ("backbone" in parts and "trainable_tokens_delta" not in name):
+            parameter.requires_grad_(False)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import peft
+
 from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.errors import InputError
 from tte_retriever.methods.thinking_module import ThinkingModule
 
 if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
-
     from tte_retriever.encoder import TTEEncoder
     from tte_retriever.training.config import LoraConfig
 
 
-def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
+def add_lora(model: TTEEncoder, config: LoraConfig) -> peft.PeftModel:
     """Add adapters to the backbone in place; only they and the embedding rows of the new tokens are trained.
 
     Args:
@@ -28,8 +28,6 @@ def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
     Raises:
         InputError: If ``config.targets`` names no module.
     """
-    import peft
-
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -43,7 +41,7 @@ def add_lora(model: TTEEncoder, config: LoraConfig) -> PeftModel:
         raise InputError(f"lora.targets {config.targets!r} cannot be adapted: {error}") from error
 
 
-def train_token_rows(model: TTEEncoder) -> PeftModel:
+def train_token_rows(model: TTEEncoder) -> peft.PeftModel:
     """Train only the new tokens' embedding rows; everything else is frozen, in place.
 
     Args:
@@ -52,16 +50,12 @@ def train_token_rows(model: TTEEncoder) -> PeftModel:
     Returns:
         The adapted backbone, for :func:`merge_lora`.
     """
-    import peft
-
     matrices = _token_rows(model)
     settings = peft.TrainableTokensConfig(token_indices=matrices["embed_tokens"], target_modules=list(matrices))
     return _adapt(model, settings)
 
 
-def _adapt(model: TTEEncoder, settings: PeftConfig) -> PeftModel:
-    import peft
-
+def _adapt(model: TTEEncoder, settings: peft.PeftConfig) -> peft.PeftModel:
     adapted = peft.get_peft_model(model.transformer.model, settings)
     assert isinstance(adapted, peft.PeftModel)  # not a PeftMixedModel, which is for several kinds of adapters
     return adapted
@@ -81,7 +75,7 @@ def _token_rows(model: TTEEncoder) -> dict[str, list[int]]:
     return dict.fromkeys(matrices, rows) if rows else {}
 
 
-def merge_lora(adapted: PeftModel) -> None:
+def merge_lora(adapted: peft.PeftModel) -> None:
     """Merge adapters and trained rows into the weights, in place, so that the model is a plain one again."""
     adapted.merge_and_unload()
     for parameter in adapted.parameters():

@@ -86,11 +86,9 @@ def _method_of(name: str) -> str | None:
     if file is None:
         return None
     first: str = json.loads(Path(file).read_text(encoding="utf-8"))[0]["type"]
-    return (
-        first.removeprefix(CUSTOM_MODULES).split(".")[0].replace("_", "-")
-        if first.startswith(CUSTOM_MODULES)
-        else None
-    )
+    if not first.startswith(CUSTOM_MODULES):
+        return None
+    return first.removeprefix(CUSTOM_MODULES).split(".")[0].replace("_", "-")
 
 
 def load_model(name: str | Path, config: ModelConfig) -> TTEEncoder:

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,9 +65,7 @@ def set_value(values: dict[str, Any], assignment: str, parse: Any) -> None:
     """
     path, separator, text = assignment.partition("=")
     if not separator or not all(path.split(".")):
-        raise InputError(
-            f"{assignment!r} is not an assignment; write key=value, such as max_steps=2 or stages.0.steps=10."
-        )
+        raise InputError(f"{assignment!r} is not an assignment; write key=value, such as stages.0.steps=10.")
     set_at(values, path, parse(text))
 
 
@@ -104,8 +102,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         (inner,) = [argument for argument in arguments if argument is not types.NoneType]
         return None if value is None else _convert(inner, value, where)
     if origin is Literal:
-        if value not in arguments:
-            raise InputError(f"{where} is {value!r}; it can be {' or '.join(map(str, arguments))}.")
+        check_choice(where, value, arguments)
         return value
     if origin is tuple:
         if not isinstance(value, list):

@@ -8,12 +8,7 @@ import torch.distributed as dist
 from sentence_transformers.util import all_gather
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-
-def one_forward_per_backward(model: nn.Module) -> bool:
-    """Whether DDP looks for unused parameters after each forward pass, and so allows one per backward pass."""
-    return bool(getattr(model, "find_unused_parameters", False))
+    from torch import Tensor
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

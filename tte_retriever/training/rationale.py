@@ -32,7 +32,7 @@ class RationalePass(Protocol):
             input_ids: Tokens of the prompts.  (B, L) int64
             rationale_ids: Tokens of the rationales, padded with -100.  (B, R) int64
         """
-        ...
+        return (rationale_ids >= 0).any(1)
 
     def attached_to(self, transformer: Transformer, rationale_ids: Tensor | None) -> AbstractContextManager[None]:
         """Within, a forward pass of ``transformer`` adds ``rationale_nll`` (B,) float32 to its features.
@@ -43,7 +43,6 @@ class RationalePass(Protocol):
             transformer: The model's first module.
             rationale_ids: Of the rows of the pass, padded with -100.  (B, R) int64
         """
-        ...
 
 
 def rationale_nll(

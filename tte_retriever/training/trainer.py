@@ -114,9 +114,8 @@ class StageTrainer(SentenceTransformerTrainer):
 
     @property
     def _loss(self) -> CachedContrastiveLoss:
-        return cast(
-            "CachedContrastiveLoss", next(iter(self.loss.values()))
-        )  # one loss, under the name of each data set
+        # One loss, under the name of each data set.
+        return cast("CachedContrastiveLoss", next(iter(self.loss.values())))
 
 
 class _AverageOwnGradients(TrainerCallback):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tte_retriever.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tte_retriever_qdrant.ingestion import ingest
@@ -17,14 +18,6 @@ _MODULES = {
     "open_store": "tte_retriever_qdrant.stores",
     "search": "tte_retriever_qdrant.searching",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that ``tte-retriever --help`` imports no decoders and no engines."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'tte_retriever_qdrant' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__, __all__, _MODULES
+)  # so that ``tte-retriever --help`` imports no decoders and no engines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import count, takewhile, zip_longest
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -48,6 +48,9 @@ class TrainingPair:
 
 Row: TypeAlias = Mapping[str, Any]
 
+TEXTS = ("anchor_rationale", "positive_rationale", "anchor_answer", "positive_answer")
+"""The columns of a pair that hold text about an item."""
+
 _ROLES = re.compile(r"(anchor|positive|negative)(?![a-z])", re.IGNORECASE)
 
 
@@ -60,18 +63,8 @@ def pairs(row: Row) -> TrainingPair:
     Raises:
         InputError: A key is missing or misspelt.
     """
-    count = 0
-    while f"negative_{count + 1}" in row:
-        count += 1
-    items = ("anchor", "positive", *(f"negative_{i + 1}" for i in range(count)))
-    known = {
-        *items,
-        "anchor_rationale",
-        "positive_rationale",
-        "anchor_answer",
-        "positive_answer",
-        *(f"{item}_id" for item in items),
-    }
+    items = ("anchor", "positive", *takewhile(row.__contains__, (f"negative_{i}" for i in count(1))))
+    known = {*items, *TEXTS, *(f"{item}_id" for item in items)}
     unknown = [key for key in row if _ROLES.match(key) and key not in known]
     if unknown:
         raise InputError(f"the key {unknown[0]!r} is not known; negatives are negative_1, negative_2… without a gap")
@@ -80,13 +73,10 @@ def pairs(row: Row) -> TrainingPair:
         anchor,
         positive,
         tuple(negatives),
-        row.get("anchor_rationale") or "",
-        row.get("positive_rationale") or "",
-        row.get("anchor_answer") or "",
-        row.get("positive_answer") or "",
-        {item: _name(row, f"{item}_id") for item in items},
-        tuple(_listed(row.get("answers"))),
-        _name(row, "source"),
+        **{name: row.get(name) or "" for name in TEXTS},
+        ids={item: _name(row, f"{item}_id") for item in items},
+        answers=tuple(_listed(row.get("answers"))),
+        source=_name(row, "source"),
     )
 
 

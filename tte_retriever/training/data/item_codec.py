@@ -92,16 +92,13 @@ def item_parts(item: Any) -> Iterator[str | None]:
 
 def _map_media(item: Any, change: Callable[[str, Any], Any]) -> Any:
     """The item with every value under ``image`` and ``video``, in chats as well, replaced."""
-    if isinstance(item, Mapping):
-        return {
-            key: change(key, value)
-            if key in ("image", "video")
-            else _map_media(value, change)
-            if key in ("content", "message")
-            else value
-            for key, value in item.items()
-        }
-    return [_map_media(each, change) for each in item] if isinstance(item, list) else item
+    if isinstance(item, list):
+        return [_map_media(each, change) for each in item]
+    if not isinstance(item, Mapping):
+        return item
+    media = {key: change(key, value) for key, value in item.items() if key in ("image", "video")}
+    chats = {key: _map_media(value, change) for key, value in item.items() if key in ("content", "message")}
+    return {**item, **media, **chats}
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:

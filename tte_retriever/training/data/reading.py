@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 
 from tte_retriever.errors import InputError
 
-from .formats import FORMATS, TrainingPair
+from .formats import FORMATS, TEXTS, TrainingPair
 from .item_codec import encode_item
 from .quarantine import RejectedRow, quarantine_rows
 
@@ -117,11 +117,8 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
             yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
         return
     try:
-        number = 0
-        for batch in pq.ParquetFile(path).iter_batches(1000):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        batches = pq.ParquetFile(path).iter_batches(1000)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{str(path)!r} is not a readable Parquet file: {error}; fetch it again") from error
 
@@ -143,17 +140,10 @@ def _row(pair: TrainingPair, root: Path, negatives: int, max_rationale_chars: in
     items = {"anchor": pair.anchor, "positive": pair.positive}
     items |= {f"negative_{i + 1}": item for i, item in enumerate(pair.negatives[:negatives])}
     row: dict[str, Any] = {column: {"json": _encoded(column, item, root)} for column, item in items.items()}
-    row |= {
-        "anchor_rationale": _rationale("anchor_rationale", pair.anchor_rationale, max_rationale_chars),
-        "positive_rationale": _rationale("positive_rationale", pair.positive_rationale, max_rationale_chars),
-        "anchor_answer": _rationale("anchor_answer", pair.anchor_answer, max_rationale_chars),
-        "positive_answer": _rationale("positive_answer", pair.positive_answer, max_rationale_chars),
-    }
+    row |= {name: _rationale(name, getattr(pair, name), max_rationale_chars) for name in TEXTS}
     row |= {f"{column}_id": _text("an id", pair.ids.get(column, "")) for column in items}
-    return row | {
-        "answers": [_text("an answer", each) for each in pair.answers],
-        "source": _text("source", pair.source),
-    }
+    answers = [_text("an answer", each) for each in pair.answers]
+    return row | {"answers": answers, "source": _text("source", pair.source)}
 
 
 def _encoded(column: str, item: Any, root: Path) -> str:
@@ -180,11 +170,8 @@ def _text(name: str, text: Any) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    kinds: dict[str, pa.DataType] = {"json": pa.struct({"json": pa.string()}), "answers": pa.list_(pa.string())}
-    schema = {
-        name: kinds["json"] if isinstance(rows[0][name], dict) else kinds.get(name, pa.string()) for name in rows[0]
-    }
-    return pa.Table.from_pylist(rows, pa.schema(schema))
+    kinds = {dict: pa.struct({"json": pa.string()}), list: pa.list_(pa.string()), str: pa.string()}
+    return pa.Table.from_pylist(rows, pa.schema({name: kinds[type(value)] for name, value in rows[0].items()}))
 
 
 def _report(

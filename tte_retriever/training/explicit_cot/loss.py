@@ -41,9 +41,7 @@ class ExplicitCoTLoss(CachedContrastiveLoss):
     def __init__(self, model: SentenceTransformer, *, disc_weight: float = 1.0, **options: Any) -> None:
         first = model[0]
         if not isinstance(first, ExplicitCoT) or first.mode != "gen":
-            raise InputError(
-                "This model writes no rationale; give one of the method explicit-cot, and leave its mode at 'gen'."
-            )
+            raise InputError("This model writes no rationale; give one of the method explicit-cot in mode 'gen'.")
         check_weights(disc_weight=disc_weight)
         super().__init__(model, **options)
         self.disc_weight = disc_weight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tte_retriever.backbones.qwen_vl import qwen_vl_model
 from tte_retriever.explain.decoding import output_matrix
-from tte_retriever.training.rationale import token_nll
+from tte_retriever.training.rationale import RationalePass, token_nll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TeacherForcedPass:
+class TeacherForcedPass(RationalePass):
     """The :class:`~tte_retriever.training.rationale.RationalePass` of explicit chain of thought.
 
     Attributes:
@@ -28,10 +28,6 @@ class TeacherForcedPass:
     """
 
     gen_id: int
-
-    def decodable(self, _input_ids: Tensor, rationale_ids: Tensor) -> Tensor:
-        """Rows with a rationale; (B,) bool. ``rationale_ids`` is (B, R)."""
-        return (rationale_ids >= 0).any(1)
 
     def written(self, rationale_ids: Tensor) -> Tensor:
         """Rationales that all end in the embed token, also those that were cut and those that are empty.
@@ -52,10 +48,8 @@ class TeacherForcedPass:
 
         def give(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             features = args[0]
-            empty = features["input_ids"].new_empty(len(features["input_ids"]), 0)
-            return {**features, "written_ids": self.written(empty if rationale_ids is None else rationale_ids)}, *args[
-                1:
-            ]
+            given = features["input_ids"][:, :0] if rationale_ids is None else rationale_ids
+            return {**features, "written_ids": self.written(given)}, *args[1:]
 
         def score(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
             if rationale_ids is None:
@@ -65,14 +59,11 @@ class TeacherForcedPass:
             if len(rows):
                 first = features["input_ids"].shape[1] - features["written_ids"].shape[1]
                 # The state in front of each token predicts it.
-                states = features["token_embeddings"][
-                    rows, first - 1 : first - 1 + rationale_ids.shape[1]
-                ]  # (rows, R, D)
+                predicting = slice(first - 1, first - 1 + rationale_ids.shape[1])
+                states = features["token_embeddings"][rows, predicting]  # (rows, R, D)
                 of_rows = token_nll(states, rationale_ids[rows], output_matrix(qwen_vl_model(transformer)))
                 nll = nll.index_put((rows,), of_rows)
             features["rationale_nll"] = nll
 
-        with ExitStack() as hooks:
-            hooks.callback(transformer.register_forward_pre_hook(give).remove)
-            hooks.callback(transformer.register_forward_hook(score).remove)
+        with transformer.register_forward_pre_hook(give), transformer.register_forward_hook(score):
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import check_choice
 from tte_retriever.training.data.item_codec import item_parts
 from tte_retriever.training.lame.config import Reconstruct
 from tte_retriever.training.tte_flash.collator import TTECollator
@@ -38,8 +38,7 @@ class LameCollator(TTECollator):
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
-        if reconstruct not in get_args(Reconstruct):
-            raise InputError(f"reconstruct is {reconstruct!r}; it can be {' or '.join(get_args(Reconstruct))}")
+        check_choice("reconstruct", reconstruct, get_args(Reconstruct))
         self.reconstruct, self.rationale_as_caption = reconstruct, rationale_as_caption
 
     def _collate(self, rows: list[dict[str, Any]], columns: list[str], budget: int) -> dict[str, Any]:

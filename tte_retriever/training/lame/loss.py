@@ -59,12 +59,7 @@ class LameLoss(TTELoss):
     METRICS = ("reason_cosine", "embedding_cosine")
 
     def __init__(
-        self,
-        model: SentenceTransformer,
-        *,
-        decoder_layers: int = 1,
-        diversity_weight: float = 1.0,
-        **options: Any,
+        self, model: SentenceTransformer, *, decoder_layers: int = 1, diversity_weight: float = 1.0, **options: Any
     ) -> None:
         check_weights(diversity_weight=diversity_weight)
         if decoder_layers < 0:
@@ -105,8 +100,6 @@ class LameLoss(TTELoss):
         with torch.no_grad():
             different = torch.cat([vectors[0], torch.cat(vectors[1:] or vectors)[batch.candidates.distinct]])[None]
             present = torch.ones(different.shape[:2], dtype=torch.bool, device=different.device)
-            self.metrics = {
-                "reason_cosine": cosine / count,
-                "embedding_cosine": pairwise_cosines(different, present)[0][0],
-            }
+            embedding_cosine = pairwise_cosines(different, present)[0][0]
+            self.metrics = {"reason_cosine": cosine / count, "embedding_cosine": embedding_cosine}
         return parts

@@ -8,7 +8,7 @@ import torch
 from sentence_transformers.util import all_gather_with_grad
 from transformers import TrainerCallback
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, check_choice
 from tte_retriever.methods.plume import PlumeTransformer
 from tte_retriever.training.cached_contrastive import CachedContrastiveLoss, check_weights
 from tte_retriever.training.plume.balance import Balance, RoutingSummary, batch_balance
@@ -65,8 +65,7 @@ class PlumeLoss(CachedContrastiveLoss):
         **options: Any,
     ) -> None:
         check_weights(disc_weight=disc_weight, balance_weight=balance_weight)
-        if balance not in get_args(Balance):
-            raise InputError(f"balance is {balance!r}; it can be {' or '.join(map(repr, get_args(Balance)))}.")
+        check_choice("balance", balance, get_args(Balance))
         curriculum = curriculum or Curriculum()
         first = _checked_module(model, curriculum)
         super().__init__(model, **options)
@@ -112,18 +111,14 @@ class PlumeLoss(CachedContrastiveLoss):
         if self.disc_weight:
             parts["disc"] = self.disc_weight * self._contrastive_of_extra(extras["disc"], len(vectors), batch)
         if not self.routes:
-            self.metrics = {}
             return parts
         mean = extras["routing"].mean(0, keepdim=True)  # (1, packed)
         if self._gathers:
             mean = all_gather_with_grad(mean).mean(0, keepdim=True)
         routing = RoutingSummary.unpacked(mean)
         if self.balance_weight:
-            uneven = {
-                "batch": batch_balance(routing.probabilities[0], routing.loads[0]),
-                "step": routing.deviation[0],
-            }
-            parts["balance"] = self.balance_weight * uneven[self.balance]
+            over_batch = batch_balance(routing.probabilities[0], routing.loads[0])
+            parts["balance"] = self.balance_weight * (over_batch if self.balance == "batch" else routing.deviation[0])
         self.metrics = {"routing_entropy": routing.entropy[0].detach(), "largest_load": routing.loads.max().detach()}
         return parts
 
@@ -132,9 +127,7 @@ def _checked_module(model: SentenceTransformer, curriculum: Curriculum) -> Plume
     """The model's first module, if it is a PLUME that takes as many latent steps as the curriculum ends in."""
     first = model[0]
     if not isinstance(first, PlumeTransformer) or first.options.readout != "gen":
-        raise InputError(
-            "The model is not a PLUME model that embeds after its latent steps; build one with the method plume."
-        )
+        raise InputError("This is not a PLUME that embeds after its latent steps; build one with the method plume.")
     if first.max_budget != curriculum.steps:
         raise InputError(
             f"The curriculum ends in {curriculum.steps} latent steps (segments times latents_per_segment), but the model "

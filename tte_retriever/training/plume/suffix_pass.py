@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from tte_retriever.backbones.qwen_vl import qwen_vl_model
 from tte_retriever.errors import InputError
 from tte_retriever.explain.decoding import output_matrix
-from tte_retriever.training.rationale import token_nll
+from tte_retriever.training.rationale import RationalePass, token_nll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class SuffixPass:
+class SuffixPass(RationalePass):
     """The :class:`~tte_retriever.training.rationale.RationalePass` of PLUME."""
-
-    def decodable(self, _input_ids: Tensor, rationale_ids: Tensor) -> Tensor:
-        """Rows that write anything; (B,) bool. ``rationale_ids`` is (B, R)."""
-        return (rationale_ids >= 0).any(1)
 
     @contextmanager
     def attached_to(self, transformer: Transformer, rationale_ids: Tensor | None) -> Iterator[None]:
@@ -44,13 +40,9 @@ class SuffixPass:
             args[0]["written_ids"] = rationale_ids
 
         def score(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
-            states = features["suffix_states"][:, :-1]  # (B, R, D)
-            features["rationale_nll"] = token_nll(
-                states, cast("Tensor", rationale_ids), output_matrix(qwen_vl_model(transformer))
-            )
-
-        with ExitStack() as hooks:
             if rationale_ids is not None:
-                hooks.callback(transformer.register_forward_pre_hook(give).remove)
-                hooks.callback(transformer.register_forward_hook(score).remove)
+                states, matrix = features["suffix_states"][:, :-1], output_matrix(qwen_vl_model(transformer))
+                features["rationale_nll"] = token_nll(states, rationale_ids, matrix)  # states are (B, R, D)
+
+        with transformer.register_forward_pre_hook(give), transformer.register_forward_hook(score):
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, check_choice
 from tte_retriever.tokens import thought_vocabulary
 from tte_retriever.training.cached_contrastive import CachedContrastiveLoss
 from tte_retriever.training.tte_flash.thought_pass import Decoder, RationaleFrom, ThoughtPass
@@ -67,12 +67,8 @@ class TTELoss(CachedContrastiveLoss):
         stop_gradient: bool = False,
         **options: Any,
     ) -> None:
-        for name, value, allowed in (
-            ("rationale_from", rationale_from, get_args(RationaleFrom)),
-            ("decoder", decoder, get_args(Decoder)),
-        ):
-            if value not in allowed:
-                raise InputError(f"{name} is {value!r}; it can be {' or '.join(map(repr, allowed))}.")
+        check_choice("rationale_from", rationale_from, get_args(RationaleFrom))
+        check_choice("decoder", decoder, get_args(Decoder))
         super().__init__(model, rationale_weight=rationale_weight, **options)
         self.thought = thought_vocabulary(model.tokenizer)
         decodes_thought = rationale_weight > 0 and rationale_from == "thought"

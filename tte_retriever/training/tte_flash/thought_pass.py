@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -74,24 +74,22 @@ class ThoughtPass:
             InputError: ``decoder`` is ``kv``, and gradient checkpointing keeps no keys and values.
         """
         backbone = qwen_vl_model(transformer)
-        with ExitStack() as hooks:
-            kept: list[Prefill] | None = None
-            if rationale_ids is not None and self.decoder == "kv" and self.thought_decoder is None:
-                kept = hooks.enter_context(_kept_prefill(transformer))
+        keeps = rationale_ids is not None and self.decoder == "kv" and self.thought_decoder is None
 
-            def decode(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
-                inputs = {key: value for key, value in features.items() if key != "token_embeddings"}
-                is_think = self.is_think(features["input_ids"])
-                columns = visible_columns(is_think)
-                features["thought_states"] = states_at(features["token_embeddings"], columns)
-                features["thought_mask"] = is_think.gather(1, columns)
-                if rationale_ids is not None:
-                    features["rationale_nll"] = self._nll(backbone, features, rationale_ids, kept[0] if kept else None)
-                if self.stop_gradient:
-                    with _read_only(transformer, is_think):
-                        features["token_embeddings"] = transformer.forward(inputs)["token_embeddings"]
+        def decode(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
+            inputs = {key: value for key, value in features.items() if key != "token_embeddings"}
+            is_think = self.is_think(features["input_ids"])
+            columns = visible_columns(is_think)
+            features["thought_states"] = states_at(features["token_embeddings"], columns)
+            features["thought_mask"] = is_think.gather(1, columns)
+            if rationale_ids is not None:
+                features["rationale_nll"] = self._nll(backbone, features, rationale_ids, kept[0] if kept else None)
+            if self.stop_gradient:
+                with _read_only(transformer, is_think):
+                    features["token_embeddings"] = transformer.forward(inputs)["token_embeddings"]
 
-            hooks.callback(transformer.register_forward_hook(decode).remove)
+        hook = transformer.register_forward_hook(decode)
+        with hook, _kept_prefill(transformer) if keeps else nullcontext([]) as kept:
             yield
 
     def _nll(
@@ -125,9 +123,7 @@ def _kept_prefill(transformer: Transformer) -> Iterator[list[Prefill]]:
         )
     kept: list[Prefill] = []
 
-    def use_cache(
-        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def use_cache(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, kwargs if kept else {**kwargs, "use_cache": True}
 
     def keep(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -140,9 +136,8 @@ def _kept_prefill(transformer: Transformer) -> Iterator[list[Prefill]]:
         layers = output.past_key_values.layers
         kept.append(Prefill([(layer.keys, layer.values) for layer in layers], positions[-1]))
 
-    with ExitStack() as hooks:
-        hooks.callback(decoder.register_forward_pre_hook(use_cache, with_kwargs=True).remove)
-        hooks.callback(decoder.register_forward_hook(keep, with_kwargs=True).remove)
+    before = decoder.register_forward_pre_hook(use_cache, with_kwargs=True)
+    with before, decoder.register_forward_hook(keep, with_kwargs=True):
         yield kept
 
 
