@@ -83,12 +83,7 @@ def _card(loaded: Backbone, name: str, method: str, think_tokens: int, init: str
         head = "the embedding matrix (tied)"
     elif model.get_output_embeddings() is not None:
         head = "its own (untied)"
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: feature-extraction
-tags: [sentence-transformers, tte-retriever]
----
-# {method} on {name}: NOT TRAINED YET
+    return f"""# {method} on {name}: NOT TRAINED YET
 
 A {loaded.spec.name} backbone with {METHODS[method].card.format(k=think_tokens)}, as
 the starting point of training. **It has not been trained: its vectors are well-formed, and their ranking means little.**

@@ -24,6 +24,14 @@ _PIXEL_SETTINGS = (
 )
 
 
+_CARD_HEADER = """---
+library_name: sentence-transformers
+pipeline_tag: feature-extraction
+tags: [sentence-transformers, tte-retriever]
+---
+"""
+
+
 def bundled_models() -> list[str]:
     """Names of the models in the package."""
     return sorted(folder.name for folder in _MODELS.iterdir() if (folder / "modules.json").is_file())
@@ -70,7 +78,7 @@ def save_model(model: SentenceTransformer, folder: Path, card: str | None = None
     Args:
         model: What is saved.
         folder: It must not exist, or be empty; see :func:`check_output_dir`.
-        card: Its ``README.md``.
+        card: Its ``README.md``, without the header for the hub.
 
     Returns:
         ``folder``.
@@ -79,7 +87,7 @@ def save_model(model: SentenceTransformer, folder: Path, card: str | None = None
     with atomic_write(folder) as draft:
         model.save_pretrained(str(draft), create_model_card=False)
         if card is not None:
-            (draft / "README.md").write_text(card, encoding="utf-8")
+            (draft / "README.md").write_text(_CARD_HEADER + card, encoding="utf-8")
     return folder
 
 

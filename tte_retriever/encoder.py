@@ -13,6 +13,7 @@ from sentence_transformers.util import import_from_string
 from tqdm.autonotebook import tqdm
 
 from tte_retriever.backbones import qwen_vl_model
+from tte_retriever.backbones.rows import check_rows
 from tte_retriever.chats import as_chat, own_budget, parts, refuse_ignored, take_metadata
 from tte_retriever.checkpoint import fingerprint, resolve_model, settings
 from tte_retriever.errors import CheckpointError, InputError, TTEError, check_choice
@@ -85,13 +86,7 @@ class TTEEncoder(SentenceTransformer):
                 "SentenceTransformer."
             )
         self.transformer.unpad_inputs = False  # packed rows of FlashAttention cannot hold three axes of positions
-        rows = qwen_vl_model(self.transformer).get_input_embeddings().num_embeddings
-        tokens = len(self.tokenizer)
-        if tokens > rows:
-            raise CheckpointError(
-                f"The tokenizer of {model_name_or_path!r} has {tokens} tokens but its embedding matrix only {rows} "
-                "rows, so they are not from the same checkpoint. Load a folder in which they were saved together."
-            )
+        check_rows(self.tokenizer, qwen_vl_model(self.transformer).get_input_embeddings(), model_name_or_path)
         self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer)
         self._hashed: tuple[tuple[tuple[tuple[int, int], ...], str], str] | None = None
 
@@ -157,7 +152,7 @@ class TTEEncoder(SentenceTransformer):
             InputError: An unusable item, budget or option, or an item that exceeds the maximum length.
             MediaError: Unusable media.
         """
-        given: ProcessingKwargs = processing_kwargs or {}
+        given: Any = dict(processing_kwargs or {})
         refuse_ignored(given)
         items = [typed_input(item, self.media_limits, video=self.video_sampling) for item in inputs]
         chats = [as_chat(item, self.tokenizer) for item in items]
@@ -165,14 +160,12 @@ class TTEEncoder(SentenceTransformer):
         for chat, budget in zip(chats, budgets, strict=True):
             chat[-1] = {**chat[-1], "think_budget": budget}
         # All items become chats: stock code drops the content of chats in a batch with other inputs.
-        video = {**given.get("video", {}), "do_sample_frames": False}
+        given["video"] = {**given.get("video", {}), "do_sample_frames": False}
         if metadata := [take_metadata(part) for part in parts(chats) if part["type"] == "video"]:
-            video["video_metadata"] = metadata
+            given["video"]["video_metadata"] = metadata
         try:
             with _PROCESSING:
-                features = self.transformer.preprocess(
-                    chats, prompt=prompt, processing_kwargs={**given, "video": video}, **kwargs
-                )
+                features = self.transformer.preprocess(chats, prompt=prompt, processing_kwargs=given, **kwargs)
         except ValueError as error:  # such as truncation inside an image, which the processor explains
             raise InputError(f"The batch does not fit the model: {error}") from error
         if isinstance(self.transformer, ThinkingModule):

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from tte_retriever.errors import CheckpointError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from tte_retriever.backbones.qwen_vl import QwenVLModel
 
@@ -16,6 +21,24 @@ Init = Literal["mean", "keep"]
 
 
 _MULTIPLE = 64  # matrix sizes that kernels run fast on
+
+
+def check_rows(tokenizer: PreTrainedTokenizerBase, matrix: nn.Embedding, name: str | None) -> None:
+    """Refuse an embedding matrix with fewer rows than there are tokens.
+
+    Args:
+        tokenizer: The tokens.
+        matrix: The input embedding, (V, D).
+        name: Of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: The two are not from the same checkpoint.
+    """
+    if len(tokenizer) > matrix.num_embeddings:
+        raise CheckpointError(
+            f"The tokenizer of {name!r} has {len(tokenizer)} tokens but its embedding matrix only {matrix.num_embeddings} "
+            "rows, so they are not from the same checkpoint. Give a folder in which they were saved together."
+        )
 
 
 def add_token_rows(model: QwenVLModel, new_ids: Sequence[int], *, init: Init, seed: int) -> None:

@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from tte_retriever.checkpoint import check_output_dir, public_name, save_model
-from tte_retriever.errors import InputError
+from tte_retriever.errors import InputError, check_choice
 from tte_retriever.importing import plume, ume_r1
 
 __all__ = ["ORIGINS", "import_checkpoint"]
@@ -50,8 +50,7 @@ def import_checkpoint(src: str | Path, out: str | Path, *, origin: str, **settin
         tte_retriever.errors.InputError: plume has no setting mode; it has steps, active_experts, context, ...
     """
     out = Path(out)
-    if origin not in ORIGINS:
-        raise InputError(f"origin is {origin!r}; it can be {' or '.join(ORIGINS)}.")
+    check_choice("origin", origin, ORIGINS)
     known = [field.name for field in fields(ORIGINS[origin].Settings)]
     if unknown := [name for name in settings if name not in known]:
         raise InputError(f"{origin} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")

@@ -80,19 +80,6 @@ def renamed(name: str) -> str:
     return re.sub(r"^model\.(visual\.|language_model\.)?", lambda match: match[1] or "language_model.", name)
 
 
-def check_rows(folder: Path, tokens: int, rows: int) -> None:
-    """Raise unless the embedding matrix has a row for every token.
-
-    Raises:
-        CheckpointError: If it has fewer.
-    """
-    if tokens > rows:
-        raise CheckpointError(
-            f"The tokenizer in {str(folder)!r} has {tokens} tokens, but the embedding matrix only {rows} rows; give the "
-            "folder in which the two were saved together."
-        )
-
-
 def check_names(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, torch.Tensor], what: str) -> None:
     """Raise unless the weights of a part (``what``) have the expected names and shapes.
 

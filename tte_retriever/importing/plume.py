@@ -12,8 +12,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoProcessor
 
 from tte_retriever.backbones import backbone_spec, load_backbone
+from tte_retriever.backbones.rows import check_rows
 from tte_retriever.errors import CheckpointError
-from tte_retriever.importing.layout import check_names, check_rows, load_backbone_weights, read_weights
+from tte_retriever.importing.layout import check_names, load_backbone_weights, read_weights
 from tte_retriever.methods.plume import PlumeTransformer, modules
 from tte_retriever.methods.plume_options import Context, PlumeOptions, Positions, Readout
 from tte_retriever.methods.plume_prompt import check_plume_tokens
@@ -28,12 +29,7 @@ _ADAPTER = re.compile(r"(?:^|\.)latent_moe_transition\.")
 _VIDEO_FRAMES = 8
 """Frames per video, as its authors take them."""
 
-CARD = """---
-library_name: sentence-transformers
-pipeline_tag: feature-extraction
-tags: [sentence-transformers, tte-retriever]
----
-# {name}, imported
+CARD = """# {name}, imported
 
 PLUME (arXiv 2604.02073): `{name}` with its adapter, and with what its authors keep on their command line, in the layout of
 `tte-retriever`. The weights are theirs, unchanged, and so is their licence.
@@ -90,7 +86,7 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
     model = load_backbone_weights(folder, weights)
     matrix = model.get_input_embeddings()
     assert isinstance(matrix, torch.nn.Embedding)
-    check_rows(folder, len(processor.tokenizer), matrix.num_embeddings)
+    check_rows(processor.tokenizer, matrix, str(folder))
     state = _adapter_state(adapter, options, model.config.text_config.hidden_size)
     with TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)

@@ -11,20 +11,16 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModelForMultimodalLM
 
 from tte_retriever.backbones import load_backbone, qwen_vl_model, qwen_vl_tokenizer
+from tte_retriever.backbones.rows import check_rows
 from tte_retriever.errors import CheckpointError, InputError
-from tte_retriever.importing.layout import check_names, check_rows, read_weights, renamed
+from tte_retriever.importing.layout import check_names, read_weights, renamed
 from tte_retriever.methods.explicit_cot import DISC_TOKEN, GEN_TOKEN, ExplicitCoT, Mode, build
 from tte_retriever.methods.plume_prompt import add_plume_prompt
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CARD = """---
-library_name: sentence-transformers
-pipeline_tag: feature-extraction
-tags: [sentence-transformers, tte-retriever]
----
-# {name}, imported
+CARD = """# {name}, imported
 
 UME-R1 (arXiv 2511.00405): `{name}` with its authors' prompt, in the layout of `tte-retriever`. The weights are theirs,
 unchanged, and so is their licence.
@@ -74,7 +70,7 @@ def load(folder: Path, settings: Settings) -> SentenceTransformer:
             f"The tokenizer in {str(folder)!r} lacks {', '.join(lacking)}, so it is not the tokenizer of UME-R1. Give "
             "the folder in which its tokenizer was saved with its weights."
         )
-    check_rows(folder, len(tokenizer), qwen_vl_model(transformer).get_input_embeddings().num_embeddings)
+    check_rows(tokenizer, qwen_vl_model(transformer).get_input_embeddings(), str(folder))
     modules = build(loaded, settings.most_tokens, ask=partial(add_plume_prompt, prefix=""))
     return SentenceTransformer(modules=modules, similarity_fn_name="cosine", device="cpu")
 

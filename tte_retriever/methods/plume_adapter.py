@@ -66,10 +66,8 @@ class RoutedAdapter(nn.Module):
         logits = self.router(torch.cat([state + context, row], dim=-1))  # (B, X)
         probabilities = logits.float().softmax(-1)
         gates = self.gates(probabilities).to(state.dtype)  # (B, X + shared)
-        norm = self.norm
-        inner = functional.layer_norm(
-            state.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
-        )
+        weight, bias = self.norm.weight.float(), self.norm.bias.float()
+        inner = functional.layer_norm(state.float(), self.norm.normalized_shape, weight, bias, self.norm.eps)
         hidden = functional.gelu(self.up(inner.to(state.dtype)))  # (B, (X + shared) 2D)
         weighted = hidden.unflatten(-1, (gates.shape[-1], -1)) * gates.unsqueeze(-1)  # (B, X + shared, 2D)
         return state + self.down(weighted.flatten(1)) + gates @ self.down_bias, probabilities  # (B, D)

@@ -11,12 +11,11 @@ import torch.distributed as dist
 from accelerate.utils import extract_model_from_parallel
 from sentence_transformers.base.losses import CachedLossMixin
 from sentence_transformers.base.losses.gradcache import RandContext, _create_minibatch
-from sentence_transformers.util import all_gather_with_grad
+from sentence_transformers.util import all_gather, all_gather_with_grad
 from torch import nn
 
 from tte_retriever.errors import InputError
 from tte_retriever.training.contrastive import Candidates, batch_candidates, matryoshka_info_nce
-from tte_retriever.training.processes import mean_over_processes
 from tte_retriever.training.temperature import MAX_SCALE, TemperatureMixin, log_scale
 
 if TYPE_CHECKING:
@@ -326,6 +325,11 @@ class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
         if self.gather_across_devices:
             vectors = [all_gather_with_grad(each) for each in vectors]
         return self._contrastive(vectors, batch)
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a scalar over processes, or the scalar itself if there is one process."""
+    return all_gather(value[None]).mean(0) if dist.is_initialized() else value
 
 
 def check_weights(**weights: float) -> None:

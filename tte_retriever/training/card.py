@@ -30,12 +30,7 @@ def training_card(model: TTEEncoder, config: TrainConfig) -> str:
     data = "\n".join(f"| `{each.name}` | {each.format} | {each.rows or 'all'} |" for each in config.data)
     budgets = "random in each batch" if vars(config.collator).get("nested_budgets") else "all think tokens"
     cap = f", each capped at {config.max_steps} steps to try it out" if config.max_steps else ""
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: feature-extraction
-tags: [sentence-transformers, tte-retriever]
----
-# {config.model.method} on {base}
+    return f"""# {config.model.method} on {base}
 
 Trained with `tte-retriever train`. {METHODS[config.model.method].loading}, 0 to {model.max_budget}.
 **It was not evaluated by its training**, and the licence is that of the backbone.

@@ -41,15 +41,12 @@ class StageTrainer(SentenceTransformerTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.sizes = {name: len(dataset) for name, dataset in cast("Any", self.train_dataset).items()}
-        names = list(self.sizes)
-        several = len(names) > 1
-        self._parts = {
-            (name, part): f"{name}_{part}" if several else part
-            for name in names
-            for part in (*self._loss.PARTS, *self._loss.METRICS)
-        }  # the same on every process, also before it has had a batch of each data set
+        prefixes = {name: f"{name}_" if len(self.sizes) > 1 else "" for name in self.sizes}
+        parts = (*self._loss.PARTS, *self._loss.METRICS)
+        # The same on every process, also before it has had a batch of each data set.
+        self._parts = {(name, part): prefix + part for name, prefix in prefixes.items() for part in parts}
         self._sums: dict[tuple[str, str], Tensor] = {}
-        self._source = names[0]
+        self._source = next(iter(self.sizes))
         self.add_callback(_AverageOwnGradients(self))
 
     def run(self, checkpoint: Path | None) -> None:
@@ -87,9 +84,8 @@ class StageTrainer(SentenceTransformerTrainer):
         if "loss" in logs:
             zero = torch.zeros(2, device=self.args.device)
             table = torch.stack([self._sums.get(key, zero) for key in self._parts])  # (parts, 2)
-            for name, (total, count) in zip(
-                self._parts.values(), self.accelerator.reduce(table, reduction="sum").tolist(), strict=True
-            ):
+            sums = self.accelerator.reduce(table, reduction="sum").tolist()
+            for name, (total, count) in zip(self._parts.values(), sums, strict=True):
                 if count:
                     logs[name] = total / count
             self._sums.clear()

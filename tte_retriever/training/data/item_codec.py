@@ -119,9 +119,7 @@ def _resolve(path: Any, root: Path) -> str:
         found = (root / path).resolve()
         exists = found.is_file()
     except (ValueError, OSError, RuntimeError) as error:  # a NUL, a name too long, a loop of links
-        raise MediaError(
-            f"{path!r} cannot be used as a path: {error}; give one relative to the media root", "missing"
-        ) from (error)
+        raise MediaError(f"{path!r} cannot be used as a path: {error}; give a relative one", "missing") from error
     if not found.is_relative_to(root):
         raise MediaError(f"{path!r} leads out of the media root {str(root)!r}; put the file inside", "not-allowed")
     if not exists:

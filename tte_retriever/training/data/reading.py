@@ -170,7 +170,8 @@ def _text(name: str, text: Any) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    kinds = {dict: pa.struct({"json": pa.string()}), list: pa.list_(pa.string()), str: pa.string()}
+    text = pa.string()
+    kinds: dict[type, pa.DataType] = {dict: pa.struct({"json": text}), list: pa.list_(text), str: text}
     return pa.Table.from_pylist(rows, pa.schema({name: kinds[type(value)] for name, value in rows[0].items()}))
 
 

@@ -77,9 +77,7 @@ class TTELoss(CachedContrastiveLoss):
                 "This model has no think tokens to decode a rationale from; set rationale_weight=0 and leave out "
                 "stop_gradient, set rationale_from='query+thought', or build a checkpoint with think tokens."
             )
-        self.rationale_from = rationale_from
-        self.decoder = decoder
-        self.stop_gradient = stop_gradient
+        self.rationale_from, self.decoder, self.stop_gradient = rationale_from, decoder, stop_gradient
 
     @property
     def rationale_pass(self) -> ThoughtPass:
