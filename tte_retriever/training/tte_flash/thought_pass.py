@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -74,7 +74,9 @@ class ThoughtPass:
             InputError: ``decoder`` is ``kv``, and gradient checkpointing keeps no keys and values.
         """
         backbone = qwen_vl_model(transformer)
-        keeps = rationale_ids is not None and self.decoder == "kv" and self.thought_decoder is None
+        keeping: AbstractContextManager[list[Prefill]] = nullcontext([])
+        if rationale_ids is not None and self.decoder == "kv" and self.thought_decoder is None:
+            keeping = _kept_prefill(transformer)
 
         def decode(_module: nn.Module, _args: Any, features: dict[str, Any]) -> None:
             inputs = {key: value for key, value in features.items() if key != "token_embeddings"}
@@ -88,8 +90,7 @@ class ThoughtPass:
                 with _read_only(transformer, is_think):
                     features["token_embeddings"] = transformer.forward(inputs)["token_embeddings"]
 
-        hook = transformer.register_forward_hook(decode)
-        with hook, _kept_prefill(transformer) if keeps else nullcontext([]) as kept:
+        with transformer.register_forward_hook(decode), keeping as kept:
             yield
 
     def _nll(
