@@ -105,7 +105,7 @@ def _embed(encoder: TTEEncoder, features: Mapping[str, Any], visit: Visit) -> Te
     with torch.no_grad(), _visited(encoder, count):
         vectors = encoder(dict(features))["sentence_embedding"]
     if not visited:
-        raise InputError("The think budget is 0, so there are no think tokens or latent steps; give 1 or more.")
+        raise InputError("The think budget is 0, so there are no think tokens or latent steps; give one above 0.")
     return cast("Tensor", vectors)
 
 
