@@ -58,11 +58,7 @@ def write_clip(source: Path, target: Path, start_s: float, end_s: float, limits:
     end_s = min(end_s, probe_video(source, limits).duration_s)
     frames = iterate_video(source, limits, start_s=start_s, end_s=end_s)
     try:
-        with (
-            atomic_write(target) as draft,
-            draft.open("wb") as file,
-            av.open(file, "w", format="mp4") as container,
-        ):
+        with atomic_write(target) as draft, draft.open("wb") as file, av.open(file, "w", format="mp4") as container:
             _encode(frames, container, start_s, end_s)
     except (OSError, av.FFmpegError) as error:
         raise TTEError(f"the clip {str(target)!r} cannot be written: {error.strerror or error}") from error

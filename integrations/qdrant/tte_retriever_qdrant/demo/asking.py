@@ -59,12 +59,7 @@ def ask(store: VectorStore, encoder: Encoder, question: Question) -> Answer:
     """Search the answer to one question among the points of its modality."""
     started = time.perf_counter()
     hits = search(
-        store,
-        encoder,
-        text=question.text,
-        image=question.image,
-        top_k=SHOWN,
-        filter={"modality": question.modality},
+        store, encoder, text=question.text, image=question.image, top_k=SHOWN, filter={"modality": question.modality}
     )
     return Answer(question, hits, 1000 * (time.perf_counter() - started))
 

@@ -84,11 +84,7 @@ def _images(folder: Path, seed: int) -> list[Question]:
         *(pair.content for pair in captions + edits),
         *(pair.shown for pair in asked + edits[::EDITS_PER_SCENE]),
     ]
-    return [
-        *_captions(folder, captions, contents),
-        *_questions(folder, asked),
-        *_edits(folder, edits),
-    ]
+    return [*_captions(folder, captions, contents), *_questions(folder, asked), *_edits(folder, edits)]
 
 
 def _captions(folder: Path, pairs: list[Pair], contents: Sequence[object]) -> list[Question]:

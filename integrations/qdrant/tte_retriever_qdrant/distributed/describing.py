@@ -38,11 +38,7 @@ class Description:
 
 
 def describe_on_ray(
-    load_encoder: Callable[[], Encoder],
-    *,
-    model_name: str = "",
-    address: str | None = None,
-    models: int | None = None,
+    load_encoder: Callable[[], Encoder], *, model_name: str = "", address: str | None = None, models: int | None = None
 ) -> Description:
     """Let a worker load a model and describe it, so that a store or a generation can be opened for its vectors.
 

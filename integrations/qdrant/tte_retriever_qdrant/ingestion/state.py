@@ -172,12 +172,7 @@ class FileState:
         if state == "FAILED" or is_refused:  # the store may still hold what earlier runs wrote
             chunkings = self.record.chunkings
         return replace(
-            self.record,
-            state=state,
-            chunkings=chunkings,
-            reason=first.reason,
-            message=first.message,
-            missing=missing,
+            self.record, state=state, chunkings=chunkings, reason=first.reason, message=first.message, missing=missing
         )
 
 

@@ -106,9 +106,7 @@ class Connection:
         collection = f"{self.name}.{uuid.uuid4().hex[:12]}"
         with self.errors():
             self.client.create_collection(
-                collection,
-                vectors_config=_vectors(spec),
-                metadata={_METADATA: asdict(spec)},
+                collection, vectors_config=_vectors(spec), metadata={_METADATA: asdict(spec)}
             )
             if self.indexed:  # before any point: the graph takes these fields into account
                 for field, kind in PAYLOAD_FIELDS.items():

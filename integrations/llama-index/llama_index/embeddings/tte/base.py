@@ -145,10 +145,7 @@ class TTEEmbedding(MultiModalEmbedding):
         return await asyncio.to_thread(self.__call__, nodes, **kwargs)
 
     def _set_each(
-        self,
-        sources: list[tuple[BaseNode, Any]],
-        embed: Callable[[list[Any]], list[Embedding]],
-        show_progress: bool,
+        self, sources: list[tuple[BaseNode, Any]], embed: Callable[[list[Any]], list[Embedding]], show_progress: bool
     ) -> None:
         batches = range(0, len(sources), self.embed_batch_size)
         for start in get_tqdm_iterable(batches, show_progress and len(sources) > 0, "Generating embeddings"):

@@ -13,12 +13,7 @@ from tte_retriever_qdrant.records import PAYLOAD_FIELDS
 if TYPE_CHECKING:
     from tte_retriever_qdrant.filters import Filter
 
-_BOUNDS = {
-    FilterOperator.GT: "gt",
-    FilterOperator.GTE: "gte",
-    FilterOperator.LT: "lt",
-    FilterOperator.LTE: "lte",
-}
+_BOUNDS = {FilterOperator.GT: "gt", FilterOperator.GTE: "gte", FilterOperator.LT: "lt", FilterOperator.LTE: "lte"}
 _OPERATORS = (FilterOperator.EQ, FilterOperator.IN, FilterOperator.NE, FilterOperator.NIN, *_BOUNDS)
 
 

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.readers.base import BasePydanticReader
-from llama_index.core.schema import (
-    BaseNode,
-    ImageNode,
-    MediaResource,
-    MetadataMode,
-    Node,
-    TextNode,
-)
+from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, TextNode
 from llama_index.embeddings.tte.reporting import report_bad
 from llama_index.embeddings.tte.views import view_of, views_folder
 

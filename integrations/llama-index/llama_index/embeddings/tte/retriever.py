@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
-from llama_index.core.schema import (
-    ImageNode,
-    NodeRelationship,
-    NodeWithScore,
-    QueryBundle,
-    RelatedNodeInfo,
-    TextNode,
-)
+from llama_index.core.schema import ImageNode, NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
 from llama_index.embeddings.tte.base import TTEEmbedding
 from llama_index.embeddings.tte.filters import store_filter
 from llama_index.embeddings.tte.parts import video_part
