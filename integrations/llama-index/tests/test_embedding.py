@@ -179,7 +179,7 @@ def test_an_animation_in_a_mixture_is_a_video_unless_it_is_called_an_image(embed
         ([" "], "text is empty"),
         ([ImageBlock(url="https://example.org/cat.png")], "never fetched"),
         ([VideoBlock(url="https://example.org/cat.mp4")], "never fetched"),
-        ([ImageBlock()], "the image block is empty"),
+        ([ImageBlock()], "the image block has no image"),
     ],
 )
 def test_a_bad_mixture_raises(embedding, blocks, complaint):
@@ -238,7 +238,7 @@ def test_text_is_embedded_with_its_metadata(embedding):
         (ImageNode(image_url="https://example.org/cat.png"), "not-allowed", "never fetched"),
         (Node(image_resource=MediaResource(url="https://example.org/cat.png")), "not-allowed", "never fetched"),
         (ImageNode(image="%%%"), "corrupt", "not base64"),
-        (ImageNode(image_resource=MediaResource(data=b"lost by LlamaIndex")), "empty", "without an image"),
+        (ImageNode(image_resource=MediaResource(data=b"lost by LlamaIndex")), "empty", "has no image"),
         (TextNode(text=" "), "unsupported", "text is empty"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,47 +70,44 @@ def examine(uri: str, load: Callable[[str], Encoder], model: str | None = None) 
         yield Finding("store", False, str(error))
         return
     with store:
-        yield from _of_store(store)
-        yield _of_model(store, load, model)
-        yield from _of_index(store)
+        for name, look in (
+            ("store", _look_at_store),
+            ("model", partial(_look_at_model, load, model)),
+            ("recall", _look_at_index),
+        ):
+            try:
+                found = look(store)
+            except TTEError as error:
+                found = False, str(error)
+            if found is not None:
+                yield Finding(name, *found)
 
 
-def _of_store(store: VectorStore) -> Iterator[Finding]:
-    try:
-        points, spec = store.count(), store.spec
-    except TTEError as error:
-        yield Finding("store", False, str(error))
-        return
+def _look_at_store(store: VectorStore) -> tuple[bool, str]:
+    points, spec = store.count(), store.spec
     detail = f"{points} points of {spec.dim if spec else 0} dimensions"
-    yield Finding("store", points > 0, detail if points else f"{detail}; index something first")
+    return points > 0, detail if points else f"{detail}; index something first"
 
 
-def _of_model(store: VectorStore, load: Callable[[str], Encoder], model: str | None) -> Finding:
-    try:
-        if store.spec is None:
-            raise InputError("the store holds nothing yet; index something first")
-        name = model or store.spec.model
-        if not name:
-            raise InputError("the store does not name its model; give it with --model")
-        encoder = load(name)
-        wanted = CollectionSpec(encoder.get_embedding_dimension() or store.spec.dim, encoder.fingerprint, name)
-        check_same_model(store.spec, wanted, "the store")
-        vectors = np.asarray(encoder.encode_query([{"text": "a test"}], batch_size=1, show_progress_bar=False))
-        check_vector(vectors[0], wanted.dim, "the model's test")
-    except TTEError as error:
-        return Finding("model", False, str(error))
-    return Finding("model", True, f"{name}, fingerprint {wanted.fingerprint}")
+def _look_at_model(load: Callable[[str], Encoder], model: str | None, store: VectorStore) -> tuple[bool, str]:
+    if store.spec is None:
+        raise InputError("the store holds nothing yet; index something first")
+    name = model or store.spec.model
+    if not name:
+        raise InputError("the store does not name its model; give it with --model")
+    encoder = load(name)
+    wanted = CollectionSpec(encoder.get_embedding_dimension() or store.spec.dim, encoder.fingerprint, name)
+    check_same_model(store.spec, wanted, "the store")
+    vectors = np.asarray(encoder.encode_query([{"text": "a test"}], batch_size=1, show_progress_bar=False))
+    check_vector(vectors[0], wanted.dim, "the model's test")
+    return True, f"{name}, fingerprint {wanted.fingerprint}"
 
 
-def _of_index(store: VectorStore) -> Iterator[Finding]:
-    try:
-        sample = store.sample(_SAMPLE)
-        if not len(sample):
-            return
-        found, truth = store.query_batch(sample, _K), store.query_batch(sample, _K, exact=True)
-    except TTEError as error:
-        yield Finding("recall", False, str(error))
-        return
+def _look_at_index(store: VectorStore) -> tuple[bool, str] | None:
+    sample = store.sample(_SAMPLE)
+    if not len(sample):
+        return None
+    found, truth = store.query_batch(sample, _K), store.query_batch(sample, _K, exact=True)
     # Compared by score and not by id, because of equally near points any one is right.
     shares = [
         sum(hit.score >= best[-1].score - 1e-5 for hit in hits) / len(best)
@@ -117,7 +115,6 @@ def _of_index(store: VectorStore) -> Iterator[Finding]:
     ]
     recall = sum(shares) / len(shares)
     detail = f"{recall:.3f} of the {_K} nearest are found, with {len(sample)} stored vectors as queries"
-    remedy = (
-        "; the index is broken or unfit for these vectors: fill a new generation with tte-retriever index … --reembed"
-    )
-    yield Finding("recall", recall >= ENOUGH_RECALL, detail if recall >= ENOUGH_RECALL else detail + remedy)
+    if recall < ENOUGH_RECALL:
+        detail += "; the index is broken or unfit for these vectors: fill a new generation with tte-retriever index … --reembed"
+    return recall >= ENOUGH_RECALL, detail

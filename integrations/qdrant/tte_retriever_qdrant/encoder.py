@@ -22,24 +22,19 @@ class Encoder(Protocol):
     @property
     def fingerprint(self) -> str:
         """Identity of the weights and settings: equal fingerprints mean comparable vectors."""
-        ...
 
     @property
     def video_sampling(self) -> VideoSampling:
         """Which frames of a video the model sees."""
-        ...
 
     def get_embedding_dimension(self) -> int | None:
         """Length of the vectors."""
-        ...
 
     def encode_document(self, inputs: list[Item], *, batch_size: int, show_progress_bar: bool) -> np.ndarray:
         """Encode N items that are searched; returns vectors of shape (N, D)."""
-        ...
 
     def encode_query(self, inputs: list[Item], *, batch_size: int, show_progress_bar: bool) -> np.ndarray:
         """Encode N queries; returns vectors of shape (N, D)."""
-        ...
 
 
 @runtime_checkable
@@ -49,13 +44,11 @@ class StreamingEncoder(Encoder, Protocol):
     @property
     def prompts(self) -> Mapping[str, str | None]:
         """Texts that are put before items, by name."""
-        ...
 
     def embed(
         self, inputs: Iterable[Item], *, look_ahead: int, prompt_name: str | None, on_error: Literal["raise", "yield"]
     ) -> Iterator[Any]:
         """Encode items in order to vectors (D,); ``on_error="yield"`` gives an item's error in place of its vector."""
-        ...
 
 
 def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> CollectionSpec:

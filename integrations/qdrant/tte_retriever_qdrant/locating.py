@@ -57,11 +57,8 @@ def file_under(folder: Path, uri: str) -> Path:
         there = inside and stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
         there = False
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # before Python 3.13, links in a circle raise RuntimeError; a NUL in a name raises ValueError
+    except (OSError, RuntimeError, ValueError) as error:
+        # Before Python 3.13, links in a circle raise RuntimeError; a NUL in a name raises ValueError.
         message = f"{uri!r} {place} cannot be read: {error}; make it readable, or give the folder where it is now"
         raise MediaError(message, "unreadable") from error
     if not inside:

@@ -109,7 +109,8 @@ def search(
         (1, 'red.png', 'image')
     """
     check_limit(top_k)
-    _check_filter(filter)
+    if unknown := filter_keys(filter) - set(PAYLOAD_FIELDS):  # an engine would return no hits and no error
+        raise InputError(f"the filter key {min(unknown)!r} is unknown; filter by {', '.join(PAYLOAD_FIELDS)}")
     if store.spec is None:
         raise StoreNotFound("the store holds nothing yet; index something first")
     wanted = CollectionSpec(encoder.get_embedding_dimension() or store.spec.dim, encoder.fingerprint)
@@ -127,7 +128,9 @@ def search(
     steps = [step for step, wanted in ((merge_moments, clips), (_best_of_each, per_asset)) if wanted]
     found = _nearest(store, vector, top_k, filter, steps, exact=exact)
     return [
-        SearchHit(rank, hit.score, **{key: value for key, value in hit.payload.items() if key in _PAYLOAD_KEYS})
+        SearchHit(
+            rank, hit.score, **{key: value for key, value in hit.payload.items() if key in (*PAYLOAD_FIELDS, "text")}
+        )
         for rank, hit in enumerate(found, start=1)
     ]
 
@@ -163,13 +166,3 @@ def _best_of_each(hits: Sequence[Hit]) -> list[Hit]:
     for hit in hits:
         best.setdefault(hit.payload.get("asset_id", hit.id), hit)
     return list(best.values())
-
-
-_PAYLOAD_KEYS = (*PAYLOAD_FIELDS, "text")
-
-
-def _check_filter(filter: Filter | None) -> None:
-    # For a misspelt key, an engine would return no hits and no error.
-    for key in filter_keys(filter):
-        if key not in PAYLOAD_FIELDS:
-            raise InputError(f"the filter key {key!r} is unknown; filter by {', '.join(PAYLOAD_FIELDS)}")

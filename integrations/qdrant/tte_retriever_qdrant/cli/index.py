@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -105,17 +105,8 @@ def index(
             spec, ingest = _on_this_machine(model, name)
         spec = replace(spec, prefix=prefix)
         opened = stack.enter_context(open_generation(store, spec) if reembed else updating(store, spec))
-        run = partial(
-            ingest,
-            source,
-            opened,
-            model_name=name,
-            window_s=window_s,
-            overlap_s=overlap_s,
-            prefix=prefix,
-            near_duplicate=near_duplicate,
-            workers=workers,
-        )
+        run = partial(ingest, source, opened, model_name=name, prefix=prefix, workers=workers)
+        run = partial(run, window_s=window_s, overlap_s=overlap_s, near_duplicate=near_duplicate)
         report = _run_and_print(run, store, json_lines=json_lines)
         quarantine = opened.state_dir / QUARANTINE
         too_many = max_failures is not None and len(report.failed) > max_failures
@@ -123,9 +114,8 @@ def index(
             _swap_in(opened, held, store)
     if too_many:
         raise TTEError(
-            f"{len(report.failed)} files or parts of files failed, and --max-failures allows {max_failures}; "
-            f"what could be indexed is{' in the next generation' if reembed else ''}, and {quarantine} says what is "
-            "wrong with the rest"
+            f"{len(report.failed)} files or parts of files failed, and --max-failures allows {max_failures}; what could be "
+            f"indexed is{' in the next generation' if reembed else ''}, and {quarantine} says what is wrong with the rest"
         )
 
 
@@ -216,15 +206,9 @@ class _RateColumn(ProgressColumn):
 
 
 def _progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+    console = Console(stderr=True)
+    times = (_RateColumn(), "ETA", TimeRemainingColumn())
+    return Progress("{task.description}", BarColumn(), MofNCompleteColumn(), *times, console=console)
 
 
 def _print_json(event: Event) -> None:
@@ -244,13 +228,8 @@ def _print_report(report: Report, store: str) -> None:
         for pair in report.near_duplicates:
             table.add_row(Text(pair.uri), Text(pair.of), f"{pair.score:.4f}")
         console.print(table)
-    counts = {
-        "unchanged": report.unchanged,
-        "duplicates": report.duplicates,
-        "skipped": report.skipped,
-        "removed": report.removed,
-        "failed": len(report.failed),
-    }
+    counts = {name: getattr(report, name) for name in ("unchanged", "duplicates", "skipped", "removed")}
+    counts["failed"] = len(report.failed)
     rest = "".join(f", {count} {name}" for name, count in counts.items() if count)
     summary = f"{report.files} files: {report.indexed} indexed as {report.points} points{rest}; store {store}"
     console.print(Text(summary), soft_wrap=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import webbrowser
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,83 +18,93 @@ from tte_retriever_qdrant.records import PAYLOAD_FIELDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tte_retriever.encoder import TTEEncoder
     from tte_retriever_qdrant.searching import SearchHit
 
 
+Store = Annotated[
+    str, typer.Option(help="Where to look: edge://dir or http(s)://host:6333/collection.", metavar="URI")
+]
+Query = Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)]
+ImageFile = Annotated[Path | None, typer.Option(help="An image file to look for.")]
+VideoFile = Annotated[Path | None, typer.Option(help="A video file to look for.")]
+Model = Annotated[str | None, typer.Option(help="Default: the model that the store was made with.")]
+TopK = Annotated[int, typer.Option("--top-k", help="How many hits.")]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--filter", help=f"key=value, also several times; keys: {', '.join(PAYLOAD_FIELDS)}."),
+]
+PerAsset = Annotated[bool, typer.Option("--per-asset", help="Only the best page or clip of every file.")]
+Moments = Annotated[
+    bool, typer.Option("--moments", help="Moments of a video as they are stored, not merged into clips.")
+]
+Exact = Annotated[bool, typer.Option("--exact", help="Compare with every vector, without the index.")]
+ClipFile = Annotated[
+    Path | None, typer.Option(help="Write a hit in a video as this .mp4, cut exactly, without sound.")
+]
+OpenHit = Annotated[
+    bool, typer.Option("--open", help="Open a hit with the system's viewer, at its page or time if that can.")
+]
+ChosenHit = Annotated[int, typer.Option("--hit", min=1, help="Which hit --clip and --open take, by its rank.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Where the folder that was indexed is now, for --clip and --open; default: where it was."),
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object per hit.")]
+
+
 def search(
-    store: Annotated[
-        str, typer.Option(help="Where to look: edge://dir or http(s)://host:6333/collection.", metavar="URI")
-    ],
-    text: Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)] = None,
-    image: Annotated[Path | None, typer.Option(help="An image file to look for.")] = None,
-    video: Annotated[Path | None, typer.Option(help="A video file to look for.")] = None,
-    model: Annotated[str | None, typer.Option(help="Default: the model that the store was made with.")] = None,
-    top_k: Annotated[int, typer.Option("--top-k", help="How many hits.")] = 10,
-    filters: Annotated[
-        list[str] | None,
-        typer.Option("--filter", help=f"key=value, also several times; keys: {', '.join(PAYLOAD_FIELDS)}."),
-    ] = None,
-    per_asset: Annotated[bool, typer.Option("--per-asset", help="Only the best page or clip of every file.")] = False,
-    moments: Annotated[
-        bool, typer.Option("--moments", help="Moments of a video as they are stored, not merged into clips.")
-    ] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, without the index.")] = False,
-    clip: Annotated[
-        Path | None, typer.Option(help="Write a hit in a video as this .mp4, cut exactly, without sound.")
-    ] = None,
-    open_hit: Annotated[
-        bool, typer.Option("--open", help="Open a hit with the system's viewer, at its page or time if that can.")
-    ] = False,
-    chosen: Annotated[int, typer.Option("--hit", min=1, help="Which hit --clip and --open take, by its rank.")] = 1,
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Where the folder that was indexed is now, for --clip and --open; default: where it was."),
-    ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per hit.")] = False,
+    store: Store,
+    text: Query = None,
+    image: ImageFile = None,
+    video: VideoFile = None,
+    model: Model = None,
+    top_k: TopK = 10,
+    filters: Filters = None,
+    per_asset: PerAsset = False,
+    moments: Moments = False,
+    exact: Exact = False,
+    clip: ClipFile = None,
+    open_hit: OpenHit = False,
+    chosen: ChosenHit = 1,
+    root: Root = None,
+    json_lines: JsonLines = False,
 ) -> None:
     """Find images, pages, clips of videos and texts by text, image, video or a mixture."""
     from tte_retriever_qdrant.clipping import check_target
     from tte_retriever_qdrant.filters import parse_filters
+    from tte_retriever_qdrant.locating import locate
     from tte_retriever_qdrant.searching import search as run
     from tte_retriever_qdrant.stores import open_store
 
     if not ((text and text.strip()) or image or video):
         raise InputError("the query has neither text nor media; give a text, --image FILE or --video FILE")
-    wanted = parse_filters(filters or [])
+    query: dict[str, Any] = {"text": text, "image": image, "video": video, "filter": parse_filters(filters or [])}
     if clip is not None:
         check_target(clip)  # before a model is loaded
     with open_store(store, create=False) as opened:
-        from tte_retriever.cli.loading import load_encoder
-
-        name = model or (opened.spec.model if opened.spec else "")
-        if not name:
-            raise InputError(f"the store {store!r} does not name its model; give it with --model")
-        hits = run(
-            opened,
-            load_encoder(name),
-            text=text,
-            image=image,
-            video=video,
-            top_k=top_k,
-            filter=wanted,
-            per_asset=per_asset,
-            clips=not moments,
-            exact=exact,
-        )
+        encoder = _load_model(model or (opened.spec.model if opened.spec else ""), store)
+        hits = run(opened, encoder, **query, top_k=top_k, per_asset=per_asset, clips=not moments, exact=exact)
         if json_lines:
             for hit in hits:
                 typer.echo(json.dumps(hit.as_dict(), ensure_ascii=False))
         else:
             _print_table(hits)
         if clip is not None or open_hit:
-            from tte_retriever_qdrant.locating import locate
-
-            taken = _taken(hits, chosen)
-            path = locate(opened, taken, root)
+            hit = _chosen(hits, chosen)
+            path = locate(opened, hit, root)
             if clip is not None:
-                _write(taken, path, clip)
+                _write(hit, path, clip)
             if open_hit:
-                _open(taken, path)
+                _open(hit, path)
+
+
+def _load_model(name: str, store: str) -> TTEEncoder:
+    from tte_retriever.cli.loading import load_encoder
+
+    if not name:
+        raise InputError(f"the store {store!r} does not name its model; give it with --model")
+    return load_encoder(name)
 
 
 def _print_table(hits: Sequence[SearchHit]) -> None:
@@ -108,7 +118,7 @@ def _print_table(hits: Sequence[SearchHit]) -> None:
     console.print(table)
 
 
-def _taken(hits: Sequence[SearchHit], rank: int) -> SearchHit:
+def _chosen(hits: Sequence[SearchHit], rank: int) -> SearchHit:
     if rank > len(hits):
         raise InputError(
             f"hit {rank} was asked for, and {len(hits)} were found; give one of them, or a larger --top-k"

@@ -8,7 +8,8 @@ import io
 import textwrap
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
+from PIL.ImageFont import load_default
 
 from tte_retriever.media import load_image, load_video
 from tte_retriever.sources.documents import load_page
@@ -41,7 +42,7 @@ def thumbnail(hit: SearchHit, folder: Path) -> Image.Image:
     else:
         picture = Image.new("RGB", (_THUMB, _THUMB), "white")
         text = "\n".join(textwrap.wrap(hit.text or "", 12))
-        ImageDraw.Draw(picture).multiline_text((8, 40), text, fill=_INK, font=_font(17))
+        ImageDraw.Draw(picture).multiline_text((8, 40), text, fill=_INK, font=load_default(17))
     return ImageOps.contain(picture, (_THUMB, _THUMB), Image.Resampling.NEAREST)
 
 
@@ -52,7 +53,7 @@ def contact_sheet(answers: list[Answer], folder: Path) -> Image.Image:
     sheet = Image.new("RGB", (2 * width, _HEAD + _ROW * rows), "white")
     right = sum(answer.correct for answer in answers)
     title = f"{right} of {len(answers)} questions answered right"
-    ImageDraw.Draw(sheet).text((16, 14), title, fill=_INK, font=_font(18))
+    ImageDraw.Draw(sheet).text((16, 14), title, fill=_INK, font=load_default(18))
     for index, answer in enumerate(answers):
         column, row = divmod(index, rows)
         _draw_answer(sheet, answer, folder, column * width, _HEAD + row * _ROW)
@@ -63,9 +64,9 @@ def _draw_answer(sheet: Image.Image, answer: Answer, folder: Path, left: int, to
     draw = ImageDraw.Draw(sheet)
     question = answer.question
     draw.line((left + 16, top - 4, left + _ASK + _COLUMN * (1 + SHOWN) - 16, top - 4), fill=(225, 225, 230))
-    draw.text((left + 16, top + 4), question.kind.replace("→", ">"), fill=_PALE, font=_font(13))
+    draw.text((left + 16, top + 4), question.kind.replace("→", ">"), fill=_PALE, font=load_default(13))
     text = "\n".join(textwrap.wrap(question.text, 40))
-    draw.multiline_text((left + 16, top + 24), text, fill=_INK, font=_font(15))
+    draw.multiline_text((left + 16, top + 24), text, fill=_INK, font=load_default(15))
     if question.image is not None:
         sheet.paste(ImageOps.contain(load_image(question.image), (_THUMB, _THUMB)), (left + _ASK, top + 1))
     for column, hit in enumerate(answer.hits, start=1):
@@ -74,7 +75,7 @@ def _draw_answer(sheet: Image.Image, answer: Answer, folder: Path, left: int, to
         color = _RIGHT if is_expected(hit, question.expected) else _WRONG if column == 1 else _PALE
         draw.rectangle((x - 3, top - 1, x + picture.width + 2, top + picture.height + 2), fill=color)
         sheet.paste(picture, (x, top + 1))
-        draw.text((x, top + _THUMB + 6), f"{hit.score:.3f} {_place(hit)}", fill=_INK, font=_font(12))
+        draw.text((x, top + _THUMB + 6), f"{hit.score:.3f} {_place(hit)}", fill=_INK, font=load_default(12))
 
 
 def page(answers: list[Answer], folder: Path) -> str:
@@ -107,10 +108,6 @@ def _place(hit: SearchHit) -> str:
     if hit.page is not None:
         return f"page {hit.page}"
     return "" if hit.start_s is None else f"{hit.start_s:.0f} to {hit.end_s:.0f} s"
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
 
 
 _PAGE = """<!doctype html>

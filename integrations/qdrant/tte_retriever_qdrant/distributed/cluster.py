@@ -48,10 +48,8 @@ def connected(address: str | None) -> Iterator[None]:
         ...     description = describe_on_ray(load_encoder)
     """
     context = ray.data.DataContext.get_current()
-    bars, context.enable_progress_bars = (
-        context.enable_progress_bars,
-        False,
-    )  # the command has its own, and stdout is for JSON
+    # The command has a bar of its own, and stdout is for JSON.
+    bars, context.enable_progress_bars = context.enable_progress_bars, False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it is raised too
     ours = not ray.is_initialized()
     if ours:

@@ -109,7 +109,11 @@ def ingest_on_ray(
     check_writing(batch_size, near_duplicate)
     check_decoding(time_limit_s, memory_limit)
     source = check_source(source)
-    _check_writers(uri)
+    if uri is not None and not is_for_many_writers(uri):
+        raise InputError(
+            f"the store {uri!r} takes one writer at a time, and a cluster has many workers; leave uri out, and this "
+            "process writes for all, or give the http(s):// URI of a server"
+        )
     with connected(address):
         shares = share_out(workers, models)
         description = description or describe_on_ray(load_encoder, models=models)
@@ -117,21 +121,11 @@ def ingest_on_ray(
         spec = replace(description.spec, model=model_name, prefix=prefix)
         settings = DecoderSettings(description.sampling, chunking, limits, memory_limit)
         decode, embed = (root_of(source), settings, time_limit_s), (load_encoder, spec, batch_size)
-        write = _write_here(store, spec, batch_size, near_duplicate)
-        if uri is not None:
-            write = _write_in_workers(uri, spec, batch_size, near_duplicate, shares)
+        write = _writing(store, uri, shares, (spec, batch_size, near_duplicate))
         with indexing_run(source, store, spec, chunking=chunking, limits=limits, on_event=on_event) as run:
             if run.files:
                 _process(run, store, lambda files: write(_embedded(files, decode, embed, shares)))
         return run.report()
-
-
-def _check_writers(uri: str | None) -> None:
-    if uri is not None and not is_for_many_writers(uri):
-        raise InputError(
-            f"the store {uri!r} takes one writer at a time, and a cluster has many workers; leave uri out, and this "
-            "process writes for all, or give the http(s):// URI of a server"
-        )
 
 
 def _process(run: IndexingRun, store: VectorStore, work: Callable[[Sequence[FileState]], Iterable[pa.Table]]) -> None:
@@ -167,19 +161,13 @@ def _record_all(run: IndexingRun, results: Iterable[pa.Table]) -> None:
         )
 
 
-def _write_here(
-    store: VectorStore, spec: CollectionSpec, batch_size: int, near_duplicate: float | None
+def _writing(
+    store: VectorStore, uri: str | None, shares: Shares, settings: tuple[CollectionSpec, int, float | None]
 ) -> Callable[[ray.data.Dataset], Iterator[pa.Table]]:
-    """Write in this process, which has the store open."""
-    sink = Sink(lambda: store, spec, batch_size, near_duplicate)
-    return lambda embedded: map(sink, _tables(embedded))
-
-
-def _write_in_workers(
-    uri: str, spec: CollectionSpec, batch_size: int, near_duplicate: float | None, shares: Shares
-) -> Callable[[ray.data.Dataset], Iterator[pa.Table]]:
-    """Write in as many processes as there are models, each of which opens the store."""
-    arguments = (partial(open_store, uri, create=False), spec, batch_size, near_duplicate)
+    """Write in this process, which has the store open; with a URI, in as many as there are models, which open it too."""
+    if uri is None:
+        return lambda embedded: map(Sink(lambda: store, *settings), _tables(embedded))
+    arguments = (partial(open_store, uri, create=False), *settings)
     return lambda embedded: _tables(_staged(embedded, Sink, arguments, shares.models, num_cpus=0))
 
 

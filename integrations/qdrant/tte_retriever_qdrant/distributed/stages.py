@@ -23,7 +23,7 @@ from tte_retriever_qdrant.ingestion.writing import Writer
 from tte_retriever_qdrant.stores.checks import is_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import pyarrow as pa
@@ -62,7 +62,8 @@ class Decode:
             unpack(tasks),
             self._pool,
             look_ahead=_LOOK_AHEAD,
-            stored=_nothing,
+            # An unfinished file is done again completely, since not every worker can reach the store.
+            stored=lambda _file, _chunks: set(),
             on_final=lambda file: files.setdefault(file),
         )
         for file, chunk, item in chunks:
@@ -179,7 +180,7 @@ class Sink:
             self._spec.fingerprint,
             self._batch_size,
             self._near_duplicate,
-            begin=_has_begun,
+            begin=lambda: None,  # the run has begun to write before it has tables for this stage
             on_final=lambda file: done.append((file, written.pop(file))),
         )
         with writer:
@@ -194,14 +195,6 @@ class Sink:
         store = self._open_store()
         store.ensure(self._spec)  # it was made for the model already: this refuses one that was replaced since
         return store
-
-
-def _has_begun() -> None:
-    """The run has begun to write before it has tables for this stage."""
-
-
-def _nothing(_file: FileState, _chunks: Sequence[Chunk]) -> set[Chunk]:
-    return set()  # an unfinished file is done again completely, since not every worker can reach the store
 
 
 def _of_type(kind: type[Record], records: pa.Table, others: list[object]) -> Iterator[Record]:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from dataclasses import dataclass
 from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -18,11 +17,7 @@ from tte_retriever.sources import pixels
 from tte_retriever_qdrant.ingestion.worker import Decoded, DecoderSettings, Request
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
-
-    from tte_retriever.errors import MediaReason
 
 Key = TypeVar("Key")
 
@@ -57,12 +52,8 @@ def check_decoding(time_limit_s: float, memory_limit: int) -> None:
         raise InputError(f"memory_limit is {memory_limit!r}; give {LEAST_MEMORY} bytes or more")
 
 
-class _Lost(Exception):
+class _Lost(MediaError):
     """The process died, or had to be killed, before it answered."""
-
-    def __init__(self, what: str, reason: MediaReason) -> None:
-        super().__init__(what)
-        self.reason: MediaReason = reason
 
 
 class _Worker:
@@ -84,9 +75,8 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C reaches the parent only, which ends its workers itself
             )
         try:
-            self._connection.send(settings)
-            self._receive(_START_S)
-        except (_Lost, OSError) as error:
+            self._exchange(settings, _START_S)
+        except _Lost as error:
             self.kill()
             message = f"a decoder process could not start ({error}); see what it printed above"
             raise TTEError(message) from error
@@ -97,11 +87,7 @@ class _Worker:
         Raises:
             _Lost: The process died, or did not answer in time.
         """
-        try:
-            self._connection.send(request)
-            return self._receive(seconds)
-        except OSError as error:
-            raise self._crashed() from error
+        return self._exchange(request, seconds)
 
     def kill(self) -> None:
         """End the process at once, and collect it."""
@@ -113,22 +99,14 @@ class _Worker:
         self.kill()
         self._connection.close()
 
-    def _receive(self, seconds: float) -> Decoded | MediaError:
+    def _exchange(self, message: object, seconds: float) -> Decoded | MediaError:
         try:
+            self._connection.send(message)
             if not self._connection.poll(seconds):
                 raise _Lost(f"takes longer than {seconds:g} s to decode", "too-large")
             return self._connection.recv()
-        except EOFError as error:
-            raise self._crashed() from error
-
-    def _crashed(self) -> _Lost:
-        return _Lost(f"crashed the decoder (exit status {self._process.wait()})", "corrupt")
-
-
-@dataclass(frozen=True)
-class _Job(Generic[Key]):
-    key: Key
-    request: Request
+        except (OSError, EOFError) as error:
+            raise _Lost(f"crashed the decoder (exit status {self._process.wait()})", "corrupt") from error
 
 
 class DecoderPool(Generic[Key]):
@@ -145,7 +123,7 @@ class DecoderPool(Generic[Key]):
     def __init__(self, settings: DecoderSettings, *, workers: int, time_limit_s: float) -> None:
         self.pending = 0
         self._settings, self._time_limit_s = settings, time_limit_s
-        self._jobs: queue.SimpleQueue[_Job[Key] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Key, Request] | None] = queue.SimpleQueue()
         self._done: deque[tuple[Key, Decoded | MediaError]] = deque()
         self._broken: BaseException | None = None
         self._waiting_pixels = 0
@@ -159,7 +137,7 @@ class DecoderPool(Generic[Key]):
     def submit(self, key: Key, request: Request) -> None:
         """Request something to be decoded; returns at once."""
         self.pending += 1
-        self._jobs.put(_Job(key, request))
+        self._jobs.put((key, request))
 
     def take(self) -> tuple[Key, Decoded | MediaError]:
         """Wait for the next answer, and return it with the key of its request.
@@ -194,9 +172,7 @@ class DecoderPool(Generic[Key]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _run(self) -> None:
@@ -204,17 +180,18 @@ class DecoderPool(Generic[Key]):
         worker: _Worker | None = None
         try:
             while (job := self._jobs.get()) is not None and self._may_go_on():
+                key, request = job
                 worker = worker or self._start()
                 answer: Decoded | MediaError
                 try:
-                    answer = worker.ask(job.request, self._time_limit_s)
+                    answer = worker.ask(request, self._time_limit_s)
                 except _Lost as lost:
-                    message = f"{describe(job.request.path)} {lost}; give a sound, smaller or shorter file"
+                    message = f"{describe(request.path)} {lost}; give a sound, smaller or shorter file"
                     answer = MediaError(message, lost.reason)
                     self._end(worker)
                     worker = None
                 with self._changed:
-                    self._done.append((job.key, answer))
+                    self._done.append((key, answer))
                     self._waiting_pixels += _pixels(answer)
                     self._changed.notify_all()
         except BaseException as error:  # ``take`` raises it

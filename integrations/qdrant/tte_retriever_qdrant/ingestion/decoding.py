@@ -66,7 +66,10 @@ def decode(
             todo = _chunks_to_do(file, answer.chunks, stored)
             jobs.extendleft((file, each) for each in reversed(todo))
         else:
-            decoded = _decoded(file, answer.chunks[0], answer.item)
+            decoded = DecodedChunk(file, answer.chunks[0], answer.item)
+            file.undecoded -= 1
+            file.pending += 1
+            file.any_decoded, file.is_video = True, decoded.chunk.modality == "video"
         if file.is_final:
             on_final(file)
         if (twin := _settle_twins(file, on_final)) is not None:
@@ -82,13 +85,6 @@ def _group_by_content(files: Iterable[FileState]) -> Iterable[FileState]:
         if (first := firsts.setdefault(file.asset_id, file)) is not file:
             first.twins.append(file)
     return firsts.values()
-
-
-def _decoded(file: FileState, chunk: Chunk, item: Item) -> DecodedChunk:
-    file.undecoded -= 1
-    file.pending += 1
-    file.any_decoded, file.is_video = True, chunk.modality == "video"
-    return DecodedChunk(file, chunk, item)
 
 
 def _chunks_to_do(

@@ -19,7 +19,6 @@ from tte_retriever_qdrant.ingestion.ledger import COLUMNS, LISTS, from_columns, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -56,9 +55,7 @@ class RunJournal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._flush()
 
     def _flush(self) -> None:

@@ -19,7 +19,6 @@ from tte_retriever_qdrant.ingestion.state import FileRecord
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -88,13 +87,11 @@ class Ledger:
     def write(self, records: Iterable[FileRecord], removed: Iterable[tuple[str, str]] = ()) -> None:
         """Write records and drop the ``removed`` ones (root, uri), all at once or not at all."""
         places = ", ".join("?" for _ in COLUMNS)
+        replace = f"REPLACE INTO files ({', '.join(COLUMNS)}) VALUES ({places})"  # noqa: S608
         with self._errors(), self._connection as transaction:
             for record in records:
                 self._retire(record.root, record.uri, record.asset_id)
-                transaction.execute(
-                    f"REPLACE INTO files ({', '.join(COLUMNS)}) VALUES ({places})",  # noqa: S608
-                    to_columns(record),
-                )
+                transaction.execute(replace, to_columns(record))
             for root, uri in removed:
                 self._retire(root, uri, "")
                 transaction.execute("DELETE FROM files WHERE root = ? AND uri = ?", (root, uri))
@@ -146,9 +143,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _columns(self) -> set[str]:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from tte_retriever_qdrant.ingestion.ledger import LEDGER, Ledger
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
     from tte_retriever_qdrant.ingestion.state import FileRecord
@@ -66,7 +64,5 @@ class LedgerSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.ledger.close()

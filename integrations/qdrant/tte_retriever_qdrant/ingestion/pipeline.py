@@ -8,13 +8,7 @@ from tte_retriever.errors import InputError
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits
 from tte_retriever.sources import DEFAULT_WINDOW_S, ChunkingConfig
 from tte_retriever_qdrant.encoder import spec_of
-from tte_retriever_qdrant.ingestion.decoder_pool import (
-    DEFAULT_MEMORY_LIMIT,
-    DEFAULT_TIME_LIMIT_S,
-    DecoderPool,
-    check_decoding,
-    default_workers,
-)
+from tte_retriever_qdrant.ingestion import decoder_pool
 from tte_retriever_qdrant.ingestion.decoding import Job, decode
 from tte_retriever_qdrant.ingestion.embedding import embed
 from tte_retriever_qdrant.ingestion.run import indexing_run, stored_prefix
@@ -45,8 +39,8 @@ def ingest(
     limits: MediaLimits = DEFAULT_LIMITS,
     near_duplicate: float | None = None,
     workers: int | None = None,
-    time_limit_s: float = DEFAULT_TIME_LIMIT_S,
-    memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    time_limit_s: float = decoder_pool.DEFAULT_TIME_LIMIT_S,
+    memory_limit: int = decoder_pool.DEFAULT_MEMORY_LIMIT,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
     """Bring a store up to date with a folder or a file.
@@ -91,16 +85,16 @@ def ingest(
         (1, 1)
     """
     chunking = ChunkingConfig(window_s, overlap_s)
-    workers = default_workers() if workers is None else workers
+    workers = decoder_pool.default_workers() if workers is None else workers
     check_writing(batch_size, near_duplicate)
     if workers < 1:
         raise InputError(f"workers is {workers!r}; give 1 or more")
-    check_decoding(time_limit_s, memory_limit)
+    decoder_pool.check_decoding(time_limit_s, memory_limit)
     spec = spec_of(encoder, model_name, prefix=stored_prefix(store) if prefix is None else prefix)
     settings = DecoderSettings(encoder.video_sampling, chunking, limits, memory_limit)
     with indexing_run(source, store, spec, chunking=chunking, limits=limits, on_event=on_event) as run:
         writer = Writer(store, spec.fingerprint, batch_size, near_duplicate, run.begin, run.record_outcome)
-        with DecoderPool[Job](settings, workers=workers, time_limit_s=time_limit_s) as pool, writer:
+        with decoder_pool.DecoderPool[Job](settings, workers=workers, time_limit_s=time_limit_s) as pool, writer:
             look_ahead = _LOOK_AHEAD * batch_size
             chunks = decode(run.files, pool, look_ahead=look_ahead, stored=writer.stored, on_final=run.record_outcome)
             for embedded in embed(encoder, chunks, batch_size=batch_size, dim=spec.dim):

@@ -14,7 +14,6 @@ from tte_retriever_qdrant.records import Point
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -116,9 +115,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         # After an error, what is embedded already gets one attempt to be written, and no more.
         self._stopped.set()
         self._thread.shutdown()

@@ -31,12 +31,14 @@ def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, label: st
     )
 
 
-def check_same_prefix(existing: CollectionSpec, wanted: CollectionSpec, label: str) -> None:
-    """Refuse to change the prefix of a collection.
+def check_same_spec(existing: CollectionSpec, wanted: CollectionSpec, label: str) -> None:
+    """Refuse vectors of another model, and a change of the prefix.
 
     Raises:
+        ModelMismatch: As of :func:`check_same_model`.
         InputError: The prefixes differ.
     """
+    check_same_model(existing, wanted, label)
     if existing.prefix != wanted.prefix:
         raise InputError(
             f"{label} was made with a prefix of {existing.prefix} dimensions, and {wanted.prefix} were given (0: none); use the "

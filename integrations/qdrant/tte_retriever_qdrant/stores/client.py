@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qdrant_client import models
 
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.filters import Dialect, compile_filter
 from tte_retriever_qdrant.records import Hit, Point
-from tte_retriever_qdrant.stores import checks
-from tte_retriever_qdrant.stores.indexing import (
-    FULL,
-    HNSW_EF,
-    OVERSAMPLING,
-    PREFIX,
-    QUANTIZE_FROM,
-    SCROLL_PAGE,
-    candidates,
-    from_stored,
-    to_stored,
-)
+from tte_retriever_qdrant.stores import checks, indexing
 from tte_retriever_qdrant.stores.protocol import GenerationalStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     from qdrant_client import QdrantClient
 
     from tte_retriever_qdrant.filters import Filter
@@ -38,7 +27,8 @@ _POINTS_PER_REQUEST = 128  # 10 MB of JSON at 4096 dimensions; a server takes 32
 _DIALECT = Dialect(models.Filter, models.FieldCondition, lambda texts: models.MatchAny(any=texts), models.Range)
 _EXACT = models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
 _INDEXED = models.SearchParams(
-    hnsw_ef=HNSW_EF, quantization=models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
+    hnsw_ef=indexing.HNSW_EF,
+    quantization=models.QuantizationSearchParams(rescore=True, oversampling=indexing.OVERSAMPLING),
 )
 
 
@@ -84,8 +74,7 @@ class ClientStore(GenerationalStore):
             connection.point({}, {self._alias: connection.make(spec)})
             self._attach()
         if self._spec is not None:
-            checks.check_same_model(self._spec, spec, connection.label)
-            checks.check_same_prefix(self._spec, spec, connection.label)
+            checks.check_same_spec(self._spec, spec, connection.label)
 
     def begin_update(self) -> None:
         """Do nothing: points are written in place."""
@@ -94,7 +83,9 @@ class ClientStore(GenerationalStore):
         """Write points; they are durable on return."""
         client, collection, spec = self._require()
         checks.check_points(points, spec)
-        records = [models.PointStruct(id=p.id, vector=to_stored(p.vector, spec), payload=p.payload) for p in points]
+        records = [
+            models.PointStruct(id=p.id, vector=indexing.to_stored(p.vector, spec), payload=p.payload) for p in points
+        ]
         with self._connection.errors():
             for start in range(0, len(records), _POINTS_PER_REQUEST):
                 client.upsert(collection, records[start : start + _POINTS_PER_REQUEST], wait=True)
@@ -114,27 +105,17 @@ class ClientStore(GenerationalStore):
                 query=full, filter=wanted, params=exactly if exact else quickly, limit=limit, with_payload=True
             )
             if spec.prefix:
-                request.using = FULL
+                request.using = indexing.FULL
             if spec.prefix and not exact:
+                cut, most = full[: spec.prefix], indexing.candidates(limit)
                 request.prefetch = models.Prefetch(
-                    query=full[: spec.prefix], using=PREFIX, filter=wanted, params=quickly, limit=candidates(limit)
+                    query=cut, using=indexing.PREFIX, filter=wanted, params=quickly, limit=most
                 )
                 request.params = exactly  # candidates are scored with the original vectors
             requests.append(request)
-        if not requests:
-            return []
         with self._connection.errors():
-            answers = client.query_batch_points(collection, requests)
-        return [
-            [Hit(str(point.id), point.score, point.payload or {}) for point in answer.points] for answer in answers
-        ]
-
-    def sample(self, n: int) -> np.ndarray:
-        """Vectors of up to ``n`` points."""
-        client, collection, spec = self._require()
-        with self._connection.errors():
-            records, _ = client.scroll(collection, limit=n, with_payload=False, with_vectors=True)
-        return np.array([from_stored(record.vector, spec) for record in records], np.float32).reshape(-1, spec.dim)
+            answers = client.query_batch_points(collection, requests) if requests else []
+        return [[Hit(str(found.id), found.score, found.payload or {}) for found in each.points] for each in answers]
 
     def scroll(self) -> Iterator[Point]:
         """Every point."""
@@ -142,9 +123,9 @@ class ClientStore(GenerationalStore):
         page: Any = None  # the id of the first point on the next page
         while True:
             with self._connection.errors():
-                records, page = client.scroll(collection, limit=SCROLL_PAGE, offset=page, with_vectors=True)
+                records, page = client.scroll(collection, limit=indexing.SCROLL_PAGE, offset=page, with_vectors=True)
             for record in records:
-                yield Point(str(record.id), from_stored(record.vector, spec), record.payload or {})
+                yield Point(str(record.id), indexing.from_stored(record.vector, spec), record.payload or {})
             if page is None:
                 return
 
@@ -179,7 +160,8 @@ class ClientStore(GenerationalStore):
         client, collection, _ = self._require()
         scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
         with self._connection.errors():
-            if client.get_collection(collection).config.quantization_config is None and self.count() >= QUANTIZE_FROM:
+            config = client.get_collection(collection).config
+            if config.quantization_config is None and self.count() >= indexing.QUANTIZE_FROM:
                 client.update_collection(collection, quantization_config=models.ScalarQuantization(scalar=scalar))
 
     def begin_generation(self, spec: CollectionSpec) -> ClientStore:
@@ -189,7 +171,7 @@ class ClientStore(GenerationalStore):
         begun = aliases.get(connection.next)
         held = connection.read_spec(begun) if begun else None
         if held is not None and checks.is_same_model(held, spec):
-            checks.check_same_prefix(held, spec, f"the next generation of {connection.label}")
+            checks.check_same_spec(held, spec, f"the next generation of {connection.label}")
         else:
             made = connection.make(spec)
             connection.point({connection.next: begun} if begun else {}, {connection.next: made})

@@ -83,10 +83,9 @@ class Connection:
 
     def aliases(self) -> dict[str, str]:
         """The collections of the store's generations by alias."""
-        ours = (self.name, self.previous, self.next)
         with self.errors():
             found = self.client.get_aliases().aliases
-        return {alias.alias_name: alias.collection_name for alias in found if alias.alias_name in ours}
+        return {alias.alias_name: alias.collection_name for alias in found if alias.alias_name in self._roles()}
 
     def point(self, before: dict[str, str], after: dict[str, str]) -> None:
         """Replace the aliases ``before`` by those of ``after``, in one step."""

@@ -72,14 +72,14 @@ class Directory:
 
     def make(self, spec: CollectionSpec) -> Generation:
         """Make an empty generation; no manifest names it yet."""
-        name = _new_name()
+        name = uuid.uuid4().hex[:12]
         with self.engine_errors():
             return Generation(spec, name, make_shard(self.of(name), spec))
 
     def copy(self, generation: Generation) -> Generation:
         """Copy a generation once no other process has it open; no manifest names the copy yet."""
         lock = self.lock(generation.name, patience_s=_PATIENCE_S)
-        copied = replace(generation, name=_new_name())
+        copied = replace(generation, name=uuid.uuid4().hex[:12])
         try:
             with atomic_write(self.of(copied.name)) as draft:
                 shutil.copytree(self.of(generation.name), draft)
@@ -158,8 +158,7 @@ class Directory:
             changed = replace(manifest, current=manifest.update, update=None)
         else:
             changed = Manifest(current=manifest.next, previous=manifest.current)
-        write_manifest(self.path, changed)
-        self.sweep()
+        self.settle(changed)
 
     def rollback(self) -> None:
         """Make the generation before the last commit the current one."""
@@ -168,8 +167,7 @@ class Directory:
                 raise checks.nothing_before(self.label)
             self.require_no_update(manifest)
             swapped = replace(manifest, current=manifest.previous, previous=manifest.current, update=None)
-            write_manifest(self.path, swapped)
-            self.sweep()
+            self.settle(swapped)
 
     def drop(self, role: Role) -> None:
         """Delete a generation other than the current one."""
@@ -178,12 +176,14 @@ class Directory:
             if role == "current" or generation is None:
                 raise checks.not_dropped(self.label, role, [each.role for each in self.listed()])
             self.require_unused(generation)
-            write_manifest(self.path, replace(manifest, **{role: None}))
-            self.sweep()
+            self.settle(replace(manifest, **{role: None}))
 
-    def sweep(self) -> None:
-        """Delete the generations that the manifest does not name, except those in use; call within :meth:`changing`."""
-        manifest = read_manifest(self.path) or Manifest()
+    def settle(self, manifest: Manifest) -> None:
+        """Write the manifest, and delete the generations that it does not name, except those in use.
+
+        Call within :meth:`changing`.
+        """
+        write_manifest(self.path, manifest)
         kept = {generation.name for generation in vars(manifest).values() if generation is not None}
         for folder in (self.path / _GENERATIONS).iterdir():
             if folder.is_dir() and folder.name not in kept:
@@ -223,7 +223,3 @@ class Directory:
 def missing(folder: Path) -> StoreNotFound:
     """The error of reading a store that does not exist."""
     return StoreNotFound(f"there is no store in {str(folder)!r}; make one with tte-retriever index, or check the path")
-
-
-def _new_name() -> str:
-    return uuid.uuid4().hex[:12]

@@ -9,24 +9,13 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import qdrant_edge as edge
 
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound
 from tte_retriever_qdrant.filters import Dialect, compile_filter
 from tte_retriever_qdrant.records import Hit, Point
-from tte_retriever_qdrant.stores import checks
+from tte_retriever_qdrant.stores import checks, indexing
 from tte_retriever_qdrant.stores.directory import Directory, missing
-from tte_retriever_qdrant.stores.indexing import (
-    FULL,
-    HNSW_EF,
-    OVERSAMPLING,
-    PREFIX,
-    SCROLL_PAGE,
-    candidates,
-    from_stored,
-    to_stored,
-)
 from tte_retriever_qdrant.stores.manifest import Generation, Manifest, read_manifest, write_manifest
 from tte_retriever_qdrant.stores.protocol import GenerationalStore
 from tte_retriever_qdrant.stores.shards import indexed_copy, is_worth_indexing, remove_other_shards
@@ -36,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import filelock
+    import numpy as np
 
     from tte_retriever_qdrant.filters import Filter
     from tte_retriever_qdrant.records import CollectionSpec, Role
@@ -43,7 +33,8 @@ if TYPE_CHECKING:
 _DIALECT = Dialect(edge.Filter, edge.FieldCondition, edge.MatchAny, edge.RangeFloat)
 _EXACT = edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
 _INDEXED = edge.SearchParams(
-    hnsw_ef=HNSW_EF, quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
+    hnsw_ef=indexing.HNSW_EF,
+    quantization=edge.QuantizationSearchParams(rescore=True, oversampling=indexing.OVERSAMPLING),
 )
 
 
@@ -93,9 +84,7 @@ class EdgeStore(GenerationalStore):
                     made = replace(manifest, **{self._role: self._directory.make(spec)})
                     write_manifest(self._directory.path, made)
             self._attach()
-        held = self._require_generation()
-        checks.check_same_model(held.spec, spec, self._directory.label)
-        checks.check_same_prefix(held.spec, spec, self._directory.label)
+        checks.check_same_spec(self._require_generation().spec, spec, self._directory.label)
 
     def begin_update(self) -> None:
         """Copy the current generation and switch to the copy; readers of the original may come and go meanwhile."""
@@ -120,7 +109,7 @@ class EdgeStore(GenerationalStore):
         checks.check_points(points, generation.spec)
         self._update(
             edge.UpdateOperation.upsert_points(
-                [edge.Point(p.id, to_stored(p.vector, generation.spec), p.payload) for p in points]
+                [edge.Point(p.id, indexing.to_stored(p.vector, generation.spec), p.payload) for p in points]
             )
         )
 
@@ -140,24 +129,16 @@ class EdgeStore(GenerationalStore):
             answers = shard.query_batch(edge.QueryBatchRequest(requests)) if requests else []
         return [[Hit(str(found.id), found.score, found.payload or {}) for found in answer] for answer in answers]
 
-    def sample(self, n: int) -> np.ndarray:
-        """Vectors of up to ``n`` points."""
-        shard, generation = self._require()
-        with self._directory.engine_errors():
-            records, _ = shard.scroll(edge.ScrollRequest(limit=n, with_payload=False, with_vector=True))
-        spec = generation.spec
-        return np.array([from_stored(record.vector, spec) for record in records], np.float32).reshape(-1, spec.dim)
-
     def scroll(self) -> Iterator[Point]:
         """Every point."""
         shard, generation = self._require()
         page: Any = None  # the id of the first point on the next page
         while True:
-            request = edge.ScrollRequest(limit=SCROLL_PAGE, offset=page, with_payload=True, with_vector=True)
+            request = edge.ScrollRequest(limit=indexing.SCROLL_PAGE, offset=page, with_payload=True, with_vector=True)
             with self._directory.engine_errors():
                 records, page = shard.scroll(request)
             for record in records:
-                yield Point(str(record.id), from_stored(record.vector, generation.spec), record.payload or {})
+                yield Point(str(record.id), indexing.from_stored(record.vector, generation.spec), record.payload or {})
             if page is None:
                 return
 
@@ -268,8 +249,7 @@ class EdgeStore(GenerationalStore):
             with self._directory.changing() as manifest:
                 self._directory.require_no_update(manifest)
                 if manifest.update is not None:
-                    write_manifest(self._directory.path, replace(manifest, update=None))
-                    self._directory.sweep()
+                    self._directory.settle(replace(manifest, update=None))
         self._is_sole_writer = True  # no update can begin while this generation is open
 
     def _require(self) -> tuple[edge.EdgeShard, Generation]:
@@ -301,10 +281,9 @@ def begin_generation(folder: Path, spec: CollectionSpec) -> EdgeStore:
     with directory.changing() as manifest:
         if manifest.next is None or not checks.is_same_model(manifest.next.spec, spec):
             directory.require_unused(manifest.next)  # a process may be filling it
-            write_manifest(folder, replace(manifest, next=directory.make(spec)))
-            directory.sweep()
+            directory.settle(replace(manifest, next=directory.make(spec)))
         else:
-            checks.check_same_prefix(manifest.next.spec, spec, f"the next generation of {directory.label}")
+            checks.check_same_spec(manifest.next.spec, spec, f"the next generation of {directory.label}")
     return EdgeStore(folder, role="next")
 
 
@@ -318,8 +297,7 @@ def open_update(folder: Path, spec: CollectionSpec) -> EdgeStore:
     directory.prepare(create=True)
     with directory.changing() as manifest:
         if manifest.current is not None:
-            checks.check_same_model(manifest.current.spec, spec, directory.label)
-            checks.check_same_prefix(manifest.current.spec, spec, directory.label)
+            checks.check_same_spec(manifest.current.spec, spec, directory.label)
             if manifest.update is None:
                 directory.require_unused(manifest.current)  # fail now and not when it is copied
     return EdgeStore(folder, role="current" if manifest.current is None else "update")
@@ -330,11 +308,11 @@ def _request(
 ) -> edge.QueryRequest:
     full, found = vector.tolist(), None
     if spec.prefix and not exact:
-        nearest = edge.Query.Nearest(full[: spec.prefix], using=PREFIX)
-        found = [edge.Prefetch(limit=candidates(limit), query=nearest, filter=filter, params=_INDEXED)]
+        nearest = edge.Query.Nearest(full[: spec.prefix], using=indexing.PREFIX)
+        found = [edge.Prefetch(limit=indexing.candidates(limit), query=nearest, filter=filter, params=_INDEXED)]
     return edge.QueryRequest(
         limit=limit,
-        query=edge.Query.Nearest(full, using=FULL if spec.prefix else None),
+        query=edge.Query.Nearest(full, using=indexing.FULL if spec.prefix else None),
         prefetches=found,
         filter=filter,
         params=_EXACT if exact or found else _INDEXED,  # candidates are scored with the original vectors

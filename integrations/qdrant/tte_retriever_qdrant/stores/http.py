@@ -9,7 +9,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import grpc
@@ -22,9 +21,6 @@ from tte_retriever.errors import InputError
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound, StoreUnauthorized, StoreUnavailable
 from tte_retriever_qdrant.stores.client import ClientStore
 from tte_retriever_qdrant.stores.connection import Connection
-
-if TYPE_CHECKING:
-    from urllib.parse import SplitResult
 
 HTTP_FORM = "http(s)://host:6333/collection for a Qdrant server, with ?grpc=6334 to write and search by gRPC"
 
@@ -79,7 +75,8 @@ def parse_address(uri: str) -> Address:
     if not parts.hostname or not re.fullmatch(r"[\w.-]{1,200}", collection) or options or parts.fragment:
         message = f"the store {uri!r} is not of the form {HTTP_FORM}; names have letters, digits, '.', '_' and '-'"
         raise InputError(message)
-    return Address(f"{parts.scheme}://{_host(parts)}:{port}{'/' if prefix else ''}{prefix}", collection, grpc_port)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return Address(f"{parts.scheme}://{host}:{port}{'/' if prefix else ''}{prefix}", collection, grpc_port)
 
 
 def next_uri(uri: str) -> str:
@@ -114,6 +111,7 @@ def connect(uri: str) -> Connection:
     key = os.environ.get(_KEY, "").strip()
     if key and address.url.startswith("http://") and not _is_loopback(urlsplit(address.url).hostname or ""):
         _logger.warning("the key in %s goes unencrypted to %s; use https://", _KEY, address.url)
+    stores = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "tte-retriever" / "stores"
     return Connection(
         QdrantClient(
             url=address.url,
@@ -125,7 +123,7 @@ def connect(uri: str) -> Connection:
         ),
         name=address.collection,
         label=label,
-        data=_data_folder() / quote(address.url, safe=""),
+        data=stores / quote(address.url, safe=""),
         indexed=True,
         explain=_explain,
         release=lambda: None,
@@ -164,18 +162,8 @@ def _status(error: Exception) -> tuple[int | None, str]:
     return None, str(source) or type(source).__name__
 
 
-def _host(parts: SplitResult) -> str:
-    host = parts.hostname or ""
-    return f"[{host}]" if ":" in host else host
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _data_folder() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "tte-retriever" / "stores"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
-    import numpy as np
     from typing_extensions import Self
 
     from tte_retriever_qdrant.filters import Filter
@@ -81,6 +82,8 @@ class VectorStore(Protocol):
 
     def sample(self, n: int) -> np.ndarray:
         """Vectors (N, D) of up to ``n`` points, the same each time; ids are hashes, so the sample is fair."""
+        vectors = [point.vector for point in islice(self.scroll(), n)]
+        return np.stack(vectors) if vectors else np.empty((0, self.spec.dim if self.spec else 0), np.float32)
 
     def scroll(self) -> Iterator[Point]:
         """Every point, with its stored vector of length 1; one page of points is in memory at a time."""
@@ -103,9 +106,7 @@ class VectorStore(Protocol):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 

@@ -14,20 +14,7 @@ from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.schema import BaseNode, NodeRelationship, RelatedNodeInfo
 from llama_index.core.utils import get_tqdm_iterable
-from llama_index.embeddings.tte.parts import (
-    Block,
-    Part,
-    VideoType,
-    as_chat,
-    block_part,
-    image_of,
-    image_part,
-    kind_of,
-    name_of,
-    text_of,
-    video_of,
-    video_part,
-)
+from llama_index.embeddings.tte.parts import as_chat, block_part, image_part, name_of, source_of, video_part
 from llama_index.embeddings.tte.reporting import report_bad
 
 from tte_retriever.errors import InputError, TTEError
@@ -38,6 +25,7 @@ if TYPE_CHECKING:
 
     from llama_index.core.base.embeddings.base import Embedding
     from llama_index.core.schema import ImageType
+    from llama_index.embeddings.tte.parts import Block, Part, VideoType
 
     from tte_retriever import TTEEncoder
 
@@ -131,8 +119,8 @@ class TTEEmbedding(MultiModalEmbedding):
         for node in nodes:
             node.embedding = None  # a node that fails below must not keep the vector of its former content
             try:
-                kind = kind_of(node)
-                sources[kind].append((node, _SOURCE_OF[kind](node)))
+                kind, source = source_of(node)
+                sources[kind].append((node, source))
             except InputError as error:
                 report_bad(f"node {node.node_id}", error)
         self._set_each(sources["text"], self.get_text_embedding_batch, show_progress)
@@ -213,13 +201,10 @@ class TTEEmbedding(MultiModalEmbedding):
 
     def get_video_embeddings(self, videos: Sequence[VideoType]) -> list[Embedding]:
         """Embed videos in batches of ``embed_batch_size``; raises as :meth:`get_video_embedding`."""
-        clips = [video_part(video) for video in videos]
-        batches = [clips[i : i + self.embed_batch_size] for i in range(0, len(clips), self.embed_batch_size)]
-        return [
-            embedding
-            for batch in batches
-            for embedding in self._encode_called_back("encode_document", [[clip] for clip in batch])
-        ]
+        items: list[list[Part]] = [[video_part(video)] for video in videos]
+        size = self.embed_batch_size
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        return [vector for batch in batches for vector in self._encode_called_back("encode_document", batch)]
 
     async def aget_video_embeddings(self, videos: Sequence[VideoType]) -> list[Embedding]:
         """As :meth:`get_video_embeddings`, off the event loop."""
@@ -295,9 +280,6 @@ class TTEEmbedding(MultiModalEmbedding):
         if self.dim is not None:
             options |= {"truncate_dim": self.dim, "normalize_embeddings": True}
         return options
-
-
-_SOURCE_OF: dict[str, Callable[[BaseNode], Any]] = {"text": text_of, "image": image_of, "video": video_of}
 
 
 def _with_source(node: BaseNode) -> BaseNode:

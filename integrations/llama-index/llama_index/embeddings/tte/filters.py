@@ -38,7 +38,7 @@ def _condition(filter: MetadataFilter) -> Filter:
     if operator not in _OPERATORS:
         allowed = ", ".join(each.value for each in _OPERATORS)
         raise InputError(f"the filter operator {operator.value!r} is not supported; use one of {allowed}")
-    values: list[Any] = [*value] if isinstance(value, list) else [value]
+    values: list[Any] = [*value] if isinstance(value, list) and operator not in _BOUNDS else [value]
     # For text where numbers are stored, an engine would return no hits and no error.
     kinds = str if PAYLOAD_FIELDS[key] is str else (int, float)
     if not values or not all(isinstance(each, kinds) for each in values):

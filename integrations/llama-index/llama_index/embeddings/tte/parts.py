@@ -52,57 +52,33 @@ Part: TypeAlias = str | Path | bytes | Image.Image | VideoClip
 """Text, an image, or a video."""
 
 
-def kind_of(node: BaseNode) -> Kind:
+def source_of(node: BaseNode) -> tuple[Kind, Any]:
     """What of a node is embedded: its video, else its image, else its text.
 
+    A text has the metadata that is meant for embedding models. ``start_s`` and ``end_s`` in the metadata select a part of
+    a video.
+
+    Returns:
+        ``text`` and a ``str``, ``image`` and an ``ImageType``, or ``video`` and a :class:`VideoClip`.
+
     Raises:
-        InputError: It holds audio.
+        MediaError: The image or the video is missing, not base64, or given by URL only.
+        InputError: The node holds audio, or ``start_s`` or ``end_s`` is not a number.
     """
+    owner = f"node {node.node_id!r}"
     if isinstance(node, ImageNode):
-        return "image"
+        return "image", _image(_media(owner, "image", node.image, node.image_path, node.image_url))
     if isinstance(node, Node):
         if node.audio_resource is not None:
             raise InputError(
-                f"node {node.node_id!r} holds audio; only text, images and videos can be embedded: leave it out, or give "
-                "its transcript as a TextNode"
+                f"{owner} holds audio; only text, images and videos can be embedded: leave it out, or give its transcript "
+                "as a TextNode"
             )
-        if node.video_resource is not None:
-            return "video"
-        if node.image_resource is not None:
-            return "image"
-    return "text"
-
-
-def text_of(node: BaseNode) -> str:
-    """The text of a node, with the metadata that is meant for embedding models."""
-    return node.get_content(metadata_mode=MetadataMode.EMBED)
-
-
-def image_of(node: BaseNode) -> ImageType:
-    """The image of a node.
-
-    Raises:
-        MediaError: It is missing, not base64, or given by URL only.
-    """
-    if isinstance(node, ImageNode):
-        found = _media(node, "image", node.image, node.image_path, node.image_url)
-    else:
-        found = _media(node, "image", *_resource(node, "image_resource"))
-    return str(found) if isinstance(found, Path) else BytesIO(found)
-
-
-def video_of(node: BaseNode) -> VideoClip:
-    """The video of a node; ``start_s`` and ``end_s`` in its metadata select a part of it.
-
-    Raises:
-        MediaError: It is missing, not base64, or given by URL only.
-        InputError: ``start_s`` or ``end_s`` is not a number.
-    """
-    start_s, end_s = node.metadata.get("start_s"), node.metadata.get("end_s")
-    for name, value in (("start_s", start_s), ("end_s", end_s)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise InputError(f"node {node.node_id!r} has {name}={value!r} in its metadata; give seconds as a number")
-    return VideoClip(_media(node, "video", *_resource(node, "video_resource")), start_s or 0.0, end_s)
+        if (video := node.video_resource) is not None:
+            return "video", _clip(node, _media(owner, "video", video.data, video.path, video.url))
+        if (image := node.image_resource) is not None:
+            return "image", _image(_media(owner, "image", image.data, image.path, image.url))
+    return "text", node.get_content(metadata_mode=MetadataMode.EMBED)
 
 
 def image_part(image: ImageType) -> Part:
@@ -125,9 +101,9 @@ def block_part(block: Block) -> Part:
     if isinstance(block, TextBlock):
         return block.text
     if isinstance(block, ImageBlock):
-        return _block_media("image", block.image, block.path, block.url)
+        return _media("the image block", "image", block.image, block.path, block.url)
     if isinstance(block, VideoBlock):
-        return VideoClip(_block_media("video", block.video, block.path, block.url))
+        return VideoClip(_media("the video block", "video", block.video, block.path, block.url))
     if isinstance(block, Path):
         return VideoClip(block) if media_kind(block) in ("video", "animation") else block
     if isinstance(block, (str, Image.Image, VideoClip)):
@@ -169,37 +145,32 @@ def _content(part: Part, encoder: TTEEncoder) -> dict[str, Any]:
     return {"type": "video", "video": frames}
 
 
-def _resource(node: BaseNode, name: str) -> tuple[bytes | None, Path | None, object]:
-    resource = getattr(node, name)
-    return resource.data, resource.path, resource.url
+def _image(found: Path | bytes) -> ImageType:
+    return str(found) if isinstance(found, Path) else BytesIO(found)
+
+
+def _clip(node: BaseNode, found: Path | bytes) -> VideoClip:
+    start_s, end_s = node.metadata.get("start_s"), node.metadata.get("end_s")
+    for name, value in (("start_s", start_s), ("end_s", end_s)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InputError(f"node {node.node_id!r} has {name}={value!r} in its metadata; give seconds as a number")
+    return VideoClip(found, start_s or 0.0, end_s)
 
 
 def _media(
-    node: BaseNode, kind: str, encoded: str | bytes | None, path: str | Path | None, url: object
+    owner: str, kind: str, data: str | bytes | IOBase | None, path: str | Path | None, url: object
 ) -> Path | bytes:
-    owner = f"node {node.node_id!r}"
-    if encoded:
-        return _decoded(encoded, kind, owner)
+    if isinstance(data, IOBase):
+        data.seek(0)
+        return bytes(data.read())
+    if data:  # LlamaIndex has encoded it
+        return _decoded(data, kind, owner)
     if path:
         return Path(path)
     if url:
         return _from_url(str(url), kind, owner)
     # ImageNode(image_resource=MediaResource(data=...)) loses the bytes inside LlamaIndex.
-    raise MediaError(f"{owner} is an {kind} node without an {kind}; set its path or its bytes", "empty")
-
-
-def _block_media(kind: str, data: bytes | IOBase | None, path: Path | None, url: object) -> Path | bytes:
-    owner = f"the {kind} block"
-    if isinstance(data, bytes) and data:  # LlamaIndex has encoded it
-        return _decoded(data, kind, owner)
-    if isinstance(data, IOBase):
-        data.seek(0)
-        return bytes(data.read())
-    if path:
-        return path
-    if url:
-        return _from_url(str(url), kind, owner)
-    raise MediaError(f"{owner} is empty; set its path or its bytes", "empty")
+    raise MediaError(f"{owner} has no {kind}; set its path or its bytes", "empty")
 
 
 def _decoded(encoded: str | bytes, kind: str, owner: str) -> bytes:

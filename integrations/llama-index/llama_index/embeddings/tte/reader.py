@@ -13,22 +13,10 @@ from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Metadata
 from llama_index.embeddings.tte.reporting import report_bad
 from llama_index.embeddings.tte.views import view_of, views_folder
 
+from tte_retriever import sources
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import DEFAULT_LIMITS, VideoSampling
 from tte_retriever.media.files import describe
-from tte_retriever.sources import (
-    DEFAULT_WINDOW_S,
-    SHORTEST_WINDOW_S,
-    Chunk,
-    ChunkingConfig,
-    asset_id_of,
-    check_source,
-    chunks_of,
-    discover,
-    load_chunk,
-    root_of,
-    uri_of,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +72,9 @@ class TTEMediaReader(BasePydanticReader):
     """
 
     window_s: float = Field(
-        default=DEFAULT_WINDOW_S, ge=SHORTEST_WINDOW_S, description="Length of the windows of videos, in seconds."
+        default=sources.DEFAULT_WINDOW_S,
+        ge=sources.SHORTEST_WINDOW_S,
+        description="Length of the windows of videos, in seconds.",
     )
     views_dir: str | None = Field(
         default=None, description="Where pictures of pages are kept; None is a folder in LlamaIndex's cache."
@@ -101,13 +91,13 @@ class TTEMediaReader(BasePydanticReader):
         Raises:
             InputError: ``source`` does not exist.
         """
-        source_path = check_source(Path(source))
-        root = root_of(source_path)
+        source_path = sources.check_source(Path(source))
+        root = sources.root_of(source_path)
         seen: set[str] = set()
-        for path in discover(source_path, lambda error: _report_unreached(error, root)):
-            uri = uri_of(path, root)
+        for path in sources.discover(source_path, lambda error: _report_unreached(error, root)):
+            uri = sources.uri_of(path, root)
             try:
-                asset_id = asset_id_of(path, DEFAULT_LIMITS)
+                asset_id = sources.asset_id_of(path, DEFAULT_LIMITS)
                 if asset_id not in seen:
                     seen.add(asset_id)
                     metadata = {"uri": uri, "file_path": str(path), "asset_id": asset_id}
@@ -120,13 +110,13 @@ class TTEMediaReader(BasePydanticReader):
         return [*await self.aload_data(source, **kwargs)]
 
     def _nodes_of(self, path: Path, file_metadata: dict[str, str]) -> Iterator[BaseNode]:
-        for chunk in chunks_of(path, ChunkingConfig(self.window_s)):
+        for chunk in sources.chunks_of(path, sources.ChunkingConfig(self.window_s)):
             try:
                 yield self._node(path, chunk, {**file_metadata, **chunk.payload()})
             except InputError as error:
                 report_bad(f"{file_metadata['uri']}#{chunk.name}", error)
 
-    def _node(self, path: Path, chunk: Chunk, metadata: dict[str, Any]) -> BaseNode:
+    def _node(self, path: Path, chunk: sources.Chunk, metadata: dict[str, Any]) -> BaseNode:
         name = f"{metadata['asset_id']}|{chunk.modality}:{chunk.name}"
         fields: dict[str, Any] = {
             "id_": str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
@@ -134,7 +124,7 @@ class TTEMediaReader(BasePydanticReader):
             "excluded_llm_metadata_keys": NOT_FOR_LLMS,
         }
         if chunk.modality == "text":
-            text = load_chunk(path, chunk, VideoSampling())["text"]
+            text = sources.load_chunk(path, chunk, VideoSampling())["text"]
             return TextNode(**fields, text=text, excluded_embed_metadata_keys=list(metadata))
         if chunk.modality == "video":
             # Without text, LlamaIndex leaves the metadata out of its cache keys, too.
@@ -148,4 +138,4 @@ class TTEMediaReader(BasePydanticReader):
 def _report_unreached(error: OSError, root: Path) -> None:
     path = Path(error.filename)
     message = f"{describe(path)} cannot be reached: {error.strerror}; check its permissions and those of its folder"
-    report_bad(uri_of(path, root), MediaError(message, "unreadable"))
+    report_bad(sources.uri_of(path, root), MediaError(message, "unreadable"))

@@ -29,8 +29,6 @@ from tte_retriever_qdrant.searching import best_per_asset
 from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from llama_index.core.base.embeddings.base import Embedding
     from llama_index.core.callbacks import CallbackManager
     from llama_index.core.vector_stores.types import MetadataFilters
@@ -133,9 +131,7 @@ class TTERetriever(BaseRetriever):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
