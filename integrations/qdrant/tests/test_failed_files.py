@@ -112,13 +112,11 @@ def test_chunks_in_the_store_stay_when_the_file_fails_as_a_whole(uri, encoder, w
 
 
 def test_a_file_that_changes_under_the_reader_is_not_stored(small_folder, store, standin):
-    class Meddler(standin):
-        @property
-        def video_sampling(self):
-            Image.new("RGB", (40, 30), "black").save(small_folder / "yellow.png")  # after it was hashed
-            return standin.video_sampling
+    def meddle(event):
+        if event.kind == "planned":  # after it was hashed
+            Image.new("RGB", (40, 30), "black").save(small_folder / "yellow.png")
 
-    report = ingest(small_folder, store, Meddler())
+    report = ingest(small_folder, store, standin(), on_event=meddle)
     assert [(failure.uri, failure.reason) for failure in report.failed] == [("yellow.png", "unreadable")]
     assert store.count({"uri": "yellow.png"}) == 0
     ingest(small_folder, store, standin())

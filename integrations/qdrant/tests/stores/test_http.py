@@ -14,7 +14,7 @@ import pytest
 from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import StoreError, StoreNotFound, StoreUnauthorized, StoreUnavailable
 from tte_retriever_qdrant.records import CollectionSpec, Point
-from tte_retriever_qdrant.stores import client, connection, http
+from tte_retriever_qdrant.stores import connection, http, indexing
 
 SPEC = CollectionSpec(dim=4, fingerprint="aaaa", model="some-model")
 ONE = Point(str(uuid.UUID(int=1)), np.ones(4, np.float32), {"uri": "a.png"})
@@ -180,7 +180,7 @@ def test_payload_indexes_come_before_points(server, films):
 def test_large_collections_are_quantized_once_they_are_large(server, films, monkeypatch):
     films.finalize()
     assert "PATCH" not in {method for method, _, _ in server.requests}
-    monkeypatch.setattr(client, "QUANTIZE_FROM", 1)
+    monkeypatch.setattr(indexing, "QUANTIZE_FROM", 1)
     films.finalize()
     assert "PATCH" in {method for method, _, _ in server.requests}
 
