@@ -117,7 +117,7 @@ def test_other_checkpoints_and_settings_are_refused(original, checkpoint, tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"config\.json"):
         import_checkpoint(tmp_path / "empty", tmp_path / "out", origin="ume-r1")
-    refused = {"mode": "'gen' or 'disc'", "most_tokens": "positive", "steps": "no setting"}
+    refused = {"mode": "gen or disc", "most_tokens": "positive", "steps": "no setting"}
     for name, complaint in refused.items():
         with pytest.raises(InputError, match=complaint):
             import_checkpoint(original(), tmp_path / "out", origin="ume-r1", **{name: 0})
