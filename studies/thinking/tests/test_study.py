@@ -24,6 +24,13 @@ ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "studies/thinking/config.yaml"
 VALUES = read_values(CONFIG)
 BASE = "tte-flash"
+OF_THINK_TOKENS = {
+    "loss.rationale_from": "thought",
+    "loss.decoder": "soft-prompt",
+    "loss.stop_gradient": False,
+    "collator.nested_budgets": False,
+}
+"""Options that only methods with think tokens have, at their defaults."""
 
 
 def study(out, *arguments):
@@ -70,9 +77,9 @@ def test_an_arm_differs_from_its_neighbour_in_what_it_says_and_nothing_else(name
     arm = study_config.arm(name)
     assert arm.what
     own, neighbour = resolved(name), resolved(arm.like)
-    # A method's config has keys that another's has not, such as the weight of PLUME's second contrastive loss. At their
-    # defaults they are the method.
-    differ = {key for key in neighbour if key not in own or own[key] != neighbour[key]}
+    # A method's config has keys that another's has not, such as the weight of PLUME's second contrastive loss or what the
+    # think tokens are decoded by. At their defaults they are the method.
+    differ = {key for key in neighbour if own.get(key, OF_THINK_TOKENS.get(key)) != neighbour[key]}
     assert {key for key in differ if not key.startswith(tuple(arm.set))} == set()
     for path in ["model.method"] if "model.method" in arm.set else arm.set:
         assert any(key.startswith(path) and own[key] != neighbour.get(key) for key in own), f"{path} changes nothing"
