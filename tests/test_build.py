@@ -71,6 +71,7 @@ def rows_of(folder):
     return AutoModel.from_pretrained(folder, dtype=torch.float32).get_input_embeddings().weight.detach()
 
 
+@pytest.mark.slow
 def test_plain_load_without_our_package_gives_the_same_vectors(built, pixels, tmp_path):
     np.save(tmp_path / "media.npy", pixels)
     folders = [*built.values(), model_path("tte-flash-tiny")]

@@ -106,7 +106,9 @@ def test_lame_is_compared_with_tte_flash_at_equal_data_and_steps():
         assert flash.trainer.items() <= lame.trainer.items()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [name if name == "tte-flash" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_the_tiny_configs_run(method, command, checkpoint, tmp_path):
     """With a tiny random backbone in place of ``tiny-backbone``, whose vocabulary takes a while to make."""
     config = ROOT / f"recipes/configs/{method}/tiny.yaml"

@@ -164,6 +164,7 @@ def test_other_models_and_options_are_refused(encoder, thinker):
         ExplicitCoTLoss(encoder, disc_weight=-1)
 
 
+@pytest.mark.slow
 def test_a_trained_model_writes_what_it_was_taught_and_is_trained_on(checkpoint, configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configured(

@@ -376,6 +376,7 @@ def test_the_result_has_no_decoder_and_loads_with_stock_classes(lame):
     assert "decoder_layers 1" in card
 
 
+@pytest.mark.slow
 def test_the_decoder_is_trained_saved_resumed_and_carried_on(lame, tmp_path, monkeypatch):
     config = lame()
     straight = train(config)
@@ -418,6 +419,7 @@ def test_collapse_is_in_the_log(lame):
             assert all(-1 <= entry[name] <= 1 for name in LameLoss.METRICS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [(), ("lora={rank: 2, alpha: 4}",)], ids=["full", "lora"])
 def test_a_warm_up_of_nothing_but_the_reason_tokens(lame, lora):
     """Everything else of the model is frozen; the decoder is trained."""
@@ -454,6 +456,7 @@ def base(one_step):
     return one_step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [

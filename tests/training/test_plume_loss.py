@@ -283,6 +283,7 @@ def test_a_balance_over_the_batch_lets_every_step_be_decided():
     assert even.entropy.item() < 1e-3
 
 
+@pytest.mark.slow
 def test_the_balance_takes_from_the_busy(encoder, rows):
     """Training on it alone, from a router that sends everything to two of four experts."""
     columns = columns_of(encoder, rows)

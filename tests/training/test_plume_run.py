@@ -60,6 +60,7 @@ def test_a_run_goes_from_written_to_latent_and_gives_a_model_that_loads(plume, s
     assert "0 to 4" in (out / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_has_the_same_result(plume, monkeypatch):
     """Stopped between two ratios, whose batches its loader had made before."""
     straight = weights(train(plume("output_dir=straight")))
@@ -99,6 +100,7 @@ def test_moments_are_reset_with_each_ratio_where_the_curriculum_says_so(plume, s
     assert [index for index, count in enumerate(states) if not count] == [0, 2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "saving",
     [
@@ -116,6 +118,7 @@ def test_bf16_lora_and_the_original_balance_train(plume, saving):
     assert {"router.weight", "language_model.embed_tokens.weight"} <= changed
 
 
+@pytest.mark.slow
 def test_a_plume_can_be_trained_further(plume, checkpoint, tmp_path):
     folder = build(tmp_path / "m", backbone=checkpoint("qwen2_vl"), method="plume", think_tokens=4)
     settings = (f"model.backbone={folder}", "max_steps=1", "output_dir=again")

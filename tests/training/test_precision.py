@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tte_retriever.training.run import train
 
 
+@pytest.mark.slow
 def test_a_stage_is_the_same_after_another_as_in_a_process_of_its_own(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configured("trainer.bf16=true")

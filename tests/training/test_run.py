@@ -86,6 +86,7 @@ def test_a_run_that_was_stopped_after_its_last_step_only_saves(configured, tmp_p
     assert logged("out/joint")[-1]["step"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [(), (LORA, "model.dtype=bfloat16")], ids=["full", "lora"])
 def test_bf16_and_gradient_checkpointing(configured, tmp_path, monkeypatch, lora):
     monkeypatch.chdir(tmp_path)
@@ -106,6 +107,7 @@ def base(configured, tmp_path_factory):
     return weights(train(configured("max_steps=1", f"output_dir={tmp_path_factory.mktemp('base')}")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [
@@ -155,6 +157,7 @@ def test_stages_train_the_weighted_parts_and_keep_the_temperature(configured, tm
     assert all("rationale" not in entry for entry in logged("out/contrast"))
 
 
+@pytest.mark.slow
 def test_the_result_is_plain_and_loads_anywhere(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = train(configured(LORA, "max_steps=1"))

@@ -29,6 +29,7 @@ INGEST = f"""
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(real_files, tmp_path, encoder, contents):
     folder, _ = real_files
     with open_store(f"edge://{tmp_path}/reference") as store:

@@ -15,6 +15,8 @@ from PIL import Image
 from tte_retriever import TTEEncoder
 from tte_retriever_qdrant import open_store, search
 
+pytestmark = pytest.mark.slow  # each test starts the installed command; test_cli.py runs it in process
+
 COMMAND = str(Path(sys.executable).with_name("tte-retriever"))
 
 

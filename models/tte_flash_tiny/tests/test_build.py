@@ -167,6 +167,7 @@ def trained(config, tmp_path):
     return lambda: build.build(config(*words))
 
 
+@pytest.mark.slow
 def test_all_stages_write_a_plain_model_and_a_stopped_run_resumes_with_the_same(trained, encoder, tmp_path):
     result, out = trained(), tmp_path / "out"
     after = SentenceTransformer(str(result), device="cpu").encode(["a big red circle"])

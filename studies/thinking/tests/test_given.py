@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from studies.thinking.probing.given import embed_after, predict_from
+from studies.thinking.probing.given import predict_from, read_given_rationales
 from tte_retriever.errors import InputError
 from tte_retriever.explain.writing import BehindStates, write_greedily
 from tte_retriever.training.rationale import rationale_nll
@@ -39,7 +39,7 @@ def test_a_rationale_of_ones_own_gives_the_vector_that_was_generated(writer):
     encoder, features = writer
     with torch.no_grad():
         own = encoder(dict(features))
-    reading = embed_after(encoder, features, own["rationale_ids"])
+    reading = read_given_rationales(encoder, features, own["rationale_ids"])
     assert (reading.vectors - own["sentence_embedding"]).abs().max() < 1e-5
     there = own["rationale_ids"] >= 0
     assert there.any()
@@ -49,18 +49,18 @@ def test_a_rationale_of_ones_own_gives_the_vector_that_was_generated(writer):
 def test_another_rationale_gives_another_vector_and_none_is_a_budget_of_zero(writer):
     encoder, features = writer
     vectors = torch.from_numpy(encoder.encode(TEXTS, think_budget=0))
-    none = embed_after(encoder, features, torch.full((3, 1), -100)).vectors
+    none = read_given_rationales(encoder, features, torch.full((3, 1), -100)).vectors
     assert (none - vectors).abs().max() < 1e-5
     ids = torch.tensor([[70, 71, 72], [70, -100, -100], [-100, -100, -100]])
-    some = embed_after(encoder, features, ids).vectors
+    some = read_given_rationales(encoder, features, ids).vectors
     assert (some[2] - none[2]).abs().max() < 1e-5
     assert (F.cosine_similarity(some, none)[:2] < 1 - 1e-5).all()
     gen = encoder.transformer.gen_id
     ended = torch.tensor([[70, 71, 72, gen], [70, gen, -100, -100], [gen, -100, -100, -100]])
-    assert (embed_after(encoder, features, ended).vectors - some).abs().max() < 1e-5
+    assert (read_given_rationales(encoder, features, ended).vectors - some).abs().max() < 1e-5
 
 
 def test_models_that_read_no_rationale_are_refused(untrained):
     encoder = untrained("tte-flash")
     with pytest.raises(InputError, match="explicit-cot"):
-        embed_after(encoder, encoder.preprocess(["two"]), torch.full((1, 1), -100))
+        read_given_rationales(encoder, encoder.preprocess(["two"]), torch.full((1, 1), -100))
