@@ -22,6 +22,7 @@ LAYERS = (
     ("tokens", "small_world", "sources"),
     ("methods", "inference", "chats"),  # inference knows no encoder: TTEEncoder.embed hands it its functions
     ("checkpoint",),
+    ("hub",),
     ("encoder", "building"),
     ("importing",),
     ("explain", "evaluation"),

@@ -19,7 +19,7 @@ def build(
     backbone: str | Path,
     method: str = "tte-flash",
     think_tokens: int | None = None,
-    init: Init = "mean",
+    init: Init | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Path:
@@ -38,7 +38,9 @@ def build(
             is the largest number of tokens of a rationale, from 0 to 8192. The default is 8, but 0 for ``direct`` and 512
             for ``explicit-cot``.
         init: How the embedding rows of the new tokens are initialised. ``mean`` is the mean row plus noise of half the
-            standard deviation; ``keep`` leaves them as they are in the backbone.
+            standard deviation; ``keep`` leaves them as they are in the backbone; ``read-out`` is ``mean``, except that the
+            embed token starts as the token at which the backbone reads its own embedding. ``None`` is ``read-out`` for an
+            embedding model and ``mean`` for any other backbone.
         seed: Seed of the new rows; the same seed gives the same checkpoint.
         **options: Options of the method, such as ``instruction`` of ``plume``.
 
@@ -63,9 +65,12 @@ def build(
     count = chosen.think_tokens if think_tokens is None else think_tokens
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= chosen.max_think_tokens:
         raise InputError(f"think_tokens is {think_tokens!r}; give an int from 0 to {chosen.max_think_tokens}.")
-    check_choice("init", init, get_args(Init))
+    if init is not None:
+        check_choice("init", init, get_args(Init))
     check_output_dir(out)
     loaded = load_backbone(backbone, chosen.resolve("module_class"))
+    if init is None:
+        init = "mean" if loaded.read_out_id is None else "read-out"
     model = SentenceTransformer(
         modules=chosen.resolve("build")(loaded, count, init=init, seed=seed, **options),
         prompts=loaded.prompts,

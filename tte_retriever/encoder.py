@@ -15,8 +15,9 @@ from tqdm.autonotebook import tqdm
 from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.backbones.rows import check_rows
 from tte_retriever.chats import as_chat, own_budget, parts, refuse_ignored, take_metadata
-from tte_retriever.checkpoint import fingerprint, resolve_model, settings
+from tte_retriever.checkpoint import fingerprint, settings
 from tte_retriever.errors import CheckpointError, InputError, TTEError, check_choice
+from tte_retriever.hub import find_model
 from tte_retriever.inference import BatchEmbedder, stream
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, typed_input
 from tte_retriever.methods.thinking_module import ThinkingModule
@@ -76,7 +77,12 @@ class TTEEncoder(SentenceTransformer):
     def __init__(
         self, model_name_or_path: str | None = None, *, media_limits: MediaLimits = DEFAULT_LIMITS, **kwargs: Any
     ) -> None:
-        name = resolve_model(str(model_name_or_path)) if model_name_or_path is not None else None
+        name = None
+        if model_name_or_path is not None:
+            options = {
+                key: kwargs[key] for key in ("revision", "token", "cache_folder", "local_files_only") if key in kwargs
+            }
+            name, kwargs["local_files_only"] = find_model(str(model_name_or_path), **options)
         super().__init__(name, **kwargs)
         self.media_limits = media_limits
         processor: Any = getattr(self[0], "processor", None)
@@ -171,7 +177,7 @@ class TTEEncoder(SentenceTransformer):
         if isinstance(self.transformer, ThinkingModule):
             features["think_budget"] = torch.tensor(budgets)  # (B,)
         else:
-            self._check_thoughts(features["input_ids"], budgets)
+            self._check_thoughts(features, budgets)
         return features
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -283,15 +289,28 @@ class TTEEncoder(SentenceTransformer):
             )
         return int(budget)
 
-    def _check_thoughts(self, input_ids: torch.Tensor, budgets: list[int]) -> None:
-        """Raise if truncation removed think tokens from a row of ``input_ids`` (B, L)."""
+    def _check_thoughts(self, features: dict[str, Any], budgets: list[int]) -> None:
+        """Raise unless each row of ``input_ids`` (B, L) has its think tokens and ends in the embed token.
+
+        Raises:
+            InputError: Truncation removed think tokens from a row.
+            CheckpointError: The model reads another token after the embed token, whose state would become the vector.
+        """
         if self.thought.embed_id is None:
             return
         ids = torch.tensor([*self.thought.think_ids, self.thought.embed_id])
-        found = torch.isin(input_ids.cpu(), ids).sum(1).tolist()  # (B,)
+        input_ids, mask = features["input_ids"].cpu(), features["attention_mask"].cpu()  # (B, L) each
+        found = torch.isin(input_ids, ids).sum(1).tolist()  # (B,)
         for row, (has, budget) in enumerate(zip(found, budgets, strict=True)):
             if has != budget + 1:
                 raise InputError(
                     f"Row {row} of the batch has {has} think and embed tokens instead of {budget + 1}: it does not fit into "
                     f"{self.max_seq_length} tokens. Shorten the text, use smaller or fewer media, or raise max_seq_length."
+                )
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # (B,)
+        for token in input_ids[torch.arange(len(last)), last].tolist():
+            if token != self.thought.embed_id:
+                raise CheckpointError(
+                    f"The last token that the model reads is {self.tokenizer.decode([token])!r} instead of the embed token: "
+                    "the tokenizer of this checkpoint appends it to every sequence. Build the checkpoint again."
                 )

@@ -11,6 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import is_sentence_transformer_model
 from transformers import AutoConfig
 
+from tte_retriever.backbones.special_tokens import remove_special_tokens
 from tte_retriever.backbones.specs import BackboneSpec, backbone_spec
 from tte_retriever.errors import CheckpointError, InputError
 
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from tte_retriever.backbones.rows import Init
+
 SimilarityName: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
 """The similarity functions of sentence-transformers."""
+
+_ANY_CHAT = [{"role": "user", "content": [{"type": "text", "text": "text"}]}]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Backbone:
         prompts: Instructions of the checkpoint, by name.
         default_prompt_name: Name of the prompt that is used if none is given.
         similarity_fn_name: How its vectors are compared.
+        read_out_id: Id of the token at which it reads its own embedding; ``None`` if it is not an embedding model.
 
     Example:
         >>> from tte_retriever import model_path
@@ -48,6 +54,19 @@ class Backbone:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: SimilarityName = "cosine"
+    read_out_id: int | None = None
+
+    def copied_rows(self, embed_id: int, init: Init) -> dict[int, int]:
+        """The rows that :func:`add_token_rows` copies: with ``read-out``, the embed token's.
+
+        Raises:
+            InputError: ``init`` is ``read-out`` and the backbone is not an embedding model.
+        """
+        if init != "read-out":
+            return {}
+        if self.read_out_id is None:
+            raise InputError("init is 'read-out', but the backbone is not an embedding model; give mean or keep.")
+        return {embed_id: self.read_out_id}
 
 
 def load_backbone(name_or_path: str | Path, module_class: type[Transformer] = Transformer) -> Backbone:
@@ -78,6 +97,7 @@ def load_backbone(name_or_path: str | Path, module_class: type[Transformer] = Tr
         ) from error
     if not loaded.transformer.processor.chat_template:
         raise CheckpointError(f"The backbone {name!r} has no chat template; give an Instruct model.")
+    remove_special_tokens(loaded.transformer.tokenizer)
     return loaded
 
 
@@ -97,6 +117,7 @@ def _load_stock(spec: BackboneSpec, name: str, module_class: type[Transformer]) 
             "or a checkpoint of transformers."
         )
     transformer = cast("Transformer", transformer)
+    read_out_id = int(transformer.preprocess([_ANY_CHAT])["input_ids"][0, -1])
     if module_class is not Transformer:  # the folder is a checkpoint of transformers, too
         transformer = module_class(name, processing_kwargs=transformer.processing_kwargs)
     transformer.unpad_inputs = False
@@ -104,4 +125,4 @@ def _load_stock(spec: BackboneSpec, name: str, module_class: type[Transformer]) 
         head.append(Normalize())
     similarity: SimilarityName = stock.similarity_fn_name or "cosine"
     prompts = {key: prompt for key, prompt in stock.prompts.items() if prompt is not None}
-    return Backbone(spec, transformer, head, prompts, stock.default_prompt_name, similarity)
+    return Backbone(spec, transformer, head, prompts, stock.default_prompt_name, similarity, read_out_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -9,15 +10,19 @@ import torch
 from tte_retriever.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from tte_retriever.backbones.qwen_vl import QwenVLModel
 
-Init = Literal["mean", "keep"]
-"""``mean``: the mean of all used rows plus half their standard deviation as noise. ``keep``: as the backbone left them."""
+Init = Literal["mean", "keep", "read-out"]
+"""How the rows of new tokens start.
+
+``mean`` is the mean of all used rows plus half their standard deviation as noise. ``keep`` leaves them as the backbone has
+them. ``read-out`` is ``mean``, except that the embed token starts as the token at which the backbone reads its embedding.
+"""
 
 
 _MULTIPLE = 64  # matrix sizes that kernels run fast on
@@ -41,7 +46,14 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, matrix: nn.Embedding, name: s
         )
 
 
-def add_token_rows(model: QwenVLModel, new_ids: Sequence[int], *, init: Init, seed: int) -> None:
+def add_token_rows(
+    model: QwenVLModel,
+    new_ids: Sequence[int],
+    *,
+    init: Init,
+    seed: int,
+    copied: Mapping[int, int] = MappingProxyType({}),
+) -> None:
     """Give new token ids their rows, in place; the same arguments give the same rows.
 
     Args:
@@ -49,6 +61,7 @@ def add_token_rows(model: QwenVLModel, new_ids: Sequence[int], *, init: Init, se
         new_ids: Ids of the added tokens, above all older ones.
         init: How their rows start.
         seed: Seed of the random part.
+        copied: New id to older id: rows that start as those of older tokens, whatever ``init`` is.
 
     Example:
         >>> from tte_retriever import TTEEncoder
@@ -66,9 +79,11 @@ def add_token_rows(model: QwenVLModel, new_ids: Sequence[int], *, init: Init, se
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             matrix = model.resize_token_embeddings(max(new_ids) + 1, pad_to_multiple_of=_MULTIPLE)
-    if init == "mean":
-        weight = matrix.weight.data
+    weight = matrix.weight.data
+    if init != "keep":
         used = weight[: min(new_ids)].float()  # (tokens before the new ones, D)
         noise = torch.randn(len(new_ids), weight.shape[1], generator=torch.Generator().manual_seed(seed))
         rows = used.mean(0) + 0.5 * used.std(0) * noise.to(used.device)
         weight[list(new_ids)] = rows.to(weight.dtype)
+    for new_id in copied.keys() & set(new_ids):
+        weight[new_id] = weight[copied[new_id]]

@@ -19,7 +19,12 @@ def build(
             "tokens of a rationale; default: 512."
         ),
     ] = None,
-    init: Annotated[str, typer.Option(help="How the rows of the new tokens are initialised: mean or keep.")] = "mean",
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="How the rows of the new tokens start: mean, keep or read-out, the default for an embedding model."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of those rows.")] = 0,
 ) -> None:
     """Build an untrained checkpoint of a method from a backbone, ready to be trained."""

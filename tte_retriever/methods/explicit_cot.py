@@ -266,7 +266,9 @@ def build(
     refuse_thought(tokenizer, ", which explicit-cot cannot use; build from the backbone that it came from.")
     new = [token for token in (GEN_TOKEN, DISC_TOKEN) if token not in tokenizer.get_added_vocab()]
     tokenizer.add_tokens(new, special_tokens=True)
-    add_token_rows(qwen_vl_model(transformer), [token_id(tokenizer, token) for token in new], init=init, seed=seed)
+    new_ids = [token_id(tokenizer, token) for token in new]
+    copied = loaded.copied_rows(token_id(tokenizer, GEN_TOKEN), init)
+    add_token_rows(qwen_vl_model(transformer), new_ids, init=init, seed=seed, copied=copied)
     processor.chat_template = tokenizer.chat_template = ask(processor.chat_template)
     qwen_vl_model(transformer).generation_config = GenerationConfig()  # that of a chat model samples
     transformer.max_budget = think_tokens

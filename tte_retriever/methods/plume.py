@@ -295,7 +295,8 @@ def build(
     tokenizer.add_tokens(list(PLUME_TOKENS))
     added = tokenizer.get_added_vocab()
     new_ids = [added[token] for token in PLUME_TOKENS if added[token] >= present]
-    add_token_rows(qwen_vl_model(loaded.transformer), new_ids, init=init, seed=seed)
+    copied = loaded.copied_rows(added["<gen_emb>"], init)
+    add_token_rows(qwen_vl_model(loaded.transformer), new_ids, init=init, seed=seed, copied=copied)
     return modules(loaded, options, seed=seed, instruction=instruction)
 
 

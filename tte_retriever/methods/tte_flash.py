@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone, qwen_vl_model, qwen_vl_tokenizer
-from tte_retriever.tokens import add_thinking_turn, add_thought, refuse_thought
+from tte_retriever.backbones import (
+    Backbone,
+    Init,
+    add_token_rows,
+    load_backbone,
+    qwen_vl_model,
+    qwen_vl_tokenizer,
+    token_id,
+)
+from tte_retriever.tokens import EMBED_TOKEN, add_thinking_turn, add_thought, refuse_thought
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +41,8 @@ def build(
     refuse_thought(tokenizer, "; load it as it is, or build from the backbone that it came from.")
     thought = add_thought(tokenizer, think_tokens)
     new_ids = [*thought.think_ids, *([] if thought.embed_id is None else [thought.embed_id])]
-    add_token_rows(qwen_vl_model(transformer), new_ids, init=init, seed=seed)
+    copied = loaded.copied_rows(token_id(tokenizer, EMBED_TOKEN), init)
+    add_token_rows(qwen_vl_model(transformer), new_ids, init=init, seed=seed, copied=copied)
     template = add_thinking_turn(processor.chat_template, think_tokens)
     processor.chat_template = processor.tokenizer.chat_template = template
     return [transformer, *loaded.head]

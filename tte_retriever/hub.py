@@ -1,0 +1,83 @@
+"""Find a model by its name, and refuse at once what is not an embedding model."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+from tte_retriever.checkpoint import bundled_models, resolve_model
+from tte_retriever.errors import CheckpointError, InputError
+
+_TIMEOUT_S = 5.0
+_MODULES = "modules.json"
+"""The file that says how a checkpoint embeds. Without it, stock sentence-transformers falls back to mean pooling."""
+
+
+def find_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[str, bool]:
+    """Find an embedding model, in seconds also where the hub cannot be reached.
+
+    Args:
+        name: A bundled name, a folder or a hub id.
+        revision: As for ``SentenceTransformer``.
+        token: As for ``SentenceTransformer``.
+        cache_folder: As for ``SentenceTransformer``.
+        local_files_only: As for ``SentenceTransformer``.
+
+    Returns:
+        The folder or hub id, and whether it has to be loaded from local files alone.
+
+    Raises:
+        InputError: If there is no such model, or it is not cached and the hub cannot be reached.
+        CheckpointError: If it is not an embedding model.
+    """
+    found = resolve_model(name)
+    if Path(found).exists():
+        if not (Path(found) / _MODULES).is_file():
+            raise _no_embedding_model(name)
+        return found, local_files_only
+    is_cached = isinstance(try_to_load_from_cache(name, _MODULES, cache_dir=cache_folder, revision=revision), str)
+    if local_files_only and not is_cached:
+        raise _not_found(name, "it is not cached, and local_files_only is true")
+    if local_files_only:
+        return name, True
+    try:
+        info = HfApi(token=token).model_info(name, revision=revision, timeout=_TIMEOUT_S)
+    except (RepositoryNotFoundError, RevisionNotFoundError, ValueError) as error:
+        raise _not_found(name, f"the hub has no such model: {_first_line(error)}") from error
+    except Exception as error:  # whatever the HTTP library of the hub client's release raises
+        if is_cached:
+            return name, True
+        raise _not_found(name, f"it is not cached, and the hub cannot be reached: {_first_line(error)}") from error
+    if not any(file.rfilename == _MODULES for file in info.siblings or ()):
+        raise _no_embedding_model(name)
+    return name, False
+
+
+def _not_found(name: str, reason: str) -> InputError:
+    models = bundled_models()
+    nearest = get_close_matches(name, models, n=1)
+    bundled = f"did you mean {nearest[0]!r}?" if nearest else f"the bundled ones are {', '.join(models)}."
+    return InputError(
+        f"The model {name!r} cannot be loaded: it is neither a bundled model nor a folder ({reason}); {bundled}"
+    )
+
+
+def _no_embedding_model(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name!r} is not an embedding model: it has no {_MODULES}, which says how it embeds. Build one from it: "
+        f"tte-retriever build OUT --backbone {name} --method tte-flash."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
