@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from pathlib import Path
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+from tte_retriever.backbones import BACKBONES
 from tte_retriever.checkpoint import bundled_models, resolve_model
-from tte_retriever.errors import CheckpointError, InputError
+from tte_retriever.errors import CheckpointError, InputError, TTEError
 
 _TIMEOUT_S = 5.0
 _MODULES = "modules.json"
@@ -43,23 +45,28 @@ def find_model(
     found = resolve_model(name)
     if Path(found).exists():
         if not (Path(found) / _MODULES).is_file():
-            raise _no_embedding_model(name)
+            raise _no_embedding_model(name, _model_type(Path(found)))
         return found, local_files_only
     is_cached = isinstance(try_to_load_from_cache(name, _MODULES, cache_dir=cache_folder, revision=revision), str)
     if local_files_only and not is_cached:
-        raise _not_found(name, "it is not cached, and local_files_only is true")
+        raise _not_found(name, "it is neither bundled nor a folder nor cached, and local_files_only is true")
     if local_files_only:
         return name, True
     try:
         info = HfApi(token=token).model_info(name, revision=revision, timeout=_TIMEOUT_S)
     except (RepositoryNotFoundError, RevisionNotFoundError, ValueError) as error:
-        raise _not_found(name, f"the hub has no such model: {_first_line(error)}") from error
+        raise _not_found(
+            name, f"it is neither bundled nor a folder, and the hub has no such model ({_first_line(error)})"
+        ) from error
     except Exception as error:  # whatever the HTTP library of the hub client's release raises
         if is_cached:
             return name, True
-        raise _not_found(name, f"it is not cached, and the hub cannot be reached: {_first_line(error)}") from error
+        raise _not_found(
+            name,
+            f"it is neither bundled nor a folder nor cached, and the hub cannot be reached ({_first_line(error)})",
+        ) from error
     if not any(file.rfilename == _MODULES for file in info.siblings or ()):
-        raise _no_embedding_model(name)
+        raise _no_embedding_model(name, (info.config or {}).get("model_type"))
     return name, False
 
 
@@ -67,16 +74,27 @@ def _not_found(name: str, reason: str) -> InputError:
     models = bundled_models()
     nearest = get_close_matches(name, models, n=1)
     bundled = f"did you mean {nearest[0]!r}?" if nearest else f"the bundled ones are {', '.join(models)}."
-    return InputError(
-        f"The model {name!r} cannot be loaded: it is neither a bundled model nor a folder ({reason}); {bundled}"
-    )
+    return InputError(f"The model {name!r} cannot be loaded: {reason}; {bundled}")
 
 
-def _no_embedding_model(name: str) -> CheckpointError:
+def _no_embedding_model(name: str, model_type: str | None) -> TTEError:
+    if model_type is None:
+        return _not_found(name, f"the folder has neither {_MODULES} nor a model type in config.json")
+    if model_type not in {spec.model_type for spec in BACKBONES}:
+        return CheckpointError(
+            f"{name!r} is a {model_type} checkpoint, and TTEEncoder takes Qwen-VL checkpoints; load it with SentenceTransformer."
+        )
     return CheckpointError(
         f"{name!r} is not an embedding model: it has no {_MODULES}, which says how it embeds. Build one from it: "
         f"tte-retriever build OUT --backbone {name} --method tte-flash."
     )
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError):
+        return None
 
 
 def _first_line(error: Exception) -> str:
