@@ -11,6 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import is_sentence_transformer_model
 from transformers import AutoConfig
 
+from tte_retriever.backbones.qwen_vl import qwen_vl_tokenizer
 from tte_retriever.backbones.special_tokens import remove_special_tokens
 from tte_retriever.backbones.specs import BackboneSpec, backbone_spec
 from tte_retriever.errors import CheckpointError, InputError
@@ -97,7 +98,7 @@ def load_backbone(name_or_path: str | Path, module_class: type[Transformer] = Tr
         ) from error
     if not loaded.transformer.processor.chat_template:
         raise CheckpointError(f"The backbone {name!r} has no chat template; give an Instruct model.")
-    remove_special_tokens(loaded.transformer.tokenizer)
+    remove_special_tokens(qwen_vl_tokenizer(loaded.transformer))
     return loaded
 
 

@@ -25,7 +25,7 @@ def remove_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     Raises:
         CheckpointError: If the tokenizer adds tokens in another way.
     """
-    backend: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[attr-defined]  # every Qwen-VL tokenizer is a fast one
+    backend: Tokenizer = tokenizer.backend_tokenizer  # every Qwen-VL tokenizer is a fast one
     state = json.loads(backend.to_str())
     state["post_processor"] = _without_adding(state["post_processor"])
     backend.post_processor = Tokenizer.from_str(json.dumps(state)).post_processor
