@@ -76,6 +76,24 @@ def test_vectors_are_unit_and_finite(encoder, items):
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("truncate_dim", [None, 32])
+def test_norms_are_one_in_bfloat16(items, truncate_dim):
+    half = TTEEncoder("tte-flash-tiny", device="cpu", model_kwargs={"dtype": "bfloat16"}, truncate_dim=truncate_dim)
+    vectors = half.encode(items, normalize_embeddings=truncate_dim is not None)
+    streamed = np.stack(list(half.embed(items, normalize_embeddings=truncate_dim is not None)))
+    tensors = half.encode(items, normalize_embeddings=truncate_dim is not None, convert_to_tensor=True)
+    assert tensors.dtype == torch.float32
+    for norms in (np.linalg.norm(each.astype(np.float64), axis=1) for each in (vectors, streamed, tensors.numpy())):
+        assert np.abs(norms - 1).max() < 1e-6
+
+
+@pytest.mark.parametrize("method", ["lame", "plume", "explicit-cot"])
+def test_norms_are_one_in_bfloat16_for_every_method(built, method):
+    half = TTEEncoder(str(built(method)), device="cpu", model_kwargs={"dtype": "bfloat16"})
+    vectors = half.encode(["a red circle", "two", [{"role": "user", "content": "three"}]], think_budget=2)
+    assert np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max() < 1e-6
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_an_item_alone_equals_the_item_in_any_batch(encoder, items, data):
