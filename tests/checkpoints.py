@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of all three families, built from their config classes with official-style templates."""
+"""Tiny random checkpoints of all four families, built from their config classes with official-style templates."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5Tokenizer,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
@@ -28,8 +31,17 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 
 from tte_retriever import TTEEncoder, build
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 TOKENS = 263  # 256 bytes and the control tokens
+
+HYBRID = {"layer_types": ["linear_attention", "linear_attention", "full_attention"]}
+HYBRID |= {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+"""The layers of Qwen3.5: gated delta networks with a convolution over four tokens, and at times full attention."""
 
 CONTENT = """{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}\
 {% if part.type == 'image' or 'image' in part %}<|vision_start|><|image_pad|><|vision_end|>\
@@ -50,11 +62,25 @@ TEMPLATE_3 = (
     + CONTENT
     + "{{- '<|im_end|>\\n' }}{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n"
 )
+# As Qwen3.5 has it: a system turn only in front, a query of the user, stripped contents, and a thought that is closed at once.
+TEMPLATE_5 = (
+    "{%- if tools %}{{- '<|im_start|>system\\n# Tools\\n' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}"
+    "{{- '<|im_end|>\\n' }}{%- endif %}\n"
+    "{%- if messages | selectattr('role', 'equalto', 'user') | list | length == 0 %}"
+    "{{- raise_exception('No user query found in messages.') }}{%- endif %}\n"
+    "{%- for message in messages %}{%- if message.role == 'system' and not loop.first %}"
+    "{{- raise_exception('System message must be at the beginning.') }}{%- endif %}{%- set content %}"
+    + CONTENT
+    + "{%- endset %}{{- '<|im_start|>' + message.role + '\\n' + content | trim + '<|im_end|>\\n' }}{%- endfor %}\n"
+    "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}"
+    "{{- '<think>\\n' if enable_thinking else '<think>\\n\\n</think>\\n\\n' }}\n{%- endif %}\n"
+)
 
 
-def _tokenizer():
+def _tokenizer(family):
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Qwen2Tokenizer(
+    kind = Qwen3_5Tokenizer if family == "qwen3_5" else Qwen2Tokenizer
+    tokenizer = kind(
         vocab={byte: index for index, byte in enumerate(alphabet)},
         merges=[],
         pad_token="<|endoftext|>",
@@ -93,19 +119,27 @@ def _model(family, rows, tied, ids):
         else:
             kind, config = Qwen3VLForConditionalGeneration, Qwen3VLConfig
             text["rope_parameters"]["mrope_interleaved"] = True
-            vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+            vision |= {"num_position_embeddings": 64}
+            if family == "qwen3_vl":
+                vision |= {"deepstack_visual_indexes": [0, 1]}
+            else:
+                kind, config = Qwen3_5ForConditionalGeneration, Qwen3_5Config
+                text |= HYBRID
+                text["rope_parameters"] |= {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
     torch.manual_seed(0)
     return kind(config(text_config=text, vision_config=vision, tie_word_embeddings=tied, **ids)).eval()
 
 
 def _processor(family, tokenizer):
-    side = 32 if family == "qwen3_vl" else 28
+    timestamps = family in ("qwen3_vl", "qwen3_5")
+    side = 32 if timestamps else 28
     grid = {"patch_size": side // 2, "merge_size": 2, "temporal_patch_size": 2}
     images = Qwen2VLImageProcessor(size={"shortest_edge": side**2, "longest_edge": 16 * side**2}, **grid)
     sizes = {"size": {"shortest_edge": 2 * side**2, "longest_edge": 16 * side**2}}
-    if family == "qwen3_vl":
+    if timestamps:
         video = Qwen3VLVideoProcessor(cap_pixels_per_frame=False, **sizes, **grid)
-        return Qwen3VLProcessor(images, tokenizer, video, chat_template=TEMPLATE_3)
+        template = TEMPLATE_3 if family == "qwen3_vl" else TEMPLATE_5
+        return Qwen3VLProcessor(images, tokenizer, video, chat_template=template)
     kind = Qwen2VLProcessor if family == "qwen2_vl" else Qwen2_5_VLProcessor
     return kind(images, tokenizer, Qwen2VLVideoProcessor(**sizes, **grid), chat_template=TEMPLATE_2)
 
@@ -118,7 +152,7 @@ def checkpoint(tmp_path_factory):
     @functools.cache
     def make(family, rows=320, tied=True):
         folder = tmp_path_factory.mktemp("backbones") / f"{family}-{next(counter)}"
-        tokenizer = _tokenizer()
+        tokenizer = _tokenizer(family)
         added = tokenizer.get_added_vocab()
         names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
         names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}

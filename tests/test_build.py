@@ -22,7 +22,7 @@ from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods import tte_flash
 from tte_retriever.methods.table import METHODS
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 K = 4
 TOKENS = 263
 
@@ -140,7 +140,7 @@ def test_the_template_keeps_its_turns_and_ends_in_think_and_embed_tokens(built, 
     tokenizer = AutoTokenizer.from_pretrained(built[family])
     user = {"role": "user", "content": "hello"}
     thought = "<|im_start|>assistant\n" + "".join(f"<|think_{i}|>" for i in range(K)) + "<|embed|>"
-    default = "" if family == "qwen3_vl" else "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    default = "" if family.startswith("qwen3") else "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     turn = "<|im_start|>user\nhello<|im_end|>\n"
     system = "<|im_start|>system\nfind it<|im_end|>\n"
     for prompted in (True, False):
@@ -148,7 +148,7 @@ def test_the_template_keeps_its_turns_and_ends_in_think_and_embed_tokens(built, 
         assert tokenizer.apply_chat_template([user], **options) == default + turn + thought
         chat = [{"role": "system", "content": "find it"}, user]
         assert tokenizer.apply_chat_template(chat, **options) == system + turn + thought
-    if family == "qwen3_vl":
+    if family.startswith("qwen3"):
         tools = [{"type": "function", "function": {"name": "look"}}]
         rendered = tokenizer.apply_chat_template([user], tools=tools, tokenize=False)
         assert "# Tools" in rendered

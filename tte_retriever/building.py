@@ -23,7 +23,7 @@ def build(
     seed: int = 0,
     **options: Any,
 ) -> Path:
-    """Build an untrained checkpoint of a method from a Qwen2-VL, Qwen2.5-VL or Qwen3-VL backbone.
+    """Build an untrained checkpoint of a method from a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5 backbone.
 
     Only the embedding model is saved. An untied language-model head is dropped, except for ``explicit-cot``, which writes at
     inference; everything else decodes rationales with the embedding matrix.

@@ -36,7 +36,7 @@ def write(backbone, states, visible, ends, longest=10):
     return write_greedily(BehindStates(backbone, states, visible), backbone, ends, longest)
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 @torch.no_grad()
 def test_a_token_at_a_time_equals_one_pass_over_all_tokens(untrained, family, soft_prompt):
     backbone = untrained("tte-flash", family).transformer.model

@@ -12,7 +12,7 @@ from tte_retriever.errors import InputError
 from tte_retriever.explain.thoughts import embed_with, observe
 
 K = 4
-THINKERS = [("tte-flash", "qwen2_vl"), ("tte-flash", "qwen2_5_vl"), ("lame", "qwen3_vl"), ("plume", "qwen3_vl")]
+THINKERS = [("tte-flash", "qwen2_vl"), ("tte-flash", "qwen3_5"), ("lame", "qwen3_vl"), ("plume", "qwen3_vl")]
 thinkers = pytest.mark.parametrize(("method", "family"), THINKERS)
 
 

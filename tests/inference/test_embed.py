@@ -16,7 +16,7 @@ from tte_retriever.errors import CheckpointError, InputError, TTEError
 from tte_retriever.inference import collate, pack, split
 
 K = 8
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tte_retriever.methods.explicit_cot import ExplicitCoT
 from tte_retriever.methods.explicit_cot import build as modules_of
 from tte_retriever.methods.plume_prompt import add_plume_prompt
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 LONGEST = 24
 
 
@@ -163,7 +163,7 @@ def test_one_item_has_one_rationale(encoder):
         assert rationale == read_rationale(encoder, [item])[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES[:3])
 def test_threads_do_not_disturb_each_other(encoders, family, mixed):
     encoder = encoders[family]
     batches = [mixed[:3], mixed[5:7], mixed[6:7], mixed[7:9]]
@@ -237,7 +237,7 @@ def test_the_prompt_ends_in_the_disc_token_and_opens_the_turn(chatty, family):
     asked = "\n<disc_emb><|im_end|>\n<|im_start|>assistant\n"
     said = [{"role": "system", "content": "find it"}, {"role": "user", "content": "hello"}]
     shown = [{"role": "user", "content": [{"type": "text", "text": "what?"}, {"type": "image"}]}]
-    default = "" if family == "qwen3_vl" else "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    default = "" if family.startswith("qwen3") else "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     for prompted in (True, False):
         options = {"tokenize": False, "add_generation_prompt": prompted}
         assert render(said, **options) == f"<|im_start|>system\nfind it<|im_end|>\n<|im_start|>user\nhello{asked}"

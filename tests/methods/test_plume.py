@@ -358,6 +358,11 @@ def test_more_steps_than_the_table_has_and_a_backbone_that_is_one_already_are_re
         plume.build(backbone)
 
 
+def test_a_recurrent_backbone_is_refused(checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match=r"plume cannot be built on Qwen3\.5: .*use tte-flash"):
+        build(tmp_path / "out", backbone=checkpoint("qwen3_5"), method="plume")
+
+
 def test_think_tokens_of_a_backbone_stay_out_of_the_way(checkpoint, tmp_path):
     raw = checkpoint("qwen3_vl")
     thinking = build(tmp_path / "flash", backbone=raw, think_tokens=2)

@@ -24,7 +24,7 @@ from tte_retriever.training.config_files import read_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes/configs").glob("*/*.yaml"))
-NAMES = {"tiny", "qwen2_vl_2b", "qwen3_vl_2b", "qwen3_vl_embedding_2b"}
+NAMES = {"tiny", "qwen2_vl_2b", "qwen3_vl_2b", "qwen3_vl_embedding_2b", "qwen3_5_2b"}
 SIZES = {
     "tte-flash": NAMES,
     "direct": NAMES,
@@ -169,12 +169,17 @@ def test_a_config_runs_from_its_file_alone(tmp_path):
 VISION_3 = {"hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2048}
 VISION_3 |= {"num_position_embeddings": 2304, "depth": 2, "deepstack_visual_indexes": [0, 1]}
 TEXT_3 = {"hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 16, "num_key_value_heads": 8}
-TEXT_3 |= {"head_dim": 128, "sections": [24, 20, 20], "theta": 5e6}
+TEXT_3 |= {"head_dim": 128, "rope": {"mrope_section": [24, 20, 20], "rope_theta": 5e6}}
 TEXT_2 = {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2}
-TEXT_2 |= {"head_dim": 128, "sections": [16, 24, 24], "theta": 1e6}
+TEXT_2 |= {"head_dim": 128, "rope": {"mrope_section": [16, 24, 24], "rope_theta": 1e6}}
+TEXT_5 = {"hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 8, "num_key_value_heads": 2}
+TEXT_5 |= {"head_dim": 256, "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 16}
+TEXT_5 |= {"linear_num_value_heads": 16, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
+TEXT_5 |= {"rope": {"mrope_section": [11, 11, 10], "rope_theta": 1e7, "partial_rotary_factor": 0.25}}
 SHAPES = {
     "qwen2_vl": (TEXT_2, {"embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4, "depth": 2}),
     "qwen3_vl": (TEXT_3, VISION_3),
+    "qwen3_5": (TEXT_5, {key: value for key, value in VISION_3.items() if key != "deepstack_visual_indexes"}),
 }
 """Widths of the public 2B checkpoints; two layers instead of all, and 1024 rows of vocabulary."""
 
@@ -184,14 +189,13 @@ def wide(checkpoint, tmp_path):
     """``wide(name)`` is a random model of the widths of a 2B config, a stock embedding model where that is asked for."""
 
     def make(name):
-        family = "qwen2_vl" if name.startswith("qwen2") else "qwen3_vl"
+        family = next(family for family in SHAPES if name.startswith(family[:7]))
         folder = checkpoint(family)
         text, vision = (dict(part) for part in SHAPES[family])
         config = AutoConfig.from_pretrained(folder)
-        config.text_config.rope_parameters |= {"mrope_section": text.pop("sections"), "rope_theta": text.pop("theta")}
-        config.text_config.update(
-            text | {"num_hidden_layers": 2, "vocab_size": 1024, "layer_types": ["full_attention"] * 2}
-        )
+        config.text_config.rope_parameters |= text.pop("rope")
+        few = {"num_hidden_layers": 2, "vocab_size": 1024, "layer_types": ["full_attention"] * 2}
+        config.text_config.update(few | text)
         config.vision_config.update(vision)
         AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "wide")
         for file in folder.iterdir():

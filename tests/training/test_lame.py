@@ -25,7 +25,7 @@ from tte_retriever.training.tte_flash.collator import TTECollator
 K = 4
 END = 258  # <|im_end|> of the tiny tokenizers
 ROWS = 5
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ ITEMS = ["a red circle", "something else"]
 
 
 @pytest.mark.parametrize(
-    ("family", "think_tokens"), [("qwen2_vl", 2), ("qwen2_5_vl", 2), ("qwen3_vl", 2), ("qwen3_vl", 0)]
+    ("family", "think_tokens"), [("qwen2_vl", 2), ("qwen2_5_vl", 2), ("qwen3_vl", 2), ("qwen3_vl", 0), ("qwen3_5", 2)]
 )
 def test_merged_vectors_equal_adapted_vectors_and_load_anywhere(checkpoint, tmp_path, family, think_tokens):
     method = "tte-flash" if think_tokens else "direct"

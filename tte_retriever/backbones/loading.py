@@ -94,7 +94,7 @@ def load_backbone(name_or_path: str | Path, module_class: type[Transformer] = Tr
     except (OSError, ValueError) as error:
         raise InputError(
             f"The backbone {name!r} cannot be loaded ({(str(error).splitlines() or [type(error).__name__])[0]}); give the "
-            "folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, or the id of one on the hub."
+            "folder of a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5 checkpoint, or the id of one on the hub."
         ) from error
     if not loaded.transformer.processor.chat_template:
         raise CheckpointError(f"The backbone {name!r} has no chat template; give an Instruct model.")

@@ -16,7 +16,7 @@ _POSITION_KEYS = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "seco
 
 
 class QwenVLModel(Protocol):
-    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL model, with an output head or without one.
+    """A Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5 model, with an output head or without one.
 
     Example:
         >>> from tte_retriever import TTEEncoder

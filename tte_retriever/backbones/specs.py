@@ -16,22 +16,27 @@ class BackboneSpec:
         name: Its usual name.
         token_px: Side of the square that becomes one visual token, in pixels.
         video_times: How the model gets the times of a video.
+        is_recurrent: Whether some layers keep one state for all tokens in place of keys and values for each. Nothing can be
+            taken out of such a state, so keys and values of chosen tokens do not exist and a batch cannot be padded behind
+            what is read next.
 
     Example:
         >>> [spec.name for spec in BACKBONES]
-        ['Qwen2-VL', 'Qwen2.5-VL', 'Qwen3-VL']
+        ['Qwen2-VL', 'Qwen2.5-VL', 'Qwen3-VL', 'Qwen3.5']
     """
 
     model_type: str
     name: str
     token_px: int
     video_times: str
+    is_recurrent: bool = False
 
 
 BACKBONES = (
     BackboneSpec("qwen2_vl", "Qwen2-VL", 28, "temporal positions, one step per pair of frames"),
     BackboneSpec("qwen2_5_vl", "Qwen2.5-VL", 28, "temporal positions in proportion to seconds"),
     BackboneSpec("qwen3_vl", "Qwen3-VL", 32, "written timestamps before each pair of frames"),
+    BackboneSpec("qwen3_5", "Qwen3.5", 32, "written timestamps before each pair of frames", is_recurrent=True),
 )
 
 

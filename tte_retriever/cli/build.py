@@ -10,7 +10,9 @@ import typer
 
 def build(
     out: Annotated[Path, typer.Argument(help="The new folder.")],
-    backbone: Annotated[str, typer.Option(help="Hub id or folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model.")],
+    backbone: Annotated[
+        str, typer.Option(help="Hub id or folder of a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5 model.")
+    ],
     method: Annotated[str, typer.Option(help="direct, tte-flash, lame, plume or explicit-cot.")] = "tte-flash",
     think_tokens: Annotated[
         int | None,

@@ -108,7 +108,7 @@ class BehindStates:
 
     def __init__(self, backbone: QwenVLModel, states: Tensor, visible: Tensor) -> None:
         columns = visible_columns(visible)  # (B, K)
-        self._backbone, self._cache = backbone, DynamicCache()
+        self._backbone, self._cache = backbone, DynamicCache(config=backbone.language_model.config)
         self._inputs, self._mask = states_at(states, columns), visible.gather(1, columns)  # (B, K, D), (B, K)
 
     def __call__(self, tokens: Tensor | None) -> Tensor:

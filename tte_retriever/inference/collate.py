@@ -60,7 +60,7 @@ def split(batch: Features) -> list[Features]:
     if unknown := batch.keys() - _KNOWN:
         raise CheckpointError(
             f"The processor of this checkpoint makes {', '.join(sorted(unknown))}, which cannot be split into rows. "
-            "Stream with a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, or use encode."
+            "Stream with a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5 checkpoint, or use encode."
         )
     masks = batch["attention_mask"].bool()  # (B, L)
     rows = [

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from sentence_transformers.base.modules import Transformer
+from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from tte_retriever.backbones import Backbone, Init, add_token_rows, load_backbone
+from tte_retriever.backbones import Backbone, Init, add_token_rows, backbone_spec, load_backbone
 from tte_retriever.backbones.qwen_vl import qwen_vl_model, qwen_vl_tokenizer, rope_positions, token_id
 from tte_retriever.errors import CheckpointError, InputError, check_choice
 from tte_retriever.tokens import end_of_turn_ids, refuse_thought
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
+    from transformers import Cache
 
 GEN_TOKEN = "<gen_emb>"  # noqa: S105  (a vocabulary entry, no secret)
 """The embed token: the model writes it after its rationale, and its last hidden state is the ``gen`` embedding."""
@@ -41,8 +43,8 @@ class ExplicitCoT(Transformer):
     """A Qwen-VL model with its output head, which writes a rationale after the prompt and embeds it.
 
     The rationale ends where the model writes the embed token. If it ends its turn without one, or reaches its budget, the
-    embed token is appended; ``stopped`` counts how often each happened. The output features contain only the hidden state
-    of the embed token, so that ``lasttoken`` pooling returns it, and
+    embed token is appended; ``stopped`` counts how often each happened. The last hidden state in the output features is that
+    of the embed token, so that ``lasttoken`` pooling returns it. They also contain
 
     * ``rationale_ids`` (B, R) int64: the tokens before the embed token, padded with -100;
     * ``stop`` (B,) int64: why the rationale ended, an index into ``embed``, ``end-of-turn``, ``cap``.
@@ -174,7 +176,7 @@ class ExplicitCoT(Transformer):
         self._check_generation_config()
         model, tokenizer = qwen_vl_model(self), qwen_vl_tokenizer(self)
         mask, gen = features["attention_mask"], self.gen_id
-        rows, length = mask.shape
+        length = mask.shape[1]
         stops = torch.tensor([gen, *end_of_turn_ids(tokenizer)], device=mask.device)
         out = model.generate(
             **self._model_inputs(features),
@@ -188,28 +190,46 @@ class ExplicitCoT(Transformer):
         written = out.sequences[:, length:]  # (B, R + 1)
         lengths = torch.isin(written, stops).int().argmax(1)  # (B,): every row stops, at the latest at its budget
         rationale = torch.arange(written.shape[1] - 1, device=mask.device) < lengths[:, None]  # (B, R)
-        # The cache holds all tokens but the last. Tokens after a row's stop are masked. So is the embed token of rows that
-        # wrote it early: it is read again, last, in the same column for all rows.
-        seen = torch.cat([mask, rationale.to(mask.dtype), mask.new_ones(rows, 1)], dim=1)  # (B, L + R + 1)
-        # Not from the model's rope_deltas: they belong to the latest batch, which may be another thread's.
-        positions = rope_positions(model.base_model, features)  # (3, B, L)
-        states = model.base_model(
-            input_ids=torch.full((rows, 1), gen, device=mask.device),
-            attention_mask=seen,
-            position_ids=positions[:, :, -1:] + 1 + lengths[:, None],  # (3, B, 1)
-            past_key_values=out.past_key_values,
-            use_cache=True,
-        ).last_hidden_state  # (B, 1, D)
         capped = lengths >= budgets  # (B,)
         ended = written.gather(1, lengths[:, None])[:, 0] != gen  # (B,)
         stop = torch.where(ended, 1, torch.where(capped, 2, 0))  # (B,)
         self.stopped.update(STOPS[index] for index in stop.tolist())
+        written_ids = {"rationale_ids": written[:, :-1].masked_fill(~rationale, -100), "stop": stop}
+        if backbone_spec(model.config.model_type).is_recurrent:
+            # A recurrent state holds the tokens after a row's stop, too, and no mask takes them out: read everything again.
+            ids = F.pad(written_ids["rationale_ids"], (0, 1), value=-100).scatter(
+                1, lengths[:, None], gen
+            )  # (B, R + 1)
+            longer = self._continued({**features, "written_ids": ids})
+            return {**longer, **written_ids, "token_embeddings": self._states({**features, **longer})}
         return {
-            "token_embeddings": states,
-            "attention_mask": mask.new_ones(rows, 1),
-            "rationale_ids": written[:, :-1].masked_fill(~rationale, -100),
-            "stop": stop,
+            "token_embeddings": self._embed_token_states(features, out.past_key_values, rationale),
+            "attention_mask": mask.new_ones(len(mask), 1),
+            **written_ids,
         }
+
+    def _embed_token_states(self, features: dict[str, Any], cache: Cache, rationale: Tensor) -> Tensor:
+        """The state of an embed token behind each rationale, over the cache of what was written; (B, 1, D).
+
+        Args:
+            features: The prompts.
+            cache: Of all tokens but the last.
+            rationale: True at the tokens of each row's rationale.  (B, R) bool
+        """
+        model, mask = qwen_vl_model(self), features["attention_mask"]
+        # Tokens after a row's stop are masked. So is the embed token of rows that wrote it early: it is read again, last, in
+        # the same column for all rows.
+        seen = torch.cat([mask, rationale.to(mask.dtype), mask.new_ones(len(mask), 1)], dim=1)  # (B, L + R + 1)
+        # Not from the model's rope_deltas: they belong to the latest batch, which may be another thread's.
+        positions = rope_positions(model.base_model, features)  # (3, B, L)
+        states = model.base_model(
+            input_ids=torch.full((len(mask), 1), self.gen_id, device=mask.device),
+            attention_mask=seen,
+            position_ids=positions[:, :, -1:] + 1 + rationale.sum(1)[:, None],  # (3, B, 1)
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return cast("Tensor", states)
 
     def _check_generation_config(self) -> None:
         for name in ("num_beams", "num_return_sequences"):

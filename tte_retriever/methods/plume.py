@@ -273,7 +273,7 @@ def build(
 
     Raises:
         InputError: If there are more steps than rows in the adapter's table.
-        CheckpointError: If the backbone is a PLUME already.
+        CheckpointError: If the backbone is a PLUME already, or has recurrent layers, as Qwen3.5.
     """
     options = PlumeOptions(
         steps=think_tokens,
@@ -286,6 +286,12 @@ def build(
         resize_stages=(),
     )
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+    if loaded.spec.is_recurrent:
+        raise CheckpointError(
+            f"plume cannot be built on {loaded.spec.name}: the rows of a batch take different numbers of latent steps, and its "
+            "recurrent layers cannot leave out a step that a row does not take; give a Qwen2-VL, Qwen2.5-VL or Qwen3-VL "
+            "backbone, or use tte-flash."
+        )
     tokenizer = qwen_vl_tokenizer(loaded.transformer)
     processor = loaded.transformer.processor
     if "<disc_emb>" in processor.chat_template:

@@ -46,13 +46,13 @@ class LoraConfig:
         rank: r.
         alpha: The adapters are scaled by alpha / rank.
         dropout: Dropout before each adapter.
-        targets: Regular expression for full module names.
+        targets: Regular expression for full module names. By default all linear layers of the language model.
     """
 
     rank: int = 16
     alpha: int = 64
     dropout: float = 0.0
-    targets: str = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+    targets: str = r".*language_model.*\.((q|k|v|o|gate|up|down|out)_proj|in_proj_(qkv|z|a|b))"
 
 
 @dataclass(frozen=True)

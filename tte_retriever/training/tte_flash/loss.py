@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
+from tte_retriever.backbones import backbone_spec, qwen_vl_model
 from tte_retriever.errors import InputError, check_choice
 from tte_retriever.tokens import thought_vocabulary
 from tte_retriever.training.cached_contrastive import CachedContrastiveLoss
@@ -29,7 +30,7 @@ class TTELoss(CachedContrastiveLoss):
         rationale_from: What a rationale is decoded from: the think tokens alone, or everything in front of the embed
             token, which works without think tokens, too.
         decoder: ``soft-prompt`` puts their last hidden states in front of the rationale; ``kv`` lets it attend to their
-            keys and values in every layer, which gradient checkpointing does not keep.
+            keys and values in every layer, which neither gradient checkpointing nor the recurrent layers of Qwen3.5 keep.
         stop_gradient: Whether the contrastive part reads the think states as constants: in every layer its gradient
             stops at the hidden states of the think tokens. It reaches neither them nor their embedding rows, only the
             weights that read them. Costs a second forward pass.
@@ -71,6 +72,12 @@ class TTELoss(CachedContrastiveLoss):
         check_choice("decoder", decoder, get_args(Decoder))
         super().__init__(model, rationale_weight=rationale_weight, **options)
         self.thought = thought_vocabulary(model.tokenizer)
+        spec = backbone_spec(qwen_vl_model(model[0]).config.model_type)
+        if decoder == "kv" and spec.is_recurrent:
+            raise InputError(
+                f"decoder is 'kv', but the recurrent layers of {spec.name} keep no keys and values of single tokens; use "
+                "decoder='soft-prompt', which decodes from last hidden states."
+            )
         decodes_thought = rationale_weight > 0 and rationale_from == "thought"
         if (decodes_thought or stop_gradient) and not self.thought.think_ids:
             raise InputError(
