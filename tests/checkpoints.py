@@ -32,6 +32,9 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from tte_retriever import TTEEncoder, build
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
+EACH_FAMILY = [family if family == "qwen3_vl" else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+"""For tests that take a second in each family: the fast tier runs the newest one."""
+
 TOKENS = 263  # 256 bytes and the control tokens
 
 HYBRID = {"layer_types": ["linear_attention", "linear_attention", "full_attention"]}

@@ -15,6 +15,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
+from tests.checkpoints import FAMILIES
 from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.backbones import load_backbone
 from tte_retriever.cli import main as command_line
@@ -22,7 +23,6 @@ from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.methods import tte_flash
 from tte_retriever.methods.table import METHODS
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 K = 4
 TOKENS = 263
 

@@ -14,11 +14,11 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, processors
 
+from tests.checkpoints import EACH_FAMILY
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.tokens import EMBED_TOKEN
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 READ_OUT = {
     "direct": EMBED_TOKEN,
     "tte-flash": EMBED_TOKEN,
@@ -97,7 +97,10 @@ def test_the_backbone_appends_a_token(embedding_model, family):
 @pytest.mark.parametrize("method", READ_OUT)
 @pytest.mark.parametrize(
     ("family", "added"),
-    [*((family, "both") for family in FAMILIES), ("qwen3_vl", "appended"), ("qwen3_vl", "prepended")],
+    [
+        *(pytest.param(family, "both", marks=pytest.mark.slow) for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_5")),
+        *(("qwen3_vl", added) for added in ADDED),
+    ],
 )
 def test_the_last_token_of_a_build_is_the_one_that_is_read(built_from, family, method, added):
     if (family, method) == ("qwen3_5", "plume"):
@@ -113,7 +116,7 @@ def test_the_last_token_of_a_build_is_the_one_that_is_read(built_from, family, m
 
 
 @pytest.mark.parametrize("method", STOCK)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_without_a_thought_a_build_gives_the_vectors_of_its_embedding_backbone(
     embedding_model, built_from, family, method
 ):

@@ -116,12 +116,22 @@ def _complaints_about(words: list[str]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-class TestDocument:
-    def test_its_python_runs(self, document, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        run_python(document.read_text(), str(document))
+def shown(path):
+    return path.relative_to(ROOT).as_posix()
 
+
+@pytest.mark.parametrize(
+    "document",
+    [path if path == ROOT / "README.md" else pytest.param(path, marks=pytest.mark.slow) for path in DOCUMENTS],
+    ids=shown,
+)
+def test_the_python_of_a_document_runs(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_python(document.read_text(), str(document))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=shown)
+class TestDocument:
     def test_its_commands_exist(self, document):
         shell = [block for block in blocks(document.read_text()) if block.language == "bash"]
         found = [f"line {block.line}: {complaint}" for block in shell for complaint in complaints(block.code)]

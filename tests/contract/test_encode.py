@@ -9,10 +9,10 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings
 
+from tests.checkpoints import FAMILIES
 from tte_retriever import MediaError, TTEEncoder, TTEError, build
 from tte_retriever.errors import InputError
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 PROMPTS = {"query": "find the picture", "document": "a page of a book", "short": "be brief"}
 E = 128
 PIXELS = np.random.default_rng(0).integers(0, 255, (4, 64, 96, 3), np.uint8)

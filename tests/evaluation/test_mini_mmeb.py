@@ -55,6 +55,7 @@ def entries(pools):
 # Items ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_items_everywhere(drawn):
     """A hash of texts, contents and gains; pixels depend on the version of Pillow."""
     total = hashlib.sha256()
@@ -224,6 +225,7 @@ def test_vectors_with_nan_are_not_ranked(constant, monkeypatch):
         evaluate(constant, queries=4, tasks=["grounding"])
 
 
+@pytest.mark.slow
 def test_stock_classes_score_as_our_encoder_does(encoder):
     stock = SentenceTransformer(model_path("tte-flash-tiny"), device="cpu")
     names = ["image-question-answering", "grounding", "video-question-answering", "moment-retrieval"]

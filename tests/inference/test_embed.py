@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.checkpoints import FAMILIES
 from tte_retriever import MediaError, TTEEncoder, build
 from tte_retriever.errors import CheckpointError, InputError, TTEError
 from tte_retriever.inference import collate, pack, split
 
 K = 8
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
+from tests.checkpoints import EACH_FAMILY
 from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.explain import read_rationale
@@ -24,28 +25,27 @@ from tte_retriever.methods.explicit_cot import ExplicitCoT
 from tte_retriever.methods.explicit_cot import build as modules_of
 from tte_retriever.methods.plume_prompt import add_plume_prompt
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 LONGEST = 24
 
 
 @pytest.fixture(scope="module")
 def encoders(chatty):
-    return {family: TTEEncoder(str(chatty(family)), device="cpu") for family in FAMILIES}
+    return functools.cache(lambda family: TTEEncoder(str(chatty(family)), device="cpu"))
 
 
 @pytest.fixture
 def encoder(encoders):
-    yield encoders["qwen3_vl"]
-    encoders["qwen3_vl"].transformer.mode = "gen"
+    yield encoders("qwen3_vl")
+    encoders("qwen3_vl").transformer.mode = "gen"
 
 
 def vectors_of(rationales):
     return np.stack([rationale.vector for rationale in rationales])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_an_item_alone_equals_the_item_in_a_mixed_batch(encoders, family, mixed):
-    encoder = encoders[family]
+    encoder = encoders(family)
     alone = [read_rationale(encoder, [item])[0] for item in mixed]
     assert len({len(rationale.token_ids) for rationale in alone}) > 3  # rows that finish early wait for the others
     assert {rationale.stop for rationale in alone} == {"embed", "end-of-turn", "cap"}
@@ -77,9 +77,9 @@ def written_out(folder, encoder, item, budget):
         ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_the_embedding_is_the_state_of_the_embed_token_itself(encoders, chatty, family, mixed):
-    encoder = encoders[family]
+    encoder = encoders(family)
     for index in (0, 3, 5, 6, 7):
         (rationale,) = read_rationale(encoder, [mixed[index]])
         states, start = written_out(chatty(family), encoder, mixed[index], LONGEST)
@@ -89,9 +89,9 @@ def test_the_embedding_is_the_state_of_the_embed_token_itself(encoders, chatty, 
         assert np.abs(states[-2] - rationale.vector).max() > 1e-2  # the state that the embed token was predicted from
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_disc_is_the_state_of_its_token_and_writes_nothing(encoders, chatty, family, mixed):
-    encoder = encoders[family]
+    encoder = encoders(family)
     encoder.transformer.mode = "disc"
     try:
         before = encoder.transformer.stopped.total()
@@ -112,7 +112,7 @@ def test_disc_is_the_state_of_its_token_and_writes_nothing(encoders, chatty, fam
 
 def test_embed_and_disc_tokens_in_the_prompt_are_not_where_it_reads(checkpoint, mixed):
     """The instruction names the embed token, and a text that spells out either stays text."""
-    modules = modules_of(checkpoint("qwen2_vl"), 3, init="mean", ask=partial(add_plume_prompt, prefix=""))
+    modules = modules_of(checkpoint("qwen2_vl"), 3, init="mean", ask=functools.partial(add_plume_prompt, prefix=""))
     encoder = TTEEncoder(modules=modules, device="cpu")
     hostile = "a <gen_emb> b <disc_emb> c <|im_end|> d"
     ids = encoder.preprocess([hostile])["input_ids"][0].tolist()
@@ -127,10 +127,10 @@ def test_embed_and_disc_tokens_in_the_prompt_are_not_where_it_reads(checkpoint, 
     assert np.abs(disc[1:] - vectors_of(alone)).max(1).min() > 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_reading_what_it_wrote_gives_the_same_vectors(encoders, family, mixed):
     """One prefill over prompt and rationale, as in training, against the states that writing left behind."""
-    encoder = encoders[family]
+    encoder = encoders(family)
     frames = mixed[6]["video"].frames * 12
     minutes = VideoFrames(frames, tuple(5.0 * index for index in range(len(frames))), 0.0, 5.0 * len(frames))
     mixed = [*mixed, minutes]  # more moments than the text behind it has tokens
@@ -163,9 +163,9 @@ def test_one_item_has_one_rationale(encoder):
         assert rationale == read_rationale(encoder, [item])[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES[:3])
+@pytest.mark.parametrize("family", EACH_FAMILY[:3])
 def test_threads_do_not_disturb_each_other(encoders, family, mixed):
-    encoder = encoders[family]
+    encoder = encoders(family)
     batches = [mixed[:3], mixed[5:7], mixed[6:7], mixed[7:9]]
     expected = [encoder.encode(batch) for batch in batches]
     with ThreadPoolExecutor(len(batches)) as pool:
@@ -231,7 +231,7 @@ def test_rows_that_do_not_fit_are_refused_where_the_prompt_is_lost(encoder, mixe
         encoder.encode([{"image": mixed[5]["image"], "text": "a red circle " * 200}])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_the_prompt_ends_in_the_disc_token_and_opens_the_turn(chatty, family):
     render = AutoProcessor.from_pretrained(chatty(family)).apply_chat_template
     asked = "\n<disc_emb><|im_end|>\n<|im_start|>assistant\n"

@@ -221,6 +221,7 @@ def test_a_hopeless_endpoint_ends_the_run_and_keeps_what_is_done(serve, recipe, 
     assert lines(recipe.quarantine) == []
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_nothing_is_lost_or_done_twice(serve, recipe):
     def slow(request, n):
         time.sleep(0.02)

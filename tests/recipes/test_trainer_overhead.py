@@ -8,9 +8,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_it_compares_equally_many_steps(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     small = ["--set", "trainer.per_device_train_batch_size=2", "--set", "trainer.bf16=false"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoModelForMultimodalLM
 
+from tests.checkpoints import EACH_FAMILY
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
 from tte_retriever.explain import read_rationale
@@ -18,22 +20,25 @@ from tte_retriever.training.explicit_cot.collator import ExplicitCoTCollator
 from tte_retriever.training.explicit_cot.loss import ExplicitCoTLoss
 from tte_retriever.training.run import train
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 ROWS = 5
 
 
 @pytest.fixture(scope="module")
 def folders(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("explicit-cot")
-    return {
-        family: build(out / family, backbone=checkpoint(family, tied=tied), method="explicit-cot", think_tokens=40)
-        for family, tied in zip(FAMILIES, (True, False, True), strict=True)
-    }
+    return functools.cache(
+        lambda family: build(
+            out / family,
+            backbone=checkpoint(family, tied=family != "qwen2_5_vl"),
+            method="explicit-cot",
+            think_tokens=40,
+        )
+    )
 
 
 @pytest.fixture
 def encoder(folders):
-    return TTEEncoder(str(folders["qwen3_vl"]), device="cpu").train()
+    return TTEEncoder(str(folders("qwen3_vl")), device="cpu").train()
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +96,14 @@ def info_nce(queries, candidates, temperature):
     return F.cross_entropy(scores, torch.tensor([0, 1, 2, 0, 3]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_it_is_what_the_slow_way_gives(folders, rows, family):
-    encoder = TTEEncoder(str(folders[family]), device="cpu").train()
+    encoder = TTEEncoder(str(folders(family)), device="cpu").train()
     weights = {"contrastive_weight": 0.5, "rationale_weight": 2.0, "disc_weight": 0.25}
     loss = ExplicitCoTLoss(encoder, temperature=0.1, **weights)
     parts = loss(columns(encoder, rows))
     assert set(parts) == set(loss.PARTS)
-    slow = written_out(folders[family], encoder, rows)
+    slow = written_out(folders(family), encoder, rows)
     (queries, query_discs, query_nlls), (answers, answer_discs, answer_nlls) = slow.values()
     nlls = torch.stack([*query_nlls, *answer_nlls])  # without a rationale, that of embedding at once
     assert parts["contrastive"].item() == pytest.approx(0.5 * info_nce(queries, answers, 0.1).item(), abs=1e-5)
@@ -196,7 +201,7 @@ def test_a_trained_model_writes_what_it_was_taught_and_is_trained_on(checkpoint,
     assert TTEEncoder(str(train(again)), device="cpu").max_budget == 40
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_adapters_leave_room_for_its_tokens(checkpoint, configured, tmp_path, monkeypatch, tied):
     """Their rows are trained beside the adapters, also in an output head of its own, and everything is merged."""
     monkeypatch.chdir(tmp_path)

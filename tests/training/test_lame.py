@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
 
+from tests.checkpoints import EACH_FAMILY
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import InputError
 from tte_retriever.training.data.item_codec import item_parts
@@ -25,20 +27,19 @@ from tte_retriever.training.tte_flash.collator import TTECollator
 K = 4
 END = 258  # <|im_end|> of the tiny tokenizers
 ROWS = 5
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 
 @pytest.fixture(scope="module")
 def folders(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("lame")
-    return {
-        family: build(out / family, backbone=checkpoint(family), method="lame", think_tokens=K) for family in FAMILIES
-    }
+    return functools.cache(
+        lambda family: build(out / family, backbone=checkpoint(family), method="lame", think_tokens=K)
+    )
 
 
 @pytest.fixture
 def encoder(folders):
-    return TTEEncoder(str(folders["qwen3_vl"]), device="cpu").train()
+    return TTEEncoder(str(folders("qwen3_vl")), device="cpu").train()
 
 
 def texts(*lengths):
@@ -108,10 +109,10 @@ def plain_parts(loss, encoder, inputs):
     }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_values_and_gradients_are_those_of_the_plain_loss_with_and_without_gradcache(folders, family, layers):
-    encoder = TTEEncoder(str(folders[family]), device="cpu").train()
+    encoder = TTEEncoder(str(folders(family)), device="cpu").train()
     inputs = columns(encoder)
     loss = LameLoss(encoder, contrastive_weight=0, decoder_layers=layers, diversity_weight=0.7)
     expected = plain_parts(loss, encoder, inputs)
@@ -215,10 +216,11 @@ def test_cosines_of_hand_made_states():
     assert square.tolist() == pytest.approx([1 / 3, 1, 0])
 
 
+@pytest.mark.slow
 def test_the_regulariser_lowers_the_cosine_of_the_reason_states(folders):
     def trained(weight):
         torch.manual_seed(0)
-        encoder = TTEEncoder(str(folders["qwen3_vl"]), device="cpu").train()
+        encoder = TTEEncoder(str(folders("qwen3_vl")), device="cpu").train()
         inputs, loss = columns(encoder), LameLoss(encoder, diversity_weight=weight)
         optimizer = torch.optim.AdamW(loss.parameters(), lr=1e-3)
         for _ in range(12):
@@ -408,6 +410,7 @@ def test_the_decoder_is_trained_saved_resumed_and_carried_on(lame, tmp_path, mon
     assert straight == resumed
 
 
+@pytest.mark.slow
 def test_collapse_is_in_the_log(lame):
     train(lame())
     for stage, parts in (("warm-up", {"reconstruction"}), ("joint", {"reconstruction", "contrastive"})):

@@ -95,6 +95,7 @@ def states(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_moments_are_reset_with_each_ratio_where_the_curriculum_says_so(plume, states):
     train(plume("curriculum={ratios: [0, 0.5, 1], segments: 4, reset_moments: true}"))
     assert [index for index, count in enumerate(states) if not count] == [0, 2, 4]

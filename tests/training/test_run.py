@@ -48,7 +48,9 @@ def stop_at(monkeypatch, batch):
     monkeypatch.setattr(TTECollator, "__call__", call)
 
 
-@pytest.mark.parametrize("lora", [(), (LORA,)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "lora", [pytest.param((), id="full", marks=pytest.mark.slow), pytest.param((LORA,), id="lora")]
+)
 def test_a_run_that_was_stopped_twice_has_the_same_result(configured, tmp_path, monkeypatch, lora):
     """Stopped in each of its stages."""
     config = configured(*lora, "collator.nested_budgets=true")
@@ -76,6 +78,7 @@ def test_a_run_that_was_stopped_twice_has_the_same_result(configured, tmp_path, 
     assert not same(weights("out/joint/model"), weights("out/warm-up/model"))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_after_its_last_step_only_saves(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configured("max_steps=3")
@@ -172,6 +175,7 @@ def test_the_result_is_plain_and_loads_anywhere(configured, tmp_path, monkeypatc
     assert not [path for path in result.rglob("*") if "adapter" in path.name or "loss" in path.name]
 
 
+@pytest.mark.slow
 def test_epochs_are_counted_and_capped(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configured(

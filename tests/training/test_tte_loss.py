@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import subprocess
 import sys
 
@@ -12,13 +13,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from tests.checkpoints import EACH_FAMILY
 from tte_retriever import TTEEncoder, build, model_path
 from tte_retriever.errors import InputError
 from tte_retriever.training.contrastive import distinct_candidates
 from tte_retriever.training.rationale import rationale_nll
 from tte_retriever.training.tte_flash.loss import TTELoss
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 K = 4
 END = 258  # <|im_end|> of the tiny tokenizers
 ROWS = 5
@@ -29,15 +30,14 @@ EPS = torch.finfo(torch.float32).eps
 @pytest.fixture(scope="module")
 def folders(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("built")
-    return {
-        family: build(out / family, backbone=checkpoint(family, tied=family != "qwen2_5_vl"), think_tokens=K)
-        for family in FAMILIES
-    }
+    return functools.cache(
+        lambda family: build(out / family, backbone=checkpoint(family, tied=family != "qwen2_5_vl"), think_tokens=K)
+    )
 
 
 @pytest.fixture
 def encoder(folders):
-    return TTEEncoder(str(folders["qwen3_vl"]), device="cpu").train()
+    return TTEEncoder(str(folders("qwen3_vl")), device="cpu").train()
 
 
 def chat(text, budget, image=None):
@@ -129,10 +129,10 @@ def distance(one, other):
     return ((flat[0] - flat[1]).norm() / flat[1].norm()).item()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_values_and_gradients_are_those_of_the_plain_loss(folders, family, side):
-    encoder = TTEEncoder(str(folders[family]), device="cpu").train()
+    encoder = TTEEncoder(str(folders(family)), device="cpu").train()
     encoder.tokenizer.padding_side = side
     inputs = columns(encoder)
     answers = torch.tensor([[7, 8], [3, -1], [8, 20], [3, -1], [-1, -1]])
@@ -264,11 +264,11 @@ def test_isolation(encoder, decoder, rationale_from):
     assert abs(value(thought) - clean) > 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES[:3])
+@pytest.mark.parametrize("family", EACH_FAMILY[:3])
 @pytest.mark.parametrize("image", [False, True])
 def test_kv_over_query_and_thought_is_ordinary_decoding(folders, family, image):
     """The rationale as a plain continuation of the prompt, by the top model with its own positions."""
-    encoder = TTEEncoder(str(folders[family]), device="cpu").eval()
+    encoder = TTEEncoder(str(folders(family)), device="cpu").eval()
     pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
     item = {"image": Image.fromarray(pixels), "text": "what?"} if image else "what is it?"
     features, ids = encoder.preprocess([item]), rationales(6)
@@ -283,10 +283,10 @@ def test_kv_over_query_and_thought_is_ordinary_decoding(folders, family, image):
     assert value == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES[:3])
+@pytest.mark.parametrize("family", EACH_FAMILY[:3])
 def test_kv_of_the_thought_is_one_sequence_under_a_mask(folders, family):
     """Prompt and rationale in one pass, where the rationale may attend to the think tokens and itself only."""
-    encoder = TTEEncoder(str(folders[family]), device="cpu").eval()
+    encoder = TTEEncoder(str(folders(family)), device="cpu").eval()
     features, ids = encoder.preprocess(["what is it?"]), rationales(6)
     loss = TTELoss(encoder, contrastive_weight=0, decoder="kv")
     value = loss([{**features, "rationale_ids": ids}])["rationale"].item()
@@ -305,7 +305,7 @@ def test_keys_and_values_of_a_recurrent_backbone_are_refused(folders):
     with pytest.raises(
         InputError, match=r"recurrent layers of Qwen3\.5 keep no keys and values.*decoder='soft-prompt'"
     ):
-        TTELoss(TTEEncoder(str(folders["qwen3_5"]), device="cpu"), decoder="kv")
+        TTELoss(TTEEncoder(str(folders("qwen3_5")), device="cpu"), decoder="kv")
 
 
 @pytest.mark.parametrize("options", [{"decoder": "kv"}, {"rationale_from": "query+thought"}])
@@ -622,6 +622,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from tests.checkpoints import EACH_FAMILY
 from tte_retriever import TTEEncoder
 from tte_retriever.training.tte_flash.loss import TTELoss
 
@@ -642,7 +643,7 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_end_a_step_with_the_weights_of_one(folders, tmp_path):
-    checkpoint = folders["qwen3_vl"]
+    checkpoint = folders("qwen3_vl")
     encoder = TTEEncoder(str(checkpoint), device="cpu").train()
     noise = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
     questions = [{"image": Image.fromarray(pixels), "text": "?" * (row + 1)} for row, pixels in enumerate(noise)]

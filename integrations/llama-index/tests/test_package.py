@@ -39,6 +39,7 @@ def run(code):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_settings_alone_load_neither_torch_nor_a_store():
     code = (
         "import sys; from llama_index.embeddings.tte import TTEEmbedding; TTEEmbedding(); print(sorted(sys.modules))"
@@ -49,6 +50,7 @@ def test_settings_alone_load_neither_torch_nor_a_store():
     assert "'tte_retriever_qdrant'" not in loaded
 
 
+@pytest.mark.slow
 def test_the_retriever_alone_needs_tte_retriever_qdrant(tmp_path):
     (tmp_path / "note.txt").write_text("a red circle")
     code = f"""

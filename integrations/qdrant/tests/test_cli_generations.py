@@ -74,6 +74,7 @@ def test_another_model_takes_over_when_it_is_done_and_goes_back(run, small_folde
     assert "fingerprint of old" in out
 
 
+@pytest.mark.slow
 def test_who_searches_meanwhile_is_not_disturbed(run, small_folder, uri):
     run("index", small_folder, "--store", uri, "--model", "old")
     with open_store(uri, create=False) as serving:
@@ -85,6 +86,7 @@ def test_who_searches_meanwhile_is_not_disturbed(run, small_folder, uri):
         assert run("generations", "rollback", "--store", uri)[0] == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind(run, small_folder, uri, tmp_path, listed, answering):
     """Of two sources, both are to be embedded again before the new vectors are searched."""
     other = tmp_path / "other"
@@ -105,6 +107,7 @@ def test_nothing_is_left_behind(run, small_folder, uri, tmp_path, listed, answer
     assert answering() == "new"
 
 
+@pytest.mark.slow
 def test_too_many_failures_are_not_swapped_in_but_by_hand(run, small_folder, uri, listed):
     run("index", small_folder, "--store", uri, "--model", "old")
     (small_folder / "broken.png").write_bytes(b"x")
@@ -170,6 +173,7 @@ def test_a_run_that_changes_no_point_copies_nothing(run, small_folder, uri, shar
     assert index() == (0, 0, 6, 0, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["renamed", "removed"])
 def test_a_run_that_changes_points_copies(run, small_folder, uri, shards, contents, change):
     assert run("index", small_folder, "--store", uri)[0] == 0
@@ -205,6 +209,7 @@ def stopped(run, uri, standin, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_an_update_that_stops_halfway_is_finished(run, small_folder, uri, stopped):
     assert run("index", small_folder / "sub", "--store", uri)[0] == 0
     for i in range(200):
@@ -233,6 +238,7 @@ def test_a_file_that_was_to_be_written_again_is_not_left_behind(run, small_folde
     assert [(role, model) for role, model, _ in listed()] == [("current", "tte-flash-tiny"), ("next", "new")]
 
 
+@pytest.mark.slow
 def test_prefixes(run, small_folder, uri):
     def prefixes():
         return [row["prefix"] for row in lines(run("generations", "ls", "--store", uri, "--json")[1])]

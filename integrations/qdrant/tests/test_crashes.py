@@ -58,6 +58,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(real_files, tmp_
     assert states["WRITTEN"] == len({payload["uri"] for payload, *_ in expected.values()})
 
 
+@pytest.mark.slow
 def test_windows_that_were_cut_otherwise_go_even_after_crashes_and_under_new_names(
     small_folder, store, encoder, standin, contents
 ):
@@ -137,6 +138,7 @@ def test_an_index_that_a_killed_run_did_not_build_is_built_by_the_next_run(
     assert (built, encoder.encoded) == ([9], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "one file"])
 def test_an_index_of_a_copy_is_built_by_the_next_run(small_folder, uri, encoder, index_is_stopped, before):
     def run(source):

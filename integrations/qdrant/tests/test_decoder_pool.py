@@ -194,6 +194,7 @@ def test_processes_that_cannot_start(monkeypatch, picture):
             pool.take()
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_runs_once_and_its_decoders_load_no_model(tmp_path, small_folder):
     script = tmp_path / "script.py"
     script.write_text(

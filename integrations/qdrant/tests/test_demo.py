@@ -72,6 +72,7 @@ def test_it_leaves_a_contact_sheet_and_a_page(demo):
     assert "data:image/png;base64," in page
 
 
+@pytest.mark.slow
 def test_another_seed_draws_another_folder_into_the_same_place(demo, tmp_path):
     out, _ = demo
     before = {path.name: path.read_bytes() for path in (out / "files" / "images").iterdir()}

@@ -30,6 +30,7 @@ def test_a_file_that_broke_is_gone_and_comes_back_when_repaired(small_folder, st
     assert store.count() == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["deleted", "broken"])
 def test_the_last_files_that_could_be_indexed_go(small_folder, uri, encoder, gone):
     def run():
@@ -69,6 +70,7 @@ def without_blue(small_folder, standin):
     return Refusing(), run
 
 
+@pytest.mark.slow
 def test_a_chunk_that_failed_is_tried_again_alone_until_it_is_indexed(uri, encoder, without_blue, tmp_path, uris):
     refusing, run = without_blue
     first = run(uri, refusing)
@@ -91,6 +93,7 @@ def test_a_chunk_that_failed_is_tried_again_alone_until_it_is_indexed(uri, encod
         assert uris(store)["a.pdf"] == 3
 
 
+@pytest.mark.slow
 def test_chunks_in_the_store_stay_when_the_file_fails_as_a_whole(uri, encoder, without_blue, monkeypatch):
     refusing, run = without_blue
     run(uri, refusing)
@@ -111,6 +114,7 @@ def test_chunks_in_the_store_stay_when_the_file_fails_as_a_whole(uri, encoder, w
         assert store.count() == 9
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_under_the_reader_is_not_stored(small_folder, store, standin):
     def meddle(event):
         if event.kind == "planned":  # after it was hashed

@@ -79,6 +79,7 @@ def test_everything_is_found_again(small_folder, any_store, encoder):
     assert best(video=small_folder / "clip.mp4", filter={"modality": "video"}).uri == "clip.mp4"
 
 
+@pytest.mark.slow
 def test_real_files_good_and_bad(real_files, any_store, encoder, uris):
     folder, broken = real_files
     report = ingest(folder, any_store, encoder, batch_size=7)

@@ -94,6 +94,7 @@ def test_a_mixture_of_unknown_families_is_refused(config):
         mixture(config(), stage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_depends_on_seed_stage_and_row_alone(drawn, family):
     assert same(drawn(family), drawn(family))

@@ -18,6 +18,7 @@ def encoder():
     return TTEEncoder("tte-flash-tiny", device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["question", "edit", "page-question", "moment"])
 @pytest.mark.parametrize("split", ["test", "held-out"])
 def test_the_card_holds_on_another_seed(encoder, family, split):
@@ -29,6 +30,7 @@ def test_the_card_holds_on_another_seed(encoder, family, split):
     assert score.chance < 0.1
 
 
+@pytest.mark.slow
 def test_think_tokens_help_where_the_card_says_so(encoder):
     without, with_thought = (
         score_family(encoder, "moment-question", split="test", seed=777, queries=100, think_budget=budget)[0].hit_rate

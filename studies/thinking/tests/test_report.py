@@ -155,6 +155,7 @@ def test_other_splits_and_settings_are_conditions_of_the_results(fill, results):
         assert [row[: len(expected[0])] for row in cells_of(fill(table))] == expected
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_the_same_each_time(run, results, capsys):
     drawn = []
     for _ in range(2):

@@ -295,6 +295,7 @@ def updater(tmp_path):
         yield process
 
 
+@pytest.mark.slow
 def test_readers_have_the_last_complete_state_while_another_process_writes(tmp_path, updater):
     uri = f"edge://{tmp_path}"
     for _ in range(2):  # readers come and go
@@ -316,6 +317,7 @@ def test_readers_have_the_last_complete_state_while_another_process_writes(tmp_p
         assert [each.role for each in generations.listed()] == ["current"]
 
 
+@pytest.mark.slow
 def test_an_update_that_was_killed_is_taken_up_again(tmp_path, updater):
     uri = f"edge://{tmp_path}"
     updater.kill()
@@ -329,6 +331,7 @@ def test_an_update_that_was_killed_is_taken_up_again(tmp_path, updater):
     assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
 
 
+@pytest.mark.slow
 def test_an_update_is_dropped_when_its_original_changes(tmp_path, updater):
     """Otherwise what was written to the original would be lost with the update's commit."""
     uri = f"edge://{tmp_path}"
@@ -519,6 +522,7 @@ def many(n: int, dim: int = 16) -> list[Point]:
     return [Point(str(uuid.UUID(int=i)), vector, {"page": i}) for i, vector in enumerate(vectors)]
 
 
+@pytest.mark.slow
 def test_searches_and_writes_go_on_while_the_index_is_built(tmp_path, monkeypatch, index_early):
     points = many(1_200)
     done, failures, during = threading.Event(), [], []
@@ -564,6 +568,7 @@ def test_searches_and_writes_go_on_while_the_index_is_built(tmp_path, monkeypatc
         assert store.count({"page": -1}) == 1
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_built_loses_nothing(tmp_path, monkeypatch, index_early):
     points = many(1_000)
     with open_store(f"edge://{tmp_path}") as store:

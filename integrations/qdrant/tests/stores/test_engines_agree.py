@@ -56,6 +56,7 @@ def test_the_ten_best_are_those_of_exact_search(store):
     np.testing.assert_array_equal(pages(store.query_batch(queries, 10, filter)), nearest(vectors, queries, allowed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", ["edge", "server", "server-grpc"], indirect=True)
 def test_a_quantized_index_finds_what_exact_search_finds(store):
     vectors, queries = embeddings(12_000), embeddings(100, seed=1)
@@ -86,6 +87,7 @@ def matryoshka(n, seed=0):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_candidates_by_prefix_are_scored_in_full(store):
     vectors, queries = matryoshka(600), matryoshka(20, seed=1)
     store.ensure(CollectionSpec(DIM, "aaaa", prefix=24))
@@ -121,6 +123,7 @@ def test_only_the_prefix_finds_candidates(store):
     assert store.search(query, 1)[0].payload["page"] >= 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", ["edge", "server", "server-grpc"], indirect=True)
 def test_an_index_of_prefixes(store):
     vectors, queries = matryoshka(12_000), matryoshka(100, seed=1)
