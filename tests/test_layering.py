@@ -21,7 +21,7 @@ LAYERS = (
     ("media", "backbones"),
     ("tokens", "small_world", "sources"),
     ("methods", "inference", "chats"),  # inference knows no encoder: TTEEncoder.embed hands it its functions
-    ("checkpoint",),
+    ("checkpoint", "fingerprints"),
     ("hub",),
     ("encoder", "building"),
     ("importing",),

@@ -1,28 +1,17 @@
-"""Model folders: bundled models by name, new folders, and the fingerprint of an embedding space."""
+"""Model folders: bundled models by name, and new folders."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
-
-from sentence_transformers.base.modules import Transformer
+from typing import TYPE_CHECKING
 
 from tte_retriever.atomic import atomic_write
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Module
 
 _MODELS = Path(__file__).parent / "models"
-
-_PIXEL_SETTINGS = (
-    *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
-    *("patch_size", "temporal_patch_size", "merge_size", "fps", "min_frames", "max_frames"),
-)
-
 
 _CARD_HEADER = """---
 library_name: sentence-transformers
@@ -94,48 +83,3 @@ def save_model(model: SentenceTransformer, folder: Path, card: str | None = None
 def public_name(source: str | Path) -> str:
     """A hub id, or the last name of a local folder: model cards are public and should not contain paths."""
     return Path(source).resolve().name if Path(source).exists() else str(source)
-
-
-def settings(model: SentenceTransformer) -> str:
-    """All settings that change vectors, as JSON: template, pixels, frames, modules, prompts, dimension, generation.
-
-    Of the processors only the settings of pixels and frames: releases of transformers add keys that change nothing.
-    """
-    processor = model.processor
-    pixels = [
-        {key: vars(part).get(key) for key in _PIXEL_SETTINGS}
-        for name in ("image_processor", "video_processor")
-        if (part := getattr(processor, name, None)) is not None
-    ]
-    first = cast("Module", model[0]).get_config_dict()
-    known = {
-        "template": getattr(processor, "chat_template", None),
-        "pixels": pixels,
-        # Of custom code only: the settings of a stock first module grow with its releases.
-        "first": {key: value for key, value in first.items() if key not in Transformer.config_keys},
-        "modules": [(type(module).__name__, cast("Module", module).get_config_dict()) for module in list(model)[1:]],
-        "prompts": model.prompts,
-        "dimension": model.truncate_dim or model.get_embedding_dimension(),
-    }
-    generation = getattr(getattr(model[0], "model", None), "generation_config", None)  # if it has an output head
-    chosen = generation.to_diff_dict() if generation is not None else {}
-    choices = {
-        "processing": first.get("processing_kwargs"),
-        "default_prompt": model.default_prompt_name,
-        "generation": {key: value for key, value in chosen.items() if key != "transformers_version"},
-    }
-    # Empty choices are left out, so that fingerprints from before they existed stay the same.
-    return json.dumps(known | {key: value for key, value in choices.items() if value}, sort_keys=True, default=dict)
-
-
-def fingerprint(model: SentenceTransformer) -> str:
-    """A short hash of the values of the weights and of :func:`settings`.
-
-    It is the same on every machine, and after a lossless change of dtype.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    digest.update(settings(model).encode())
-    return digest.hexdigest()[:16]

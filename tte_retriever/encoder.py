@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from tqdm.autonotebook import tqdm
 from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.backbones.rows import check_rows
 from tte_retriever.chats import as_chat, own_budget, parts, refuse_ignored, take_metadata
-from tte_retriever.checkpoint import fingerprint, settings
 from tte_retriever.errors import CheckpointError, InputError, TTEError, check_choice
-from tte_retriever.hub import find_model
+from tte_retriever.fingerprints import FileIdentity, Fingerprints, remembered_fingerprints, settings, weight_files
+from tte_retriever.hub import find_model, local_folder
 from tte_retriever.inference import BatchEmbedder, stream
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, typed_input
 from tte_retriever.methods.thinking_module import ThinkingModule
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
     from tte_retriever.inference.embedding import Model
+
+_Weights: TypeAlias = tuple[tuple[int, int], ...]
+"""Address and version of each tensor, which change with its values."""
 
 CUSTOM_MODULES = "tte_retriever.methods."
 """Package of the modules with custom code. They are installed with this class, so they load without a flag."""
@@ -100,19 +103,35 @@ class TTEEncoder(SentenceTransformer):
         self.transformer.unpad_inputs = False  # packed rows of FlashAttention cannot hold three axes of positions
         check_rows(self.tokenizer, qwen_vl_model(self.transformer).get_input_embeddings(), model_name_or_path)
         self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer)
-        self._hashed: tuple[tuple[tuple[tuple[int, int], ...], str], str] | None = None
+        folder = None if name is None else local_folder(name, kwargs.get("revision"), kwargs.get("cache_folder"))
+        self._files: tuple[FileIdentity, ...] = () if folder is None else weight_files(folder)
+        self._loaded = self._weights()
+        self._hashed: tuple[tuple[_Weights, str], Fingerprints] | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the embedding space; see :func:`tte_retriever.checkpoint.fingerprint`.
+        """Identifies the embedding space; see :func:`tte_retriever.fingerprints.fingerprint`.
 
-        Hashing takes seconds for a large model, so the result is kept until weights or settings change. PyTorch does not
-        report writes through ``.data``, so they are not noticed.
+        Hashing takes seconds for a large model. So the result is kept until weights or settings change, and remembered in
+        the user's cache folder for weights that are as they were loaded. PyTorch does not report writes through ``.data``,
+        so they may not be noticed.
         """
-        weights = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values())
+        return self._fingerprints().space
+
+    @property
+    def document_fingerprint(self) -> str:
+        """As :attr:`fingerprint`, without the prompts of queries: it identifies the vectors of documents."""
+        return self._fingerprints().documents
+
+    def _weights(self) -> _Weights:
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values())
+
+    def _fingerprints(self) -> Fingerprints:
+        weights = self._weights()
         state = (weights, settings(self))
         if self._hashed is None or self._hashed[0] != state:
-            self._hashed = (state, fingerprint(self))
+            files = self._files if weights == self._loaded else ()
+            self._hashed = (state, remembered_fingerprints(self, files))
         return self._hashed[1]
 
     @property

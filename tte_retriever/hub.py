@@ -70,6 +70,14 @@ def find_model(
     return name, False
 
 
+def local_folder(name: str, revision: str | None = None, cache_folder: str | None = None) -> Path | None:
+    """The folder of a model that was loaded, on this machine; ``None`` if there is none."""
+    if Path(name).exists():
+        return Path(name)
+    cached = try_to_load_from_cache(name, _MODULES, cache_dir=cache_folder, revision=revision)
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
 def _not_found(name: str, reason: str) -> InputError:
     models = bundled_models()
     nearest = get_close_matches(name, models, n=1)

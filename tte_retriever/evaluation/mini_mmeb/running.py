@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from tqdm.autonotebook import tqdm
 
-from tte_retriever.checkpoint import fingerprint
+from tte_retriever.encoder import TTEEncoder
 from tte_retriever.errors import InputError
+from tte_retriever.fingerprints import fingerprint
 
 from .cache import cached
 from .encoding import Role, check_modalities, digest, embed, used_budget
@@ -78,7 +79,7 @@ def evaluate(
     chosen = tasks_named(tasks)
     check_modalities(model, chosen)
     used = used_budget(model, think_budget)
-    space = fingerprint(model)
+    space = model.fingerprint if isinstance(model, TTEEncoder) else fingerprint(model)
 
     # The fingerprint is the same for every dtype of the weights; the vectors are not.
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
