@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -55,7 +56,7 @@ def _drop_model_state(_loss: nn.Module, state: dict[str, Any], prefix: str, _met
         del state[key]
 
 
-class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
+class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module, ABC):
     """Masked InfoNCE over a batch of any size, and the NLL of rationales; the base of each method's loss.
 
     A method adds its :attr:`rationale_pass`, which decodes rationales inside the model's forward pass, and may add values
@@ -145,9 +146,9 @@ class CachedContrastiveLoss(TemperatureMixin, CachedLossMixin, nn.Module):
         self._extras_widths: dict[str, int] = {}  # of the row extras, in the order in which they follow the embedding
 
     @property
+    @abstractmethod
     def rationale_pass(self) -> RationalePass:
         """How the model decodes rationales in training."""
-        raise NotImplementedError
 
     @property
     def reads_rationales(self) -> bool:

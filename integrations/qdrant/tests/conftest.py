@@ -156,15 +156,6 @@ def clip_bytes():
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="session")
-def pdf_bytes():
-    """Three pages: red, green, blue."""
-    pages = [Image.new("RGB", (200, 280), colour) for colour in ("red", "lime", "blue")]
-    buffer = io.BytesIO()
-    pages[0].save(buffer, "PDF", save_all=True, append_images=pages[1:])
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def small_folder(tmp_path, clip_bytes, pdf_bytes):
     """One file of every kind, and a subfolder."""
