@@ -25,7 +25,7 @@ os.environ.update(
     MKL_NUM_THREADS="1",
 )
 
-pytest_plugins = ["tests.checkpoints", "tests.files"]
+pytest_plugins = ["tests.shared"]
 
 _ATTEMPTS: list[str] = []
 

@@ -1,9 +1,9 @@
-"""Tiny random checkpoints of all four families, built from their config classes with official-style templates."""
+"""Tiny random checkpoints of all four families, built from their config classes with official-style templates.
+
+Tests get them from the fixtures of ``tests/shared.py``.
+"""
 
 from __future__ import annotations
-
-import functools
-import itertools
 
 import pytest
 import torch
@@ -28,8 +28,6 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
-
-from tte_retriever import TTEEncoder, build
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 EACH_FAMILY = [family if family == "qwen3_vl" else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
@@ -147,47 +145,15 @@ def _processor(family, tokenizer):
     return kind(images, tokenizer, Qwen2VLVideoProcessor(**sizes, **grid), chat_template=TEMPLATE_2)
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    """``checkpoint(family, rows=320, tied=True)`` is the folder of a raw transformers checkpoint; do not write to it."""
-    counter = itertools.count()
-
-    @functools.cache
-    def make(family, rows=320, tied=True):
-        folder = tmp_path_factory.mktemp("backbones") / f"{family}-{next(counter)}"
-        tokenizer = _tokenizer(family)
-        added = tokenizer.get_added_vocab()
-        names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
-        names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
-        ids = {key: added[f"<|{name}|>"] for key, name in names.items()}
-        _model(family, rows, tied, ids).save_pretrained(folder)
-        _processor(family, tokenizer).save_pretrained(folder)
-        return folder
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def built(checkpoint, tmp_path_factory):
-    """``built(method, family="qwen3_vl", think_tokens=4)`` is the folder of a checkpoint, one per session; do not write to it."""
-
-    @functools.cache
-    def make(method, family="qwen3_vl", think_tokens=4):
-        folder = tmp_path_factory.mktemp("built") / f"{method}-{family}"
-        return build(folder, backbone=checkpoint(family), method=method, think_tokens=think_tokens)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def untrained(built):
-    """``untrained(method, family, think_tokens)`` is the encoder of :func:`built`, shared: do not change it."""
-
-    @functools.cache
-    def load(method, family="qwen3_vl", think_tokens=4):
-        return TTEEncoder(str(built(method, family, think_tokens)), device="cpu").eval()
-
-    return load
+def save_checkpoint(folder, family, rows=320, tied=True):
+    """A raw transformers checkpoint."""
+    tokenizer = _tokenizer(family)
+    added = tokenizer.get_added_vocab()
+    names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
+    names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
+    ids = {key: added[f"<|{name}|>"] for key, name in names.items()}
+    _model(family, rows, tied, ids).save_pretrained(folder)
+    _processor(family, tokenizer).save_pretrained(folder)
 
 
 MARKS = ["<gen_emb>", "<disc_emb>", "<bot>", "<eot>", "<ct>"]
@@ -204,22 +170,14 @@ def adapter_weights(width, experts=4, shared=True, steps=32, seed=0):
     return {name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5 for name, shape in shapes.items()}
 
 
-@pytest.fixture(scope="session")
-def plume_original(checkpoint, tmp_path_factory):
-    """``plume_original()`` is a folder as PLUME's trainer saves it; ``edit`` may change its weights before that."""
-    source = checkpoint("qwen2_vl")
-
-    def make(edit=lambda weights: weights, marks=MARKS):
-        folder = tmp_path_factory.mktemp("plume") / "original"
-        processor = AutoProcessor.from_pretrained(source)
-        processor.tokenizer.add_tokens(marks)
-        model = Qwen2VLForConditionalGeneration.from_pretrained(source)
-        model.resize_token_embeddings(len(processor.tokenizer))
-        processor.save_pretrained(folder)
-        model.config.save_pretrained(folder)
-        weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-        weights |= {f"latent_moe_transition.{name}": tensor for name, tensor in adapter_weights(32).items()}
-        save_file(edit(weights), folder / "model.safetensors", {"format": "pt"})
-        return folder
-
-    return make
+def save_plume_original(folder, source, edit, marks):
+    """A PLUME as its trainer saves it, from a checkpoint of Qwen2-VL."""
+    processor = AutoProcessor.from_pretrained(source)
+    processor.tokenizer.add_tokens(marks)
+    model = Qwen2VLForConditionalGeneration.from_pretrained(source)
+    model.resize_token_embeddings(len(processor.tokenizer))
+    processor.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    weights |= {f"latent_moe_transition.{name}": tensor for name, tensor in adapter_weights(32).items()}
+    save_file(edit(weights), folder / "model.safetensors", {"format": "pt"})

@@ -622,7 +622,6 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from tests.checkpoints import EACH_FAMILY
 from tte_retriever import TTEEncoder
 from tte_retriever.training.tte_flash.loss import TTELoss
 
