@@ -102,7 +102,7 @@ class TTEEncoder(SentenceTransformer):
                 module.register_forward_pre_hook(_to_float32)
         self.transformer.unpad_inputs = False  # packed rows of FlashAttention cannot hold three axes of positions
         check_rows(self.tokenizer, qwen_vl_model(self.transformer).get_input_embeddings(), model_name_or_path)
-        self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer)
+        self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer, str(processor.chat_template))
         folder = None if name is None else local_folder(name, kwargs.get("revision"), kwargs.get("cache_folder"))
         self._files: tuple[FileIdentity, ...] = () if folder is None else weight_files(folder)
         self._loaded = self._weights()
@@ -339,7 +339,7 @@ class TTEEncoder(SentenceTransformer):
             if token != self.thought.embed_id:
                 raise CheckpointError(
                     f"The last token that the model reads is {self.tokenizer.decode([token])!r} instead of the embed token: "
-                    "the tokenizer of this checkpoint appends it to every sequence. Build the checkpoint again."
+                    "the tokenizer of this checkpoint appends it to every sequence. Build or import the checkpoint again."
                 )
 
 

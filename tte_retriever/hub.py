@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from tte_retriever.backbones import BACKBONES
+from tte_retriever.backbones import BACKBONES, refuse_custom_code
 from tte_retriever.checkpoint import bundled_models, resolve_model
 from tte_retriever.errors import CheckpointError, InputError, TTEError
 
@@ -40,14 +41,18 @@ def find_model(
 
     Raises:
         InputError: If there is no such model, or it is not cached and the hub cannot be reached.
-        CheckpointError: If it is not an embedding model.
+        CheckpointError: If it is not an embedding model, or has to be imported first.
     """
     found = resolve_model(name)
     if Path(found).exists():
+        refuse_custom_code(name, _config(Path(found)).get("auto_map"))
         if not (Path(found) / _MODULES).is_file():
-            raise _no_embedding_model(name, _model_type(Path(found)))
+            raise _no_embedding_model(name, _config(Path(found)).get("model_type"))
         return found, local_files_only
-    is_cached = isinstance(try_to_load_from_cache(name, _MODULES, cache_dir=cache_folder, revision=revision), str)
+    cached = try_to_load_from_cache(name, _MODULES, cache_dir=cache_folder, revision=revision)
+    is_cached = isinstance(cached, str)
+    if isinstance(cached, str):
+        refuse_custom_code(name, _config(Path(cached).parent).get("auto_map"))
     if local_files_only and not is_cached:
         raise _not_found(name, "it is neither bundled nor a folder nor cached, and local_files_only is true")
     if local_files_only:
@@ -65,7 +70,9 @@ def find_model(
             name,
             f"it is neither bundled nor a folder nor cached, and the hub cannot be reached ({_first_line(error)})",
         ) from error
-    if not any(file.rfilename == _MODULES for file in info.siblings or ()):
+    files = [file.rfilename for file in info.siblings or ()]
+    refuse_custom_code(name, files)
+    if _MODULES not in files:
         raise _no_embedding_model(name, (info.config or {}).get("model_type"))
     return name, False
 
@@ -98,11 +105,12 @@ def _no_embedding_model(name: str, model_type: str | None) -> TTEError:
     )
 
 
-def _model_type(folder: Path) -> str | None:
+def _config(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return {}
+    return config
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 EMBED_TOKEN = "<|embed|>"  # noqa: S105  (a vocabulary entry, no secret)
 """The token whose last hidden state is the embedding."""
 
+WEMM_TOKEN = "<embedding>"  # noqa: S105
+"""The same of an imported WeMM-Embedding, whose chat template ends in it."""
+
+READ_OUT_END = f"{{{{- '{WEMM_TOKEN}' }}}}"
+"""The end of that template."""
+
 
 def think_token(index: int) -> str:
     """The ``index``-th think token, counted from 0."""
@@ -48,13 +54,16 @@ def add_thought(tokenizer: PreTrainedTokenizerBase, think_tokens: int) -> Though
     return thought_vocabulary(tokenizer)
 
 
-def thought_vocabulary(tokenizer: PreTrainedTokenizerBase) -> ThoughtVocabulary:
-    """Find the think tokens and the embed token of a tokenizer."""
+def thought_vocabulary(tokenizer: PreTrainedTokenizerBase, template: str = "") -> ThoughtVocabulary:
+    """Find the think tokens and the embed token of a tokenizer, or the token that an imported ``template`` ends in."""
     added = tokenizer.get_added_vocab()
     think_ids: list[int] = []
     while (token := think_token(len(think_ids))) in added:
         think_ids.append(added[token])
-    return ThoughtVocabulary(tuple(think_ids), added.get(EMBED_TOKEN))
+    embed_id = added.get(EMBED_TOKEN)
+    if embed_id is None and template.endswith(READ_OUT_END):
+        embed_id = added.get(WEMM_TOKEN)
+    return ThoughtVocabulary(tuple(think_ids), embed_id)
 
 
 def refuse_thought(tokenizer: PreTrainedTokenizerBase, advice: str) -> None:
@@ -88,9 +97,18 @@ def add_thinking_turn(template: str, think_tokens: int) -> str:
 
     The number of think tokens is the ``think_budget`` of the last message, else the template variable ``think_budget``,
     else ``think_tokens``. The generation prompt of the template is switched off: that of a Thinking model opens
-    ``<think>``, which nothing would close.
+    ``<think>``, which nothing would close. In a template that ends in ``<embedding>`` the tokens take its place, and there
+    is no assistant turn.
     """
-    return _NO_GENERATION_PROMPT + template.rstrip("\n") + _thinking_turn(think_tokens)
+    prompt = template.rstrip("\n")
+    if (shorter := remove_read_out(prompt)) != prompt:
+        return _NO_GENERATION_PROMPT + shorter + _thought(think_tokens)
+    return _NO_GENERATION_PROMPT + prompt + _thinking_turn(think_tokens)
+
+
+def remove_read_out(template: str) -> str:
+    """A chat template without ``<embedding>`` at its end; other templates are unchanged."""
+    return template.removesuffix(READ_OUT_END)
 
 
 def remove_thinking_turn(template: str, think_tokens: int) -> str:
@@ -105,9 +123,11 @@ _NO_GENERATION_PROMPT = "{%- set add_generation_prompt = false %}"
 
 
 def _thinking_turn(think_tokens: int) -> str:
+    return "{{- '<|im_start|>assistant\\n' }}" + _thought(think_tokens)
+
+
+def _thought(think_tokens: int) -> str:
     budget = f"messages[-1].think_budget | default(think_budget) | default({think_tokens})"
     return (
-        "{{- '<|im_start|>assistant\\n' }}"
-        f"{{%- for i in range({budget}) %}}{{{{- '<|think_' ~ i ~ '|>' }}}}{{%- endfor %}}"
-        f"{{{{- '{EMBED_TOKEN}' }}}}"
+        f"{{%- for i in range({budget}) %}}{{{{- '<|think_' ~ i ~ '|>' }}}}{{%- endfor %}}{{{{- '{EMBED_TOKEN}' }}}}"
     )

@@ -11,6 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import is_sentence_transformer_model
 from transformers import AutoConfig
 
+from tte_retriever.backbones.custom_code import refuse_custom_code
 from tte_retriever.backbones.qwen_vl import qwen_vl_tokenizer
 from tte_retriever.backbones.special_tokens import remove_special_tokens
 from tte_retriever.backbones.specs import BackboneSpec, backbone_spec
@@ -79,7 +80,8 @@ def load_backbone(name_or_path: str | Path, module_class: type[Transformer] = Tr
 
     Raises:
         InputError: If there is no such checkpoint, or it cannot be reached.
-        CheckpointError: If it is of another family, has no chat template or does not pool the last token.
+        CheckpointError: If it is of another family, has no chat template, does not pool the last token or has to be imported
+            first.
 
     Example:
         >>> from tte_retriever import model_path
@@ -88,7 +90,9 @@ def load_backbone(name_or_path: str | Path, module_class: type[Transformer] = Tr
     """
     name = str(name_or_path)
     try:
-        spec = backbone_spec(AutoConfig.from_pretrained(name).model_type)
+        config = AutoConfig.from_pretrained(name)
+        refuse_custom_code(name, getattr(config, "auto_map", None))
+        spec = backbone_spec(config.model_type)
         load = _load_stock if is_sentence_transformer_model(name) else _load_raw
         loaded = load(spec, name, module_class)
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ def import_(
     ctx: typer.Context,
     src: Annotated[str, typer.Argument(help="Folder or hub id of the original checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The new folder.")],
-    origin: Annotated[str, typer.Option("--from", help="Project that it comes from: plume or ume-r1.")],
+    origin: Annotated[str, typer.Option("--from", help="Project that it comes from: plume, ume-r1 or wemm.")],
     steps: Annotated[int | None, typer.Option(help="plume: K, the number of latent steps. Default: 8.")] = None,
     active_experts: Annotated[
         int | None, typer.Option("--top-k", help="plume: number of experts chosen at each step. Default: 2.")

@@ -11,12 +11,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from tte_retriever.checkpoint import check_output_dir, public_name, save_model
 from tte_retriever.errors import InputError, check_choice
-from tte_retriever.importing import plume, ume_r1
+from tte_retriever.importing import plume, ume_r1, wemm
 
 __all__ = ["ORIGINS", "import_checkpoint"]
 
 
-ORIGINS = {"plume": plume, "ume-r1": ume_r1}
+ORIGINS = {"plume": plume, "ume-r1": ume_r1, "wemm": wemm}
 """Project that checkpoints come from → its module.
 
 ``Settings`` is a frozen dataclass of the settings that are not in its files, ``load`` reads a folder of the project with such
@@ -32,9 +32,9 @@ def import_checkpoint(src: str | Path, out: str | Path, *, origin: str, **settin
     Args:
         src: Folder or hub id of the original, such as ``"CUDAOUTOFMEMORY/PLUME-Qwen2-VL-2B"``.
         out: The new folder. It must not exist, or be empty.
-        origin: Name of a project in :data:`ORIGINS`: ``plume`` or ``ume-r1``.
+        origin: Name of a project in :data:`ORIGINS`: ``plume``, ``ume-r1`` or ``wemm``.
         **settings: Fields of :class:`tte_retriever.importing.plume.Settings` or
-            :class:`tte_retriever.importing.ume_r1.Settings`.
+            :class:`tte_retriever.importing.ume_r1.Settings`; ``wemm`` has none.
 
     Returns:
         ``out``.
@@ -53,7 +53,7 @@ def import_checkpoint(src: str | Path, out: str | Path, *, origin: str, **settin
     check_choice("origin", origin, ORIGINS)
     known = [field.name for field in fields(ORIGINS[origin].Settings)]
     if unknown := [name for name in settings if name not in known]:
-        raise InputError(f"{origin} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
+        raise InputError(f"{origin} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}.")
     check_output_dir(out)
     model = ORIGINS[origin].load(_folder(str(src)), ORIGINS[origin].Settings(**settings))
     return save_model(model, out, ORIGINS[origin].CARD.format(name=public_name(src)))

@@ -57,12 +57,13 @@ def load_backbone_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> 
 
     Args:
         folder: The folder of ``config.json``.
-        weights: Tensors with old or new names. An output head is dropped, because embedding does not need it.
+        weights: Tensors with old or new names. Dropped are an output head and the layers of Qwen3.5 that predict several
+            tokens at once (``mtp``), because embedding needs neither.
 
     Raises:
         CheckpointError: If a weight is missing, unexpected or of another shape.
     """
-    tensors = {renamed(name): tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    tensors = {renamed(name): each for name, each in weights.items() if not name.startswith(("lm_head.", "mtp."))}
     config = AutoConfig.from_pretrained(folder)
     if (matrix := tensors.get("language_model.embed_tokens.weight")) is not None:
         # config.json may still have the size from before tokens were added.

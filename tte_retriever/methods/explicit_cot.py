@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from tte_retriever.backbones import Backbone, Init, add_token_rows, backbone_spec, load_backbone
 from tte_retriever.backbones.qwen_vl import qwen_vl_model, qwen_vl_tokenizer, rope_positions, token_id
 from tte_retriever.errors import CheckpointError, InputError, check_choice
-from tte_retriever.tokens import end_of_turn_ids, refuse_thought
+from tte_retriever.tokens import end_of_turn_ids, refuse_thought, remove_read_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -289,7 +289,7 @@ def build(
     new_ids = [token_id(tokenizer, token) for token in new]
     copied = loaded.copied_rows(token_id(tokenizer, GEN_TOKEN), init)
     add_token_rows(qwen_vl_model(transformer), new_ids, init=init, seed=seed, copied=copied)
-    processor.chat_template = tokenizer.chat_template = ask(processor.chat_template)
+    processor.chat_template = tokenizer.chat_template = ask(remove_read_out(processor.chat_template))
     qwen_vl_model(transformer).generation_config = GenerationConfig()  # that of a chat model samples
     transformer.max_budget = think_tokens
     return [transformer, *loaded.head]
