@@ -22,6 +22,8 @@ from transformers import (
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
     Qwen3_5Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
@@ -154,6 +156,19 @@ def save_checkpoint(folder, family, rows=320, tied=True):
     ids = {key: added[f"<|{name}|>"] for key, name in names.items()}
     _model(family, rows, tied, ids).save_pretrained(folder)
     _processor(family, tokenizer).save_pretrained(folder)
+
+
+def save_language_model(folder):
+    """A causal language model like Qwen3-0.6B, with a vocabulary in another order than the backbones have."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=True)
+    tokenizer = Qwen2Tokenizer(vocab={byte: index for index, byte in enumerate(alphabet)}, merges=[])
+    tokenizer.add_tokens(["<|im_end|>", "<think>"], special_tokens=True)
+    tokenizer.eos_token = "<|im_end|>"
+    sizes = {"vocab_size": 272, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 MARKS = ["<gen_emb>", "<disc_emb>", "<bot>", "<eot>", "<ct>"]

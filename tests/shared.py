@@ -64,6 +64,16 @@ def untrained(built):
 
 
 @pytest.fixture(scope="session")
+def language_model(tmp_path_factory):
+    """The folder of a causal language model like Qwen3-0.6B; do not write to it."""
+    from tests.checkpoints import save_language_model
+
+    folder = tmp_path_factory.mktemp("language-model") / "Qwen3-0.6B"
+    save_language_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def plume_original(checkpoint, tmp_path_factory):
     """``plume_original()`` is a folder as PLUME's trainer saves it; ``edit`` may change its weights before that."""
     from tests.checkpoints import MARKS, save_plume_original

@@ -10,7 +10,8 @@ from typing import Any
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from tte_retriever.backbones import BACKBONES, refuse_custom_code
+from tte_retriever.backbones import BACKBONES
+from tte_retriever.backbones.custom_code import refuse_custom_code
 from tte_retriever.checkpoint import bundled_models, resolve_model
 from tte_retriever.errors import CheckpointError, InputError, TTEError
 

@@ -242,8 +242,9 @@ def ume_rows(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "tiny"], ids=shown)
-def test_the_2b_configs_run_at_full_width(path, wide, command, tmp_path):
+def test_the_2b_configs_run_at_full_width(path, wide, command, language_model, tmp_path):
     out = tmp_path / "out"
+    small_decoder = [f"loss.decoder_model={language_model}"] if path.parent.name == "lame" else []
     words = overrides(
         "max_steps=2",
         f"output_dir={out}",
@@ -251,6 +252,7 @@ def test_the_2b_configs_run_at_full_width(path, wide, command, tmp_path):
         f"data.0.path={ume_rows(tmp_path)}",
         f"data.0.media_root={tmp_path}",
         "loss.mini_batch_size=1",
+        *small_decoder,
         "trainer.bf16=false",  # a processor without bfloat16 arithmetic would take minutes a step
         *(f"trainer.{each}" for each in SMALL),
     )

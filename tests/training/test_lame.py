@@ -269,6 +269,7 @@ def test_zero_weights_leave_a_part_out(encoder):
         ({"decoder_layers": -1}, "decoder_layers is -1"),
         ({"diversity_weight": -1}, "diversity_weight is -1"),
         ({"rationale_from": "query+thought"}, "reads the reason tokens alone"),
+        ({"decoder_model": "no-such/model"}, "decoder_model 'no-such/model' cannot be loaded"),
     ],
 )
 def test_options_out_of_range(encoder, options, said):
@@ -364,8 +365,9 @@ def lame(configured, tmp_path, monkeypatch):
     return lambda *overrides: configured(*LAME, *overrides)
 
 
-def test_the_result_has_no_decoder_and_loads_with_stock_classes(lame):
-    config = lame("max_steps=1")
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_the_result_has_no_decoder_and_loads_with_stock_classes(lame, language_model, pretrained):
+    config = lame("max_steps=1", *[f"loss.decoder_model={language_model}"] * pretrained)
     result = train(config)
     saved, start = (load_file(Path(folder) / "model.safetensors") for folder in (result, config.model.backbone))
     assert saved.keys() == start.keys()
@@ -379,12 +381,17 @@ def test_the_result_has_no_decoder_and_loads_with_stock_classes(lame):
 
 
 @pytest.mark.slow
-def test_the_decoder_is_trained_saved_resumed_and_carried_on(lame, tmp_path, monkeypatch):
-    config = lame()
+@pytest.mark.parametrize(("pretrained", "weight"), [(False, "linear1.weight"), (True, "up_proj.weight")])
+def test_the_decoder_is_trained_saved_resumed_and_carried_on(
+    lame, language_model, tmp_path, monkeypatch, pretrained, weight
+):
+    config = lame(*[f"loss.decoder_model={language_model}"] * pretrained)
     straight = train(config)
     first, second = (load_file(f"out/{stage}/loss.safetensors") for stage in ("warm-up", "joint"))
     begun = load_file("out/joint/checkpoint-2/trained.safetensors")
-    for name in (name for name in first if name.endswith("linear1.weight")):
+    names = [name for name in first if name.endswith(weight)]
+    assert names
+    for name in names:
         assert not torch.equal(first[name], second[name])
         assert (begun[f"loss.{name}"] - first[name]).abs().max() < 3e-3  # two steps of Adam at a rate of 1e-3
     collate, made = TTECollator.__call__, []

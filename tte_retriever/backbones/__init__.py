@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tte_retriever.backbones.custom_code import refuse_custom_code
 from tte_retriever.backbones.loading import Backbone, load_backbone
 from tte_retriever.backbones.qwen_vl import QwenVLModel, qwen_vl_model, qwen_vl_tokenizer, token_id
 from tte_retriever.backbones.rows import Init, add_token_rows
@@ -19,6 +18,5 @@ __all__ = [
     "load_backbone",
     "qwen_vl_model",
     "qwen_vl_tokenizer",
-    "refuse_custom_code",
     "token_id",
 ]

@@ -1,7 +1,7 @@
 """LaME (arXiv 2606.13061), our reading: K reason tokens, then an embed token, in one prefill.
 
 Its reason tokens are the think tokens of the vocabulary. At inference LaME and TTE-Flash are the same model; they differ in
-the training loss, :class:`tte_retriever.training.lame.loss.LameLoss`.
+the training loss, :class:`tte_retriever.training.lame.loss.LameLoss`. Its authors' code is public and was not read for this.
 """
 
 from __future__ import annotations

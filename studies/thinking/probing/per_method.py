@@ -62,7 +62,8 @@ def probe_think_tokens(encoder: TTEEncoder, config: TrainConfig, queries: ProbeQ
         thought = _replaced(encoder, queries)
     else:
         thought = Thought({OWN: torch.cat([out["sentence_embedding"] for out in queries.outputs(encoder)])})
-    separate = isinstance(config.loss, LameLossConfig) and config.loss.decoder_layers > 0
+    loss = config.loss
+    separate = isinstance(loss, LameLossConfig) and bool(loss.decoder_layers or loss.decoder_model)
     if not config.stages[-1].rationale_weight or separate:
         return thought  # no rationale was trained, or the decoder is not in the checkpoint
     if (decoder := cast("TTELossConfig", config.loss).decoder) != "soft-prompt":

@@ -32,6 +32,7 @@ class LameLossConfig(TTELossConfig):
     """Flags of :class:`tte_retriever.training.lame.loss.LameLoss` that all stages share; they are explained there."""
 
     decoder_layers: int = 1
+    decoder_model: str | None = None
 
 
 @dataclass(frozen=True)

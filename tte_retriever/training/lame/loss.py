@@ -12,6 +12,7 @@ from tte_retriever.errors import InputError
 from tte_retriever.training.cached_contrastive import check_weights
 from tte_retriever.training.lame.diversity import pairwise_cosines
 from tte_retriever.training.lame.light_decoder import LightDecoder
+from tte_retriever.training.lame.pretrained_decoder import PretrainedDecoder
 from tte_retriever.training.tte_flash.loss import TTELoss
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class LameLoss(TTELoss):
-    """:class:`TTELoss` with a light decoder in place of the backbone, and a diversity regulariser on the reason states.
+    """:class:`TTELoss` with a decoder in place of the backbone, and a diversity regulariser on the reason states.
 
-    After LaME (arXiv 2606.13061). The decoder cross-attends to the last hidden states of the reason tokens and to nothing
-    else. It belongs to the loss: the trainer's checkpoints hold it, the model's folder never does. What it reconstructs,
+    After LaME (arXiv 2606.13061). The decoder reads the last hidden states of the reason tokens and nothing else: a light
+    one cross-attends to them, a pretrained language model has their projections as its prompt. It belongs to the loss: the trainer's checkpoints hold it, the model's folder never does. What it reconstructs,
     ``rationale_ids``, is the collator's choice: the retrieval target or a rationale. The regulariser is the mean square of
     the cosine between two reason states of an item, over all items with two or more.
 
@@ -38,6 +39,7 @@ class LameLoss(TTELoss):
     Args:
         model: As for :class:`TTELoss`.
         decoder_layers: Of the light decoder. With 0 the backbone decodes, as ``decoder`` and ``rationale_from`` say.
+        decoder_model: Folder or hub id of a causal language model that decodes in place of the light decoder.
         diversity_weight: Of the regulariser; 0 leaves it out.
         **options: As for :class:`TTELoss`.
 
@@ -53,36 +55,50 @@ class LameLoss(TTELoss):
         1
     """
 
-    OPTIONS = (*TTELoss.OPTIONS, "decoder_layers", "diversity_weight")
+    OPTIONS = (*TTELoss.OPTIONS, "decoder_layers", "decoder_model", "diversity_weight")
     GENERATION = "reconstruction"
     PARTS = ("contrastive", GENERATION, "diversity")
     METRICS = ("reason_cosine", "embedding_cosine")
 
     def __init__(
-        self, model: SentenceTransformer, *, decoder_layers: int = 1, diversity_weight: float = 1.0, **options: Any
+        self,
+        model: SentenceTransformer,
+        *,
+        decoder_layers: int = 1,
+        decoder_model: str | None = None,
+        diversity_weight: float = 1.0,
+        **options: Any,
     ) -> None:
         check_weights(diversity_weight=diversity_weight)
         if decoder_layers < 0:
             raise InputError(f"decoder_layers is {decoder_layers}; give 0 to have the backbone decode, or more.")
         super().__init__(model, **options)
-        if decoder_layers and self.rationale_from != "thought":
+        if (decoder_layers or decoder_model) and self.rationale_from != "thought":
             raise InputError(
-                f"The light decoder reads the reason tokens alone, but rationale_from is {self.rationale_from!r}; set "
-                "decoder_layers=0 to have the backbone decode."
+                f"The decoder reads the reason tokens alone, but rationale_from is {self.rationale_from!r}; set "
+                "decoder_layers=0 and leave out decoder_model to have the backbone decode."
             )
-        self.decoder_layers, self.diversity_weight = decoder_layers, diversity_weight
+        self.decoder_layers, self.decoder_model, self.diversity_weight = (
+            decoder_layers,
+            decoder_model,
+            diversity_weight,
+        )
         self.light_decoder: LightDecoder | None = None
-        if decoder_layers:
-            backbone = qwen_vl_model(model[0])
-            settings = backbone.config.get_text_config()
+        self.pretrained_decoder: PretrainedDecoder | None = None
+        backbone = qwen_vl_model(model[0])
+        settings = backbone.config.get_text_config()
+        if decoder_model is not None:
+            decoder = PretrainedDecoder(decoder_model, settings.hidden_size, model.tokenizer)
+            self.pretrained_decoder = decoder.to(backbone.device)
+        elif decoder_layers:
             self.light_decoder = LightDecoder(
                 settings.hidden_size, heads=settings.num_attention_heads, layers=decoder_layers
             ).to(backbone.device)
 
     @property
     def rationale_pass(self) -> ThoughtPass:
-        """Texts are decoded from the reason tokens, by the light decoder if there is one."""
-        return replace(super().rationale_pass, thought_decoder=self.light_decoder)
+        """Texts are decoded from the reason tokens, by a decoder of the loss if it has one."""
+        return replace(super().rationale_pass, thought_decoder=self.pretrained_decoder or self.light_decoder)
 
     def _row_extras(self, features: dict[str, Any]) -> dict[str, Tensor]:
         """Besides the NLL, the mean cosine of a row's reason states, its square, and whether there are two states."""
