@@ -76,7 +76,8 @@ def test_losses_and_gradients_are_those_of_the_reference(reference, progress, mi
     found = [total, written, parts["contrastive"], parts["disc"], parts["balance"] / 0.2]
     names = ("loss", "ce_loss", "gen_contrastive_loss", "disc_contrastive_loss", "latent_moe_balance_loss")
     for value, name in zip(found, names, strict=True):
-        assert value.item() == pytest.approx(expected[name], abs=1e-4), name
+        # A loss of 56 is a sum in float32 over hundreds of tokens; processors add it up in different orders.
+        assert value.item() == pytest.approx(expected[name], abs=1e-4, rel=1e-5), name
     assert loss.metrics["routing_entropy"].item() == pytest.approx(expected["latent_moe_router_entropy"], abs=1e-5)
     reference.zero_grad(set_to_none=True)
     total.backward()

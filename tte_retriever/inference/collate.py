@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from tte_retriever.errors import CheckpointError
 
@@ -62,10 +63,12 @@ def split(batch: Features) -> list[Features]:
             f"The processor of this checkpoint makes {', '.join(sorted(unknown))}, which cannot be split into rows. "
             "Stream with a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5 checkpoint, or use encode."
         )
-    masks = batch["attention_mask"].bool()  # (B, L)
+    mask = batch["attention_mask"]  # (B, L)
+    lengths = mask.sum(1).tolist()
+    starts = mask.argmax(1).tolist()  # where the padding on the left ends
     rows = [
-        {key: batch[key][i : i + 1, mask] for key in batch.keys() & _TOKEN_KEYS}  # (1, L) each
-        for i, mask in enumerate(masks)
+        {key: batch[key][i : i + 1, start : start + length] for key in batch.keys() & _TOKEN_KEYS}  # (1, L) each
+        for i, (start, length) in enumerate(zip(starts, lengths, strict=True))
     ]
     for i, row in enumerate(rows):
         row.update((key, batch[key][i : i + 1]) for key in batch.keys() & _ROW_KEYS)  # (1,) each
@@ -101,20 +104,16 @@ def collate(rows: Sequence[Features], *, pad_id: int, padding_side: str) -> Feat
         ... ]
         True
     """
-    longest = max(map(token_count, rows))
     batch: Features = {}
     for key in dict.fromkeys(chain.from_iterable(rows)):
         values = [row[key] for row in rows if key in row]
         if key in _TOKEN_KEYS:
             fill = pad_id if key == "input_ids" else 0
-            batch[key] = torch.cat([_padded(value, longest, fill, padding_side) for value in values])  # (B, L)
+            batch[key] = pad_sequence(  # (B, L)
+                [value[0] for value in values], batch_first=True, padding_value=fill, padding_side=padding_side
+            )
         elif any(key == medium.count for medium in _MEDIA):
             batch[key] = torch.cat([row.get(key, torch.zeros(1, dtype=torch.long)) for row in rows])  # (B,)
         else:
             batch[key] = torch.cat(values) if isinstance(values[0], torch.Tensor) else values[0]
     return batch
-
-
-def _padded(tokens: torch.Tensor, length: int, fill: int, side: str) -> torch.Tensor:
-    missing = length - tokens.shape[1]
-    return torch.nn.functional.pad(tokens, (missing, 0) if side == "left" else (0, missing), value=fill)  # (1, length)
