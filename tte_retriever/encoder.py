@@ -187,7 +187,8 @@ class TTEEncoder(SentenceTransformer):
         refuse_ignored(given)
         items = [typed_input(item, self.media_limits, video=self.video_sampling) for item in inputs]
         chats = [as_chat(item, self.tokenizer) for item in items]
-        budgets = [self._checked_budget(own_budget(chat, think_budget)) for chat in chats]
+        largest = self.max_budget
+        budgets = [_checked_budget(own_budget(chat, think_budget), largest) for chat in chats]
         for chat, budget in zip(chats, budgets, strict=True):
             chat[-1] = {**chat[-1], "think_budget": budget}
         # All items become chats: stock code drops the content of chats in a batch with other inputs.
@@ -277,7 +278,7 @@ class TTEEncoder(SentenceTransformer):
             if value < 1:
                 raise InputError(f"{name} is {value}; give a positive number.")
         check_choice("on_error", on_error, ("raise", "yield"))
-        self._checked_budget(think_budget)
+        _checked_budget(think_budget, self.max_budget)
         embedder = BatchEmbedder(
             cast("Model", self),
             prompt=self._resolve_prompt(prompt, prompt_name),
@@ -305,17 +306,6 @@ class TTEEncoder(SentenceTransformer):
             return import_from_string(class_ref)
         return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
 
-    def _checked_budget(self, budget: int | None) -> int:
-        largest = self.max_budget
-        if budget is None:
-            return largest
-        if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)) or not 0 <= budget <= largest:
-            raise InputError(
-                f"think_budget is {budget!r}, but this model has {largest} think tokens or steps; give an int from 0 to "
-                f"{largest}."
-            )
-        return int(budget)
-
     def _check_thoughts(self, features: dict[str, Any], budgets: list[int]) -> None:
         """Raise unless each row of ``input_ids`` (B, L) has its think tokens and ends in the embed token.
 
@@ -341,6 +331,17 @@ class TTEEncoder(SentenceTransformer):
                     f"The last token that the model reads is {self.tokenizer.decode([token])!r} instead of the embed token: "
                     "the tokenizer of this checkpoint appends it to every sequence. Build or import the checkpoint again."
                 )
+
+
+def _checked_budget(budget: int | None, largest: int) -> int:
+    if budget is None:
+        return largest
+    if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)) or not 0 <= budget <= largest:
+        raise InputError(
+            f"think_budget is {budget!r}, but this model has {largest} think tokens or steps; give an int from 0 to "
+            f"{largest}."
+        )
+    return int(budget)
 
 
 def _to_float32(_module: torch.nn.Module, inputs: tuple[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tte_retriever.errors import CheckpointError
@@ -82,8 +83,13 @@ def escape_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
     ``sanitize_control_tokens`` of transformers does the same, but a checkpoint saved with it fails in older releases.
     """
-    control = "|".join(map(re.escape, tokenizer.get_added_vocab()))
-    return re.sub(control, lambda match: f"{match[0][0]} {match[0][1:]}", text) if control else text
+    control = _pattern_of(tuple(tokenizer.get_added_vocab()))
+    return control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+@lru_cache(maxsize=8)
+def _pattern_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, tokens)) or "(?!)")  # the latter matches nothing
 
 
 def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
