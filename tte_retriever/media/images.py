@@ -104,9 +104,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """Decode an opened image and convert it to upright 8-bit RGB. Raises whatever the decoder raises."""
     image.load()
     try:
-        upright = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image)  # a copy in any case
     except Exception:  # broken metadata, good pixels: no orientation to apply
-        upright = image
+        upright = image.copy()
     rgb = _to_rgb(upright)
     rgb.info.clear()  # EXIF orientation, for one, would be applied a second time
     return rgb
@@ -116,7 +116,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _grey_to_rgb(image)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image.convert("RGBA")
     on_white = Image.new("RGB", image.size, "white")
     on_white.paste(rgba, mask=rgba.getchannel("A"))
