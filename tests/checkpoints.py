@@ -5,11 +5,16 @@ Tests get them from the fixtures of ``tests/shared.py``.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
     AutoProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -95,17 +100,21 @@ def _tokenizer(family):
     return tokenizer
 
 
-def _model(family, rows, tied, ids):
+def _model(family, rows, tied, ids, head_dim=16):
     text = {
         "vocab_size": rows,
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
+        "num_attention_heads": 32 // head_dim,
+        "num_key_value_heads": 32 // head_dim,
+        "head_dim": head_dim,
         "max_position_embeddings": 512,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [head_dim // 4, head_dim // 8, head_dim // 8],
+        },
         "tie_word_embeddings": tied,
         "bos_token_id": None,
         "eos_token_id": None,
@@ -128,7 +137,10 @@ def _model(family, rows, tied, ids):
             else:
                 kind, config = Qwen3_5ForConditionalGeneration, Qwen3_5Config
                 text |= HYBRID
-                text["rope_parameters"] |= {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
+                text["rope_parameters"] |= {
+                    "partial_rotary_factor": 0.5,
+                    "mrope_section": [head_dim // 8, head_dim // 16, head_dim // 16],
+                }
     torch.manual_seed(0)
     return kind(config(text_config=text, vision_config=vision, tie_word_embeddings=tied, **ids)).eval()
 
@@ -147,14 +159,14 @@ def _processor(family, tokenizer):
     return kind(images, tokenizer, Qwen2VLVideoProcessor(**sizes, **grid), chat_template=TEMPLATE_2)
 
 
-def save_checkpoint(folder, family, rows=320, tied=True):
+def save_checkpoint(folder, family, rows=320, tied=True, head_dim=16):
     """A raw transformers checkpoint."""
     tokenizer = _tokenizer(family)
     added = tokenizer.get_added_vocab()
     names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
     names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
     ids = {key: added[f"<|{name}|>"] for key, name in names.items()}
-    _model(family, rows, tied, ids).save_pretrained(folder)
+    _model(family, rows, tied, ids, head_dim).save_pretrained(folder)
     _processor(family, tokenizer).save_pretrained(folder)
 
 
@@ -169,6 +181,39 @@ def save_language_model(folder):
     torch.manual_seed(0)
     Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def weight_names(folder):
+    """Names of all weights of a folder, from one file or from shards."""
+    names = []
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            names += weights.keys()
+    return sorted(names)
+
+
+CHAT_MODEL = {
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "qwen3_5": "Qwen3_5ForConditionalGeneration",
+}
+
+
+def assert_engines_load(folder, family):
+    """The architecture and the names of the weights are those of the family's chat model, with nothing left over."""
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == [CHAT_MODEL[family]]
+    prefixes = (
+        ("visual.", "model.") if family in ("qwen2_vl", "qwen2_5_vl") else ("model.visual.", "model.language_model.")
+    )
+    names = [name for name in weight_names(folder) if name != "lm_head.weight"]
+    assert all(name.startswith(prefixes) for name in names)
+    assert not any(name.startswith("model.visual.") for name in names) or family in ("qwen3_vl", "qwen3_5")
+    for loader in (AutoModelForImageTextToText, AutoModel):
+        _, info = loader.from_pretrained(folder, output_loading_info=True)
+        left_over = {"lm_head.weight"} if loader is AutoModel else set()
+        assert not info["missing_keys"] | info["mismatched_keys"] | (info["unexpected_keys"] - left_over)
 
 
 MARKS = ["<gen_emb>", "<disc_emb>", "<bot>", "<eot>", "<ct>"]

@@ -24,15 +24,15 @@ def pdf_bytes():
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """``checkpoint(family, rows=320, tied=True)`` is the folder of a raw transformers checkpoint; do not write to it."""
+    """``checkpoint(family, rows=320, tied=True, head_dim=16)`` is the folder of a raw checkpoint; do not write to it."""
     from tests.checkpoints import save_checkpoint
 
     counter = itertools.count()
 
     @functools.cache
-    def make(family, rows=320, tied=True):
+    def make(family, rows=320, tied=True, head_dim=16):
         folder = tmp_path_factory.mktemp("backbones") / f"{family}-{next(counter)}"
-        save_checkpoint(folder, family, rows, tied)
+        save_checkpoint(folder, family, rows, tied, head_dim)
         return folder
 
     return make

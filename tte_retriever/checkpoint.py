@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tte_retriever.atomic import atomic_write
+from tte_retriever.backbones.engine_layout import engine_layout
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def check_output_dir(out: Path) -> None:
 
 
 def save_model(model: SentenceTransformer, folder: Path, card: str | None = None) -> Path:
-    """Save a model so that ``folder`` holds all of it or does not exist, also after a power cut.
+    """Save a model in the layout that engines load; ``folder`` holds all of it or does not exist, also after a power cut.
 
     Args:
         model: What is saved.
@@ -74,7 +75,8 @@ def save_model(model: SentenceTransformer, folder: Path, card: str | None = None
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder) as draft:
-        model.save_pretrained(str(draft), create_model_card=False)
+        with engine_layout(model[0].model):
+            model.save_pretrained(str(draft), create_model_card=False)
         if card is not None:
             (draft / "README.md").write_text(_CARD_HEADER + card, encoding="utf-8")
     return folder

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.util import import_from_string
 from tqdm.autonotebook import tqdm
 
 from tte_retriever.backbones import qwen_vl_model
+from tte_retriever.backbones.engine_layout import engine_layout
 from tte_retriever.backbones.rows import check_rows
 from tte_retriever.chats import as_chat, own_budget, parts, refuse_ignored, take_metadata
 from tte_retriever.errors import CheckpointError, InputError, TTEError, check_choice
 from tte_retriever.fingerprints import FileIdentity, Fingerprints, remembered_fingerprints, settings, weight_files
 from tte_retriever.hub import find_model, local_folder
 from tte_retriever.inference import BatchEmbedder, stream
+from tte_retriever.inference.thoughts import check_thoughts
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, typed_input
 from tte_retriever.methods.thinking_module import ThinkingModule
 from tte_retriever.tokens import ThoughtVocabulary, thought_vocabulary
@@ -198,12 +201,15 @@ class TTEEncoder(SentenceTransformer):
         try:
             with _PROCESSING:
                 features = self.transformer.preprocess(chats, prompt=prompt, processing_kwargs=given, **kwargs)
-        except ValueError as error:  # such as truncation inside an image, which the processor explains
+        except (
+            ValueError,
+            TemplateError,
+        ) as error:  # such as truncation inside an image, which the processor explains
             raise InputError(f"The batch does not fit the model: {error}") from error
         if isinstance(self.transformer, ThinkingModule):
             features["think_budget"] = torch.tensor(budgets)  # (B,)
         else:
-            self._check_thoughts(features, budgets)
+            check_thoughts(features, budgets, self.thought, tokenizer=self.tokenizer, max_tokens=self.max_seq_length)
         return features
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -222,6 +228,11 @@ class TTEEncoder(SentenceTransformer):
         if vectors is not None:
             output["sentence_embedding"] = vectors.float()
         return output
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Save as ``SentenceTransformer`` does, in the layout that engines load; see ``docs/serving.md``."""
+        with engine_layout(self.transformer.model):
+            super().save(path, *args, **kwargs)
 
     def embed(
         self,
@@ -305,32 +316,6 @@ class TTEEncoder(SentenceTransformer):
         if class_ref.startswith(CUSTOM_MODULES):
             return import_from_string(class_ref)
         return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
-
-    def _check_thoughts(self, features: dict[str, Any], budgets: list[int]) -> None:
-        """Raise unless each row of ``input_ids`` (B, L) has its think tokens and ends in the embed token.
-
-        Raises:
-            InputError: Truncation removed think tokens from a row.
-            CheckpointError: The model reads another token after the embed token, whose state would become the vector.
-        """
-        if self.thought.embed_id is None:
-            return
-        ids = torch.tensor([*self.thought.think_ids, self.thought.embed_id])
-        input_ids, mask = features["input_ids"].cpu(), features["attention_mask"].cpu()  # (B, L) each
-        found = torch.isin(input_ids, ids).sum(1).tolist()  # (B,)
-        for row, (has, budget) in enumerate(zip(found, budgets, strict=True)):
-            if has != budget + 1:
-                raise InputError(
-                    f"Row {row} of the batch has {has} think and embed tokens instead of {budget + 1}: it does not fit into "
-                    f"{self.max_seq_length} tokens. Shorten the text, use smaller or fewer media, or raise max_seq_length."
-                )
-        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # (B,)
-        for token in input_ids[torch.arange(len(last)), last].tolist():
-            if token != self.thought.embed_id:
-                raise CheckpointError(
-                    f"The last token that the model reads is {self.tokenizer.decode([token])!r} instead of the embed token: "
-                    "the tokenizer of this checkpoint appends it to every sequence. Build or import the checkpoint again."
-                )
 
 
 def _checked_budget(budget: int | None, largest: int) -> int:

@@ -108,8 +108,8 @@ def add_thinking_turn(template: str, think_tokens: int) -> str:
     """
     prompt = template.rstrip("\n")
     if (shorter := remove_read_out(prompt)) != prompt:
-        return _NO_GENERATION_PROMPT + shorter + _thought(think_tokens)
-    return _NO_GENERATION_PROMPT + prompt + _thinking_turn(think_tokens)
+        return REFUSE_ASSISTANT_TURN + _NO_GENERATION_PROMPT + shorter + _thought(think_tokens)
+    return REFUSE_ASSISTANT_TURN + _NO_GENERATION_PROMPT + prompt + _thinking_turn(think_tokens)
 
 
 def remove_read_out(template: str) -> str:
@@ -122,8 +122,15 @@ def remove_thinking_turn(template: str, think_tokens: int) -> str:
     turn = _thinking_turn(think_tokens)
     if not template.endswith(turn):
         return template
-    return template.removeprefix(_NO_GENERATION_PROMPT).removesuffix(turn)
+    return template.removeprefix(REFUSE_ASSISTANT_TURN).removeprefix(_NO_GENERATION_PROMPT).removesuffix(turn)
 
+
+REFUSE_ASSISTANT_TURN = (
+    "{%- if messages[-1].role == 'assistant' %}{{- raise_exception('The conversation ends with an assistant turn, but an "
+    "embedding is of what the user gives: end with a user turn.') }}{%- endif %}"
+)
+"""Start of the chat template of every build. The official request for Qwen3-VL-Embedding ends in an empty assistant turn, after
+which think tokens and embed token would be a second one."""
 
 _NO_GENERATION_PROMPT = "{%- set add_generation_prompt = false %}"
 

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
+from tests.checkpoints import assert_engines_load
 from tte_retriever import TTEEncoder
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.importing import import_checkpoint
@@ -102,6 +103,8 @@ def test_the_folder_says_all_and_loads_again(imported, encoder, tmp_path):
     assert types[0] == "tte_retriever.methods.plume.PlumeTransformer"  # a format on disk: it never moves
     encoder.save_pretrained(str(tmp_path / "copy"))
     again = TTEEncoder(str(tmp_path / "copy"), device="cpu")
+    for folder in (imported, tmp_path / "copy"):
+        assert_engines_load(folder, "qwen2_vl")
     assert type(again[0]) is PlumeTransformer
     assert again.fingerprint == encoder.fingerprint
     assert np.array_equal(again.encode(ITEMS), encoder.encode(ITEMS))

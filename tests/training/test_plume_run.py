@@ -116,7 +116,8 @@ def test_bf16_lora_and_the_original_balance_train(plume, saving):
     before, after = (weights(folder) for folder in ("out/start", out))
     assert all(tensor.isfinite().all() for tensor in after.values())
     changed = {name for name in after if not torch.equal(before[name].to(after[name].dtype), after[name])}
-    assert {"router.weight", "language_model.embed_tokens.weight"} <= changed
+    assert "router.weight" in changed
+    assert any(name.endswith("embed_tokens.weight") for name in changed)
 
 
 @pytest.mark.slow

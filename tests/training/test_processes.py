@@ -63,7 +63,7 @@ def test_two_processes_end_with_the_same_weights(configured, tmp_path, options):
     saved = load_file(tmp_path / "out/model/model.safetensors")
     before = load_file(Path(config.model.backbone) / "model.safetensors")
     assert any(not torch.equal(saved[name], before[name]) for name in saved)
-    assert all(torch.equal(tensor, first[f"0.model.{name}"]) for name, tensor in saved.items())
+    assert all(torch.equal(tensor, first[f"0.{name}"]) for name, tensor in saved.items())
     log = json.loads((tmp_path / "out/joint/log.json").read_text())["log_history"]
     named = {key for entry in log for key in entry}
     generation = "reconstruction" if config.model.method == "lame" else "rationale"

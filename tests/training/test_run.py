@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from tests.checkpoints import assert_engines_load
 from tte_retriever import TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.training.run import train
@@ -168,6 +169,7 @@ def test_the_result_is_plain_and_loads_anywhere(configured, tmp_path, monkeypatc
     vectors = TTEEncoder(str(result), device="cpu").encode(["a", "b"])
     assert np.array_equal(SentenceTransformer(str(result), device="cpu").encode(["a", "b"]), vectors)
     assert weights(result).keys() == weights(configured().model.backbone).keys()
+    assert_engines_load(result, "qwen3_vl")
     card = (result / "README.md").read_text()
     assert "LoRA, rank 2" in card
     assert "| joint | 1 |" in card

@@ -19,6 +19,8 @@ class BackboneSpec:
         is_recurrent: Whether some layers keep one state for all tokens in place of keys and values for each. Nothing can be
             taken out of such a state, so keys and values of chosen tokens do not exist and a batch cannot be padded behind
             what is read next.
+        language_prefix: What the names of the decoder's weights start with in the family's checkpoints on the hub.
+        vision_prefix: The same for the vision tower.
 
     Example:
         >>> [spec.name for spec in BACKBONES]
@@ -30,11 +32,27 @@ class BackboneSpec:
     token_px: int
     video_times: str
     is_recurrent: bool = False
+    language_prefix: str = "model.language_model."
+    vision_prefix: str = "model.visual."
 
 
 BACKBONES = (
-    BackboneSpec("qwen2_vl", "Qwen2-VL", 28, "temporal positions, one step per pair of frames"),
-    BackboneSpec("qwen2_5_vl", "Qwen2.5-VL", 28, "temporal positions in proportion to seconds"),
+    BackboneSpec(
+        "qwen2_vl",
+        "Qwen2-VL",
+        28,
+        "temporal positions, one step per pair of frames",
+        language_prefix="model.",
+        vision_prefix="visual.",
+    ),
+    BackboneSpec(
+        "qwen2_5_vl",
+        "Qwen2.5-VL",
+        28,
+        "temporal positions in proportion to seconds",
+        language_prefix="model.",
+        vision_prefix="visual.",
+    ),
     BackboneSpec("qwen3_vl", "Qwen3-VL", 32, "written timestamps before each pair of frames"),
     BackboneSpec("qwen3_5", "Qwen3.5", 32, "written timestamps before each pair of frames", is_recurrent=True),
 )

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from tte_retriever.backbones import Backbone, Init, add_token_rows, backbone_spec, load_backbone
+from tte_retriever.backbones.engine_layout import HEAD_DROPPED
 from tte_retriever.backbones.qwen_vl import qwen_vl_model, qwen_vl_tokenizer, rope_positions, token_id
 from tte_retriever.errors import CheckpointError, InputError, check_choice
-from tte_retriever.tokens import end_of_turn_ids, refuse_thought, remove_read_out
+from tte_retriever.tokens import REFUSE_ASSISTANT_TURN, end_of_turn_ids, refuse_thought, remove_read_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +70,8 @@ class ExplicitCoT(Transformer):
     def __init__(self, *args: Any, mode: Mode = "gen", max_budget: int = 512, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "transformer_task": "any-to-any"})
         config = self.model.config
-        if not config.tie_word_embeddings and "ForConditionalGeneration" not in "".join(config.architectures or ()):
+        saved_with_head = "ForConditionalGeneration" in "".join(config.architectures or ())
+        if getattr(config, HEAD_DROPPED, False) or not (config.tie_word_embeddings or saved_with_head):
             raise CheckpointError(
                 "The checkpoint has no output head to write with: it is untied and was not kept. Give the backbone that "
                 "the checkpoint was made from."
@@ -248,7 +250,7 @@ def add_rationale_prompt(template: str) -> str:
     """
     ending = json.dumps(f"\n{DISC_TOKEN}")
     return (
-        "{%- set add_generation_prompt = false %}"
+        REFUSE_ASSISTANT_TURN + "{%- set add_generation_prompt = false %}"
         f"{{%- set ending = {ending} %}}"
         "{%- set content = messages[-1].content %}"
         "{%- set content = content + (ending if content is string else [{'type': 'text', 'text': ending}]) %}"

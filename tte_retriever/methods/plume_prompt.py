@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tte_retriever.errors import CheckpointError
+from tte_retriever.tokens import REFUSE_ASSISTANT_TURN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,7 @@ def add_plume_prompt(template: str, prefix: str, instruction: str = INSTRUCTION)
     """
     question = json.dumps(f"\n<disc_emb>\n{instruction}".rstrip("\n"))
     opening = json.dumps(f"<|im_start|>assistant\n{prefix}")
-    return f"{_LAST_MESSAGE.replace('QUESTION', question)}{template.rstrip(chr(10))}{{{{- {opening} }}}}"
+    return f"{REFUSE_ASSISTANT_TURN}{_LAST_MESSAGE.replace('QUESTION', question)}{template.rstrip(chr(10))}{{{{- {opening} }}}}"
 
 
 def prepare_chat(
