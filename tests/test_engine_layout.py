@@ -103,8 +103,9 @@ def test_the_bundled_model_is_in_the_layout_of_before_and_copies_are_not(tmp_pat
 def test_shards_and_their_index_have_the_names(built, untrained, tmp_path):
     shutil.copytree(built("tte-flash"), tmp_path / "sharded")
     (tmp_path / "sharded/model.safetensors").unlink()
-    model = TTEEncoder(str(built("tte-flash")), device="cpu").transformer.model
-    with engine_layout(model), engine_layout(model):
+    transformer = TTEEncoder(str(built("tte-flash")), device="cpu").transformer
+    model = transformer.model
+    with engine_layout(transformer), engine_layout(transformer):
         model.save_pretrained(tmp_path / "sharded", max_shard_size="50KB")
     index = json.loads((tmp_path / "sharded/model.safetensors.index.json").read_text())["weight_map"]
     assert len(set(index.values())) > 2

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tte_retriever.atomic import atomic_write
-from tte_retriever.backbones.engine_layout import engine_layout
 from tte_retriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,9 +72,11 @@ def save_model(model: SentenceTransformer, folder: Path, card: str | None = None
     Returns:
         ``folder``.
     """
+    from tte_retriever.backbones.engine_layout import engine_layout  # names of models are looked up without it
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder) as draft:
-        with engine_layout(model[0].model):
+        with engine_layout(model[0]):
             model.save_pretrained(str(draft), create_model_card=False)
         if card is not None:
             (draft / "README.md").write_text(_CARD_HEADER + card, encoding="utf-8")

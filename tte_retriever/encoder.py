@@ -231,7 +231,7 @@ class TTEEncoder(SentenceTransformer):
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Save as ``SentenceTransformer`` does, in the layout that engines load; see ``docs/serving.md``."""
-        with engine_layout(self.transformer.model):
+        with engine_layout(self.transformer):
             super().save(path, *args, **kwargs)
 
     def embed(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CHAT_MODELS
 
 from tte_retriever.backbones.specs import BackboneSpec, backbone_spec
@@ -14,15 +15,15 @@ from tte_retriever.backbones.specs import BackboneSpec, backbone_spec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from transformers import PreTrainedModel
+    from torch import nn
 
 HEAD_DROPPED = "output_head_dropped"
 """Key of ``config.json``: the backbone had an untied output head, which was not kept."""
 
 
 @contextmanager
-def engine_layout(model: PreTrainedModel) -> Iterator[None]:
-    """Make ``model.save_pretrained`` write the layout that vLLM, SGLang and llama.cpp load, as long as the block runs.
+def engine_layout(transformer: nn.Module) -> Iterator[None]:
+    """Save in the layout that vLLM, SGLang and llama.cpp load, as long as the block runs.
 
     It is the layout of the family's chat models on the hub: ``architectures`` names the ``ForConditionalGeneration`` class,
     and weights have the prefixes of :class:`BackboneSpec`. transformers writes other names for a model without an output
@@ -31,15 +32,20 @@ def engine_layout(model: PreTrainedModel) -> Iterator[None]:
     Where an untied output head was dropped, the config says that the head is the embedding matrix, because an engine
     initialises or demands a missing head.
 
+    Args:
+        transformer: A ``Transformer`` module of sentence-transformers, whose ``save`` is changed.
+
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> from tte_retriever import TTEEncoder
-        >>> model = TTEEncoder("tte-flash-tiny", device="cpu").transformer.model
-        >>> with TemporaryDirectory() as folder, engine_layout(model):
-        ...     model.save_pretrained(folder)
+        >>> transformer = TTEEncoder("tte-flash-tiny", device="cpu").transformer
+        >>> with TemporaryDirectory() as folder, engine_layout(transformer):
+        ...     transformer.save(folder)
         ...     json.loads(Path(folder, "config.json").read_text())["architectures"]
         ['Qwen3VLForConditionalGeneration']
     """
+    model = transformer.model
+    assert isinstance(model, PreTrainedModel)
 
     def save_pretrained(folder: str | Path, **options: Any) -> None:
         spec = backbone_spec(model.config.model_type)
