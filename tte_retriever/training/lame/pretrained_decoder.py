@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ class PretrainedDecoder(nn.Module):
     def __init__(self, name: str, width: int, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         try:
-            self.decoder = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+            self.decoder: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
             self._own: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise InputError(
@@ -50,7 +50,7 @@ class PretrainedDecoder(nn.Module):
                 f"The tokenizer of decoder_model {name!r} has no end-of-sequence token; give a model that has."
             )
         self._tokenizer = tokenizer
-        words = self.decoder.get_input_embeddings().weight  # (V, D')
+        words = cast("nn.Embedding", self.decoder.get_input_embeddings()).weight  # (V, D')
         linear = nn.Linear(width, words.shape[1])
         nn.init.normal_(linear.weight, std=float(words.detach().std()) / width**0.5)
         nn.init.zeros_(linear.bias)
@@ -68,10 +68,10 @@ class PretrainedDecoder(nn.Module):
             (B,) float32.
         """
         ids = self.translate(text_ids)  # (B, R')
-        prompt = self.projection(states.to(self.projection[1].weight.dtype))  # (B, K, D')
+        prompt = self.projection(states.float())  # (B, K, D')
         words = self.decoder.get_input_embeddings()(ids.clamp(min=0))  # (B, R', D')
         mask = torch.cat([present, ids >= 0], dim=1)  # (B, K + R')
-        logits: Any = self.decoder(
+        logits = self.decoder(
             inputs_embeds=torch.cat([prompt.to(words.dtype), words], dim=1),
             attention_mask=mask.long(),
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
@@ -92,7 +92,7 @@ class PretrainedDecoder(nn.Module):
             ids = [token for token in row if token >= 0]
             complete = bool(ids) and ids[-1] in ends
             text = self._tokenizer.decode(ids[:-1] if complete else ids, clean_up_tokenization_spaces=False)
-            text = text.rstrip("\N{REPLACEMENT CHARACTER}")  # a character that was cut
+            text = str(text).rstrip("\N{REPLACEMENT CHARACTER}")  # a character that was cut
             own = self._own(escape_control_tokens(text, self._own), add_special_tokens=False).input_ids
             rows.append([*own, *[self._own.eos_token_id] * complete])
         return padded(rows, IGNORED).to(text_ids.device)
