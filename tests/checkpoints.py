@@ -6,12 +6,16 @@ Tests get them from the fixtures of ``tests/shared.py``.
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tokenizers import pre_tokenizers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer, pre_tokenizers, processors
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
@@ -241,3 +245,25 @@ def save_plume_original(folder, source, edit, marks):
     weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     weights |= {f"latent_moe_transition.{name}": tensor for name, tensor in adapter_weights(32).items()}
     save_file(edit(weights), folder / "model.safetensors", {"format": "pt"})
+
+
+ADDED = {"appended": "$A <|endoftext|>", "prepended": "<|im_start|> $A", "both": "<|im_start|> $A <|endoftext|>"}
+"""What a tokenizer puts around a sequence."""
+
+
+def save_embedding_model(folder, raw, added, *, tied):
+    """A SentenceTransformer of a raw checkpoint with the traits of Qwen3-VL-Embedding, whose tokenizer adds tokens by itself."""
+    transformer = Transformer(str(raw), processing_kwargs={"chat_template": {"add_generation_prompt": True}})
+    # A build has no closed thought in front of the embed token, as the generation prompt of Qwen3.5 has.
+    transformer.processor.chat_template = re.sub(r"\{\{- '<think>.*?\}\}", "", transformer.processor.chat_template)
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
+    model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+    model.save_pretrained(str(folder), create_model_card=False)
+    if not tied:  # sentence-transformers saves no output head
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_bytes((raw / name).read_bytes())
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("<|im_start|>", "<|endoftext|>")]
+    adding = processors.TemplateProcessing(single=ADDED[added], special_tokens=ids)
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), adding])
+    tokenizer.save(str(folder / "tokenizer.json"))

@@ -84,3 +84,17 @@ def plume_original(checkpoint, tmp_path_factory):
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def embedding_model(checkpoint, tmp_path_factory):
+    """``embedding_model(family, added)`` is a backbone like Qwen3-VL-Embedding, whose tokenizer adds tokens by itself."""
+    from tests.checkpoints import save_embedding_model
+
+    @functools.cache
+    def make(family, added="appended", tied=True):
+        folder = tmp_path_factory.mktemp("embedding") / f"{family}-{added}"
+        save_embedding_model(folder, checkpoint(family, tied=tied), added, tied=tied)
+        return folder
+
+    return make

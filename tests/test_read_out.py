@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 
 import numpy as np
 import pytest
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-from tokenizers import Tokenizer, processors
 
-from tests.checkpoints import EACH_FAMILY
+from tests.checkpoints import ADDED, EACH_FAMILY
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.tokens import EMBED_TOKEN
@@ -27,7 +23,6 @@ READ_OUT = {
     "explicit-cot": "\n",
 }
 """By method, the last token of the prompt: what is read, or what the thought starts from."""
-ADDED = {"appended": "$A <|endoftext|>", "prepended": "<|im_start|> $A", "both": "<|im_start|> $A <|endoftext|>"}
 STOCK = ("direct", "tte-flash", "lame")
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 ITEMS = [
@@ -36,33 +31,6 @@ ITEMS = [
     {"image": Image.fromarray(PIXELS)},
     {"image": Image.fromarray(PIXELS), "text": "what?"},
 ]
-
-
-@pytest.fixture(scope="module")
-def embedding_model(checkpoint, tmp_path_factory):
-    """``embedding_model(family, added)`` is a backbone like Qwen3-VL-Embedding, whose tokenizer adds tokens by itself."""
-
-    @functools.cache
-    def make(family, added="appended", tied=True):
-        folder = tmp_path_factory.mktemp("embedding") / f"{family}-{added}"
-        raw = checkpoint(family, tied=tied)
-        transformer = Transformer(str(raw), processing_kwargs={"chat_template": {"add_generation_prompt": True}})
-        # A build has no closed thought in front of the embed token, as the generation prompt of Qwen3.5 has.
-        transformer.processor.chat_template = re.sub(r"\{\{- '<think>.*?\}\}", "", transformer.processor.chat_template)
-        pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
-        model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
-        model.save_pretrained(str(folder), create_model_card=False)
-        if not tied:  # sentence-transformers saves no output head
-            for name in ("config.json", "model.safetensors"):
-                (folder / name).write_bytes((raw / name).read_bytes())
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        ids = [(token, tokenizer.token_to_id(token)) for token in ("<|im_start|>", "<|endoftext|>")]
-        adding = processors.TemplateProcessing(single=ADDED[added], special_tokens=ids)
-        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), adding])
-        tokenizer.save(str(folder / "tokenizer.json"))
-        return folder
-
-    return make
 
 
 @pytest.fixture(scope="module")

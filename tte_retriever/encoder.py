@@ -201,10 +201,7 @@ class TTEEncoder(SentenceTransformer):
         try:
             with _PROCESSING:
                 features = self.transformer.preprocess(chats, prompt=prompt, processing_kwargs=given, **kwargs)
-        except (
-            ValueError,
-            TemplateError,
-        ) as error:  # such as truncation inside an image, which the processor explains
+        except (ValueError, TemplateError) as error:  # such as truncation inside an image
             raise InputError(f"The batch does not fit the model: {error}") from error
         if isinstance(self.transformer, ThinkingModule):
             features["think_budget"] = torch.tensor(budgets)  # (B,)
