@@ -178,6 +178,19 @@ def test_a_bare_string_is_text_even_if_it_names_a_file(encoder, tmp_path):
     assert np.isfinite(encoder.encode("https://example.com/photo.png")).all()
 
 
+def test_a_pixel_limit_shrinks_images_and_nothing_else(encoder, items):
+    limited = TTEEncoder("tte-flash-tiny", device="cpu", max_pixels=4096, think_budget=3)
+    small, whole = limited.preprocess([items[3]]), encoder.preprocess([items[3]])
+    assert small["image_grid_thw"].prod() < whole["image_grid_thw"].prod()
+    assert limited.fingerprint == encoder.fingerprint
+    expected = encoder.encode(items, max_pixels=4096, think_budget=3)
+    assert np.array_equal(limited.encode(items), expected)
+    assert np.abs(np.stack(list(limited.embed(items))) - expected).max() < 1e-5
+    own = TTEEncoder("tte-flash-tiny", device="cpu")
+    own.processor.image_processor.size = {"shortest_edge": 1024, "longest_edge": 4096}
+    assert np.abs(own.encode(items[3], think_budget=3) - expected[3]).max() < 1e-5
+
+
 def test_files_and_decoded_media_give_the_same_vector(encoder, tmp_path):
     pair = draw_pairs("moment", 1, seed="files", split="test")[0]
     video = write_mp4(tmp_path / "clip.mp4", pair.positive["video"][::2])

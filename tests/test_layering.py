@@ -24,6 +24,7 @@ LAYERS = (
     ("checkpoint", "fingerprints"),
     ("hub",),
     ("encoder", "building"),
+    ("options",),
     ("importing",),
     ("explain", "evaluation"),
     ("training",),

@@ -85,6 +85,20 @@ def refuse_ignored(options: ProcessingKwargs) -> None:
         )
 
 
+def image_size(processor: Any, max_pixels: int | None) -> dict[str, int]:
+    """The ``size`` of the image processor for images of at most ``max_pixels``; empty without a limit.
+
+    Raises:
+        InputError: The limit is smaller than the smallest image of the model.
+    """
+    if max_pixels is None:
+        return {}
+    least = int(processor.image_processor.size["shortest_edge"])
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, (int, np.integer)) or max_pixels < least:
+        raise InputError(f"max_pixels is {max_pixels!r}; this model takes images of {least} pixels or more.")
+    return {"shortest_edge": least, "longest_edge": int(max_pixels)}
+
+
 def take_metadata(part: dict[str, Any]) -> dict[str, Any]:
     """Replace the frames of a video part by their array, and return the metadata with their times.
 

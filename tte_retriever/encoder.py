@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
 from jinja2 import TemplateError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize
 from sentence_transformers.util import import_from_string
 from tqdm.autonotebook import tqdm
 
 from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.backbones.engine_layout import engine_layout
 from tte_retriever.backbones.rows import check_rows
-from tte_retriever.chats import as_chat, own_budget, parts, refuse_ignored, take_metadata
+from tte_retriever.chats import as_chat, image_size, own_budget, parts, refuse_ignored, take_metadata
 from tte_retriever.errors import CheckpointError, InputError, TTEError, check_choice
-from tte_retriever.fingerprints import FileIdentity, Fingerprints, remembered_fingerprints, settings, weight_files
-from tte_retriever.hub import find_model, local_folder
+from tte_retriever.fingerprints import Hashing
+from tte_retriever.hub import find_model, local_folder, one_sentence_errors
 from tte_retriever.inference import BatchEmbedder, stream
+from tte_retriever.inference.normalizing import normalize_in_float32
 from tte_retriever.inference.thoughts import check_thoughts
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, typed_input
 from tte_retriever.methods.thinking_module import ThinkingModule
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
     from tte_retriever.inference.embedding import Model
-
-_Weights: TypeAlias = tuple[tuple[int, int], ...]
-"""Address and version of each tensor, which change with its values."""
 
 CUSTOM_MODULES = "tte_retriever.methods."
 """Package of the modules with custom code. They are installed with this class, so they load without a flag."""
@@ -67,9 +64,15 @@ class TTEEncoder(SentenceTransformer):
     Args:
         model_name_or_path: Name of a bundled model (``tte-flash-tiny``), a folder, or a hub id.
         media_limits: Limits on the media that are opened.
+        think_budget: The think budget where none is given; ``None`` is ``max_budget``.
+        max_pixels: The most pixels of an image that the model sees where ``encode`` is given none: a larger one is scaled
+            down, as by ``size["longest_edge"]`` of the image processor. ``None`` is the model's own limit. Videos have a
+            limit of their own, ``processor.video_processor.size``.
+        batch_tokens: The most tokens in a batch of :meth:`embed` where none is given.
         **kwargs: As for ``SentenceTransformer``.
 
     Raises:
+        InputError: If there is no such model, or an argument is out of range.
         CheckpointError: If the model is no Qwen-VL checkpoint with a chat template, or if its tokenizer and embedding matrix
             do not match.
 
@@ -84,7 +87,14 @@ class TTEEncoder(SentenceTransformer):
     """
 
     def __init__(
-        self, model_name_or_path: str | None = None, *, media_limits: MediaLimits = DEFAULT_LIMITS, **kwargs: Any
+        self,
+        model_name_or_path: str | None = None,
+        *,
+        media_limits: MediaLimits = DEFAULT_LIMITS,
+        think_budget: int | None = None,
+        max_pixels: int | None = None,
+        batch_tokens: int = 8192,
+        **kwargs: Any,
     ) -> None:
         name = None
         if model_name_or_path is not None:
@@ -92,7 +102,8 @@ class TTEEncoder(SentenceTransformer):
                 key: kwargs[key] for key in ("revision", "token", "cache_folder", "local_files_only") if key in kwargs
             }
             name, kwargs["local_files_only"] = find_model(str(model_name_or_path), **options)
-        super().__init__(name, **kwargs)
+        with one_sentence_errors(name):
+            super().__init__(name, **kwargs)
         self.media_limits = media_limits
         processor: Any = getattr(self[0], "processor", None)
         if not (hasattr(processor, "video_processor") and processor.chat_template):
@@ -100,42 +111,29 @@ class TTEEncoder(SentenceTransformer):
                 f"{model_name_or_path!r} is no Qwen-VL checkpoint with a chat template, which TTEEncoder needs; load it with "
                 "SentenceTransformer."
             )
-        for module in self:
-            if isinstance(module, Normalize):
-                module.register_forward_pre_hook(_to_float32)
+        normalize_in_float32(self)
         self.transformer.unpad_inputs = False  # packed rows of FlashAttention cannot hold three axes of positions
         check_rows(self.tokenizer, qwen_vl_model(self.transformer).get_input_embeddings(), model_name_or_path)
         self.thought: ThoughtVocabulary = thought_vocabulary(self.tokenizer, str(processor.chat_template))
+        self.batch_tokens, self.max_pixels, self.think_budget = batch_tokens, max_pixels, think_budget
+        _checked_budget(think_budget, self.max_budget)
+        image_size(self.processor, max_pixels)  # raise before anything is encoded
         folder = None if name is None else local_folder(name, kwargs.get("revision"), kwargs.get("cache_folder"))
-        self._files: tuple[FileIdentity, ...] = () if folder is None else weight_files(folder)
-        self._loaded = self._weights()
-        self._hashed: tuple[tuple[_Weights, str], Fingerprints] | None = None
+        self._hashing = Hashing(self, folder)
 
     @property
     def fingerprint(self) -> str:
         """Identifies the embedding space; see :func:`tte_retriever.fingerprints.fingerprint`.
 
         Hashing takes seconds for a large model. So the result is kept until weights or settings change, and remembered in
-        the user's cache folder for weights that are as they were loaded. PyTorch does not report writes through ``.data``,
-        so they may not be noticed.
+        the user's cache folder. PyTorch does not report writes through ``.data``, so they may not be noticed.
         """
-        return self._fingerprints().space
+        return self._hashing.fingerprints(self).space
 
     @property
     def document_fingerprint(self) -> str:
         """As :attr:`fingerprint`, without the prompts of queries: it identifies the vectors of documents."""
-        return self._fingerprints().documents
-
-    def _weights(self) -> _Weights:
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values())
-
-    def _fingerprints(self) -> Fingerprints:
-        weights = self._weights()
-        state = (weights, settings(self))
-        if self._hashed is None or self._hashed[0] != state:
-            files = self._files if weights == self._loaded else ()
-            self._hashed = (state, remembered_fingerprints(self, files))
-        return self._hashed[1]
+        return self._hashing.fingerprints(self).documents
 
     @property
     def transformer(self) -> Transformer:
@@ -154,7 +152,7 @@ class TTEEncoder(SentenceTransformer):
 
     def get_model_kwargs(self) -> list[str]:
         """Names of the arguments that ``encode`` passes on to the model."""
-        return sorted({*super().get_model_kwargs(), "think_budget"})
+        return sorted({*super().get_model_kwargs(), "think_budget", "max_pixels"})
 
     @property
     def max_budget(self) -> int:
@@ -167,6 +165,7 @@ class TTEEncoder(SentenceTransformer):
         inputs: Sequence[Any],
         prompt: str | None = None,
         think_budget: int | None = None,
+        max_pixels: int | None = None,
         processing_kwargs: ProcessingKwargs | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
@@ -175,9 +174,10 @@ class TTEEncoder(SentenceTransformer):
         Args:
             inputs: Items, as for ``encode``.
             prompt: Instruction; becomes a system message.
-            think_budget: Number of think tokens or latent steps, 0…``max_budget``; ``None`` is ``max_budget``. The budget in
-                the last message of a chat goes before it. A :class:`ThinkingModule` finds it in the features, as
+            think_budget: Number of think tokens or latent steps, 0…``max_budget``; ``None`` is that of the encoder. The
+                budget in the last message of a chat goes before it. A :class:`ThinkingModule` finds it in the features, as
                 ``think_budget`` (B,) int64; for a stock module it is a variable of the chat template.
+            max_pixels: The most pixels of an image that the model sees; ``None`` is that of the encoder.
             processing_kwargs: As for ``SentenceTransformer``, without options that choose frames of a video or set a think
                 budget.
             **kwargs: As for ``SentenceTransformer``.
@@ -191,9 +191,12 @@ class TTEEncoder(SentenceTransformer):
         items = [typed_input(item, self.media_limits, video=self.video_sampling) for item in inputs]
         chats = [as_chat(item, self.tokenizer) for item in items]
         largest = self.max_budget
-        budgets = [_checked_budget(own_budget(chat, think_budget), largest) for chat in chats]
+        default = self.think_budget if think_budget is None else think_budget
+        budgets = [_checked_budget(own_budget(chat, default), largest) for chat in chats]
         for chat, budget in zip(chats, budgets, strict=True):
             chat[-1] = {**chat[-1], "think_budget": budget}
+        if size := image_size(self.processor, self.max_pixels if max_pixels is None else max_pixels):
+            given["image"] = {"size": size, **given.get("image", {})}
         # All items become chats: stock code drops the content of chats in a batch with other inputs.
         given["video"] = {**given.get("video", {}), "do_sample_frames": False}
         if metadata := [take_metadata(part) for part in parts(chats) if part["type"] == "video"]:
@@ -235,7 +238,7 @@ class TTEEncoder(SentenceTransformer):
         self,
         inputs: Iterable[Any],
         *,
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
         look_ahead: int = 256,
         prompt_name: str | None = None,
         prompt: str | None = None,
@@ -251,7 +254,8 @@ class TTEEncoder(SentenceTransformer):
 
         Args:
             inputs: Items, as for ``encode``. They are taken one by one when they are needed, so it may be endless.
-            batch_tokens: The most tokens in a batch, padding and media included. A longer item gets a batch of its own.
+            batch_tokens: The most tokens in a batch, padding and media included; ``None`` is that of the encoder. A longer item
+                gets a batch of its own.
             look_ahead: The most items that are taken from ``inputs`` and not yet yielded. More items give batches with less
                 padding, fewer a shorter wait.
             prompt_name: As for ``encode``.
@@ -282,6 +286,7 @@ class TTEEncoder(SentenceTransformer):
         single = self.is_singular_input(inputs) if sequence else isinstance(inputs, (str, bytes, Mapping))
         if single or not isinstance(inputs, Iterable):
             raise InputError(f"embed takes an iterable of items, not one {type(inputs).__name__}; use [item].")
+        batch_tokens = self.batch_tokens if batch_tokens is None else batch_tokens
         for name, value in (("batch_tokens", batch_tokens), ("look_ahead", look_ahead)):
             if value < 1:
                 raise InputError(f"{name} is {value}; give a positive number.")
@@ -324,10 +329,3 @@ def _checked_budget(budget: int | None, largest: int) -> int:
             f"{largest}."
         )
     return int(budget)
-
-
-def _to_float32(_module: torch.nn.Module, inputs: tuple[dict[str, Any]]) -> None:
-    """A hook before ``Normalize``: a norm that was computed in bfloat16 is off by up to 4e-3."""
-    features = inputs[0]
-    if "sentence_embedding" in features:
-        features["sentence_embedding"] = features["sentence_embedding"].float()

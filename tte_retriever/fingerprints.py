@@ -143,6 +143,34 @@ def remembered_fingerprints(model: SentenceTransformer, files: tuple[FileIdentit
     return found
 
 
+class Hashing:
+    """The fingerprints of one model, which are computed again only when its weights or settings have changed.
+
+    Args:
+        model: The model, as it was loaded.
+        folder: Where it was loaded from; ``None`` if that is not one folder, and nothing is remembered.
+    """
+
+    def __init__(self, model: SentenceTransformer, folder: Path | None) -> None:
+        self._files = () if folder is None else weight_files(folder)
+        self._loaded = _versions(model)
+        self._last: tuple[tuple[object, str], Fingerprints] | None = None
+
+    def fingerprints(self, model: SentenceTransformer) -> Fingerprints:
+        """The fingerprints of the model as it is now."""
+        versions = _versions(model)
+        state = (versions, settings(model))
+        if self._last is None or self._last[0] != state:
+            files = self._files if versions == self._loaded else ()
+            self._last = (state, remembered_fingerprints(model, files))
+        return self._last[1]
+
+
+def _versions(model: SentenceTransformer) -> tuple[tuple[int, int], ...]:
+    """Address and version of each tensor, which change with its values."""
+    return tuple((tensor.data_ptr(), tensor._version) for tensor in model.state_dict().values())
+
+
 def weight_files(folder: Path) -> tuple[FileIdentity, ...]:
     """Identity of the files with the weights of a saved model; empty if some of them are elsewhere, as an adapter's are."""
     if (folder / "adapter_config.json").exists():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from tte_retriever.backbones import BACKBONES
 from tte_retriever.backbones.custom_code import refuse_custom_code
 from tte_retriever.checkpoint import bundled_models, resolve_model
 from tte_retriever.errors import CheckpointError, InputError, TTEError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _TIMEOUT_S = 5.0
 _MODULES = "modules.json"
@@ -50,10 +54,10 @@ def find_model(
         if not (Path(found) / _MODULES).is_file():
             raise _no_embedding_model(name, _config(Path(found)).get("model_type"))
         return found, local_files_only
-    cached = try_to_load_from_cache(name, _MODULES, cache_dir=cache_folder, revision=revision)
-    is_cached = isinstance(cached, str)
-    if isinstance(cached, str):
-        refuse_custom_code(name, _config(Path(cached).parent).get("auto_map"))
+    cached = local_folder(name, revision, cache_folder)
+    is_cached = cached is not None
+    if cached is not None:
+        refuse_custom_code(name, _config(cached).get("auto_map"))
     if local_files_only and not is_cached:
         raise _not_found(name, "it is neither bundled nor a folder nor cached, and local_files_only is true")
     if local_files_only:
@@ -79,11 +83,27 @@ def find_model(
 
 
 def local_folder(name: str, revision: str | None = None, cache_folder: str | None = None) -> Path | None:
-    """The folder of a model that was loaded, on this machine; ``None`` if there is none."""
+    """The folder of a model on this machine; ``None`` if there is none."""
     if Path(name).exists():
         return Path(name)
-    cached = try_to_load_from_cache(name, _MODULES, cache_dir=cache_folder, revision=revision)
+    try:
+        cached = try_to_load_from_cache(name, _MODULES, cache_dir=cache_folder, revision=revision)
+    except HFValidationError:  # a path, or another name that no model on the hub can have
+        return None
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+@contextmanager
+def one_sentence_errors(name: str | None) -> Iterator[None]:
+    """Turn what libraries raise while they load a model into an ``InputError`` of one sentence; ``None`` has no name."""
+    try:
+        yield
+    except TTEError:
+        raise
+    except (OSError, ValueError) as error:
+        if name is None:
+            raise
+        raise _not_found(name, " ".join(str(error).split())) from error
 
 
 def _not_found(name: str, reason: str) -> InputError:

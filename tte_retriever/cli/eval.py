@@ -8,21 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
+from tte_retriever.cli.options import with_model_options
 from tte_retriever.errors import InputError
+from tte_retriever.options import ModelOptions  # noqa: TC001  (typer reads the annotations)
 
 
+@with_model_options(argument=True)
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Bundled name, folder or hub id of a model.")],
     suite: Annotated[str, typer.Option(help="Benchmark: mini-mmeb.")],
     split: Annotated[str, typer.Option(help="Split: iid, held-out or validation.")] = "iid",
     queries: Annotated[int, typer.Option(help="Number of queries per task.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed with which the items are drawn.")] = 0,
     tasks: Annotated[str | None, typer.Option(help="Names of tasks, separated by commas. Default: all.")] = None,
-    think_budget: Annotated[int | None, typer.Option(help="Think budget, from 0 to K. Default: K.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder in which vectors are cached for the next run with the same model.")
     ] = None,
     to_json: Annotated[Path | None, typer.Option("--json", help="Also write the result to this new file.")] = None,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Score any multimodal SentenceTransformer model on a benchmark."""
     if suite == "mmeb-v2":
@@ -40,12 +43,11 @@ def evaluate(
 
     selection: dict[str, Any] = {"split": split, "seed": seed}
     report = mini_mmeb.evaluate(
-        load_model(model),
-        name=model,
+        load_model(options),
+        name=options.model or "",
         **selection,
         queries=queries,
         tasks=None if tasks is None else [task.strip() for task in tasks.split(",") if task.strip()],
-        think_budget=think_budget,
         cache=cache,
         show_progress_bar=True,
     )

@@ -69,7 +69,8 @@ def used_budget(model: SentenceTransformer, budget: int | None) -> int | None:
         InputError: Such a model is given a budget.
     """
     if isinstance(model, TTEEncoder):
-        return model.max_budget if budget is None else budget
+        default = model.max_budget if model.think_budget is None else model.think_budget
+        return default if budget is None else budget
     if budget is not None:
         raise InputError(
             f"think_budget is {budget}, but a {type(model).__name__} takes none; leave it out, or load a think-token "

@@ -83,12 +83,13 @@ def evaluate(
 
     # The fingerprint is the same for every dtype of the weights; the vectors are not.
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    pixels = f"-{model.max_pixels}px" if isinstance(model, TTEEncoder) and model.max_pixels else ""
 
     def vectors(task: Task, items: list[Item], role: Role) -> np.ndarray:
         file = None
         if cache is not None:
             drawn = f"{task.name}-{split}-{seed}-{role}-{digest(items)}"
-            file = cache / f"{space}-{dtype}" / f"think-{used}-{drawn}.npy"
+            file = cache / f"{space}-{dtype}{pixels}" / f"think-{used}-{drawn}.npy"
         return cached(file, lambda: embed(model, items, role, think_budget))
 
     bar = tqdm(chosen, desc=SUITE, disable=not show_progress_bar)
