@@ -106,9 +106,9 @@ def run(monkeypatch, capsys, standin):
     """Run ``tte-retriever`` with the stand-in for its model; returns exit code, stdout, stderr."""
     loaded = []
 
-    def load(name):
-        loaded.append(name)
-        return standin(fingerprint=f"fingerprint of {Path(name).name}")
+    def load(options):
+        loaded.append(options.model)
+        return standin(fingerprint=f"fingerprint of {Path(options.model).name}")
 
     monkeypatch.setattr(loading, "load_encoder", load)
     monkeypatch.setenv("COLUMNS", "200")

@@ -90,7 +90,7 @@ def test_an_index_that_misses_points(wrong, monkeypatch):
 def test_on_the_command_line(uri, standin, monkeypatch):
     app = typer.Typer()
     app.command()(doctor)
-    monkeypatch.setattr(loading, "load_encoder", standin)
+    monkeypatch.setattr(loading, "load_encoder", lambda options: standin(options.model))
     result = CliRunner().invoke(app, ["--store", uri, "--json"])
     assert result.exit_code == 0
     assert [json.loads(line)["name"] for line in result.output.splitlines()] == [

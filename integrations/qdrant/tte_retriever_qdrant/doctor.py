@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tte_retriever.errors import InputError, TTEError
-from tte_retriever_qdrant.records import CollectionSpec
+from tte_retriever_qdrant.encoder import spec_of
 from tte_retriever_qdrant.stores import open_store
 from tte_retriever_qdrant.stores.checks import check_same_model, check_vector
 
@@ -96,7 +96,7 @@ def _look_at_model(load: Callable[[str], Encoder], model: str | None, store: Vec
     if not name:
         raise InputError("the store does not name its model; give it with --model")
     encoder = load(name)
-    wanted = CollectionSpec(encoder.get_embedding_dimension() or store.spec.dim, encoder.fingerprint, name)
+    wanted = spec_of(encoder, name)
     check_same_model(store.spec, wanted, "the store")
     vectors = np.asarray(encoder.encode_query([{"text": "a test"}], batch_size=1, show_progress_bar=False))
     check_vector(vectors[0], wanted.dim, "the model's test")

@@ -33,8 +33,10 @@ class Encoder(Protocol):
     def encode_document(self, inputs: list[Item], *, batch_size: int, show_progress_bar: bool) -> np.ndarray:
         """Encode N items that are searched; returns vectors of shape (N, D)."""
 
-    def encode_query(self, inputs: list[Item], *, batch_size: int, show_progress_bar: bool) -> np.ndarray:
-        """Encode N queries; returns vectors of shape (N, D)."""
+    def encode_query(
+        self, inputs: list[Item], *, batch_size: int, show_progress_bar: bool, **options: Any
+    ) -> np.ndarray:
+        """Encode N queries; returns vectors of shape (N, D). Options are ``prompt`` and those of :func:`query_options`."""
 
 
 @runtime_checkable
@@ -51,7 +53,23 @@ class StreamingEncoder(Encoder, Protocol):
         """Encode items in order to vectors (D,); ``on_error="yield"`` gives an item's error in place of its vector."""
 
 
-def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> CollectionSpec:
+@runtime_checkable
+class ThinkingEncoder(Encoder, Protocol):
+    """A model with a think budget and a pixel limit, which a collection remembers; a ``TTEEncoder`` is one."""
+
+    max_pixels: int | None
+    think_budget: int | None
+
+    @property
+    def max_budget(self) -> int:
+        """The largest think budget."""
+
+    @property
+    def document_fingerprint(self) -> str:
+        """The fingerprint without the prompts of queries."""
+
+
+def spec_of(encoder: Encoder, model_name: str = "", *, prefix: int = 0) -> CollectionSpec:
     """What a collection of a model's vectors holds.
 
     Args:
@@ -65,4 +83,16 @@ def spec_of(encoder: Encoder, model_name: str, *, prefix: int = 0) -> Collection
     dim = encoder.get_embedding_dimension()
     if dim is None:
         raise InputError("the model does not say how long its vectors are; give a complete embedding model")
-    return CollectionSpec(dim, encoder.fingerprint, model_name, prefix)
+    if not isinstance(encoder, ThinkingEncoder):
+        return CollectionSpec(dim, encoder.fingerprint, model_name, prefix)
+    budget = None if encoder.think_budget == encoder.max_budget else encoder.think_budget
+    documents = encoder.document_fingerprint
+    return CollectionSpec(dim, encoder.fingerprint, model_name, prefix, documents, budget, encoder.max_pixels)
+
+
+def query_options(encoder: Encoder, spec: CollectionSpec) -> dict[str, Any]:
+    """The think budget and the pixel limit of a query: the encoder's own, else those of the collection."""
+    if not isinstance(encoder, ThinkingEncoder):
+        return {}
+    options = {name: getattr(spec, name) for name in ("think_budget", "max_pixels") if getattr(encoder, name) is None}
+    return {name: value for name, value in options.items() if value is not None}

@@ -37,12 +37,19 @@ class CollectionSpec:
         model: Name or folder from which the model can be loaded; empty if unknown.
         prefix: Number of leading dimensions that are indexed and find candidates, which are then scored by all
             dimensions. For Matryoshka models only; 0 indexes whole vectors.
+        documents: Identity of the model without its prompts of queries, by which models are compared; empty in
+            collections that were made before it was recorded.
+        think_budget: Think tokens or latent steps of its vectors; ``None`` is all of the model's.
+        max_pixels: The most pixels of an image that the model saw; ``None`` is the model's own limit.
     """
 
     dim: int
     fingerprint: str
     model: str = ""
     prefix: int = 0
+    documents: str = ""
+    think_budget: int | None = None
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)

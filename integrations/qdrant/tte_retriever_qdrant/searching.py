@@ -9,10 +9,11 @@ import numpy as np
 
 from tte_retriever.errors import InputError
 from tte_retriever.media import load_image, load_video
+from tte_retriever_qdrant.encoder import query_options, spec_of
 from tte_retriever_qdrant.errors import StoreNotFound
 from tte_retriever_qdrant.filters import Filter, filter_keys
 from tte_retriever_qdrant.moments import merge_moments
-from tte_retriever_qdrant.records import PAYLOAD_FIELDS, CollectionSpec
+from tte_retriever_qdrant.records import PAYLOAD_FIELDS
 from tte_retriever_qdrant.stores.checks import check_limit, check_same_model
 from tte_retriever_qdrant.stores.indexing import candidates
 
@@ -64,6 +65,7 @@ def search(
     text: str | None = None,
     image: ImageLike | None = None,
     video: VideoLike | None = None,
+    instruction: str | None = None,
     top_k: int = 10,
     filter: Filter | None = None,
     per_asset: bool = False,
@@ -74,10 +76,13 @@ def search(
 
     Args:
         store: An open store.
-        encoder: The model that the store was made with.
+        encoder: The model that the store was made with. Its think budget and pixel limit are those of the query; without
+            them, they are those of the collection.
         text: What to look for, or a question about the media.
         image: A path, bytes, a PIL image or an array.
         video: A path, bytes, frames or an array.
+        instruction: What is searched for, such as "Find the page that answers the question."; it becomes the system
+            message of the query. ``None`` is the model's own prompt for queries.
         top_k: Most hits to return.
         filter: Keys of ``PAYLOAD_FIELDS`` with the value, or a list of the values, that a hit may have; or a ``Range``,
             ``And``, ``Or`` or ``Not`` of :mod:`tte_retriever_qdrant.filters`.
@@ -113,8 +118,7 @@ def search(
         raise InputError(f"the filter key {min(unknown)!r} is unknown; filter by {', '.join(PAYLOAD_FIELDS)}")
     if store.spec is None:
         raise StoreNotFound("the store holds nothing yet; index something first")
-    wanted = CollectionSpec(encoder.get_embedding_dimension() or store.spec.dim, encoder.fingerprint)
-    check_same_model(store.spec, wanted, "the store")
+    check_same_model(store.spec, spec_of(encoder), "the store")
     query: dict[str, Any] = {}
     if image is not None:
         query["image"] = load_image(image)
@@ -124,7 +128,8 @@ def search(
         query["text"] = text
     if not query:
         raise InputError("the query has neither text nor media; give a text, an image or a video")
-    vector = np.asarray(encoder.encode_query([query], batch_size=1, show_progress_bar=False))[0]
+    options = query_options(encoder, store.spec) | ({} if instruction is None else {"prompt": instruction})
+    vector = np.asarray(encoder.encode_query([query], batch_size=1, show_progress_bar=False, **options))[0]
     steps = [step for step, wanted in ((merge_moments, clips), (_best_of_each, per_asset)) if wanted]
     found = _nearest(store, vector, top_k, filter, steps, exact=exact)
     return [

@@ -32,6 +32,7 @@ def demo(
 ) -> None:
     """Draw a folder of images, PDFs, videos and texts, index it, and ask questions whose answers are known."""
     from tte_retriever.cli.loading import load_encoder
+    from tte_retriever.options import ModelOptions
     from tte_retriever_qdrant.demo.asking import ask
     from tte_retriever_qdrant.demo.folder import draw_folder
     from tte_retriever_qdrant.demo.pictures import contact_sheet, page
@@ -43,7 +44,7 @@ def demo(
     files, store_folder = out / "files", out / "store"
     shutil.rmtree(store_folder, ignore_errors=True)  # of an earlier demo, perhaps with another model
     questions = draw_folder(files, seed)
-    encoder = load_encoder(_MODEL)
+    encoder = load_encoder(ModelOptions(_MODEL))
     with open_store(f"edge://{store_folder.resolve()}") as store:
         report = ingest(files, store, encoder, model_name=_MODEL)
         console.print(f"{report.files} files in {files}, {report.points} points in {store_folder}")

@@ -16,7 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from tte_retriever.cli.options import with_model_options
 from tte_retriever.errors import InputError, TTEError
+from tte_retriever.options import ModelOptions
+from tte_retriever_qdrant.cli.model import with_defaults_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from tte_retriever_qdrant.stores import GenerationalStore
 
 DEFAULT_MODEL = "tte-flash-tiny"
+_REMEMBERED = {
+    name: f"{ModelOptions.help_of(name).partition(' Default')[0]} Default: that of the store; of a new one, the model's own."
+    for name in ("think_budget", "max_pixels")
+}
 
 
 class Engine(str, Enum):
@@ -39,7 +46,6 @@ class Engine(str, Enum):
 
 Source = Annotated[Path, typer.Argument(help="A folder, with all its subfolders, or one file.")]
 Store = Annotated[str, typer.Option(help="Where to: edge:///dir or edge://relative/dir.", metavar="URI")]
-Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id.")]
 WindowSeconds = Annotated[float, typer.Option("--window-s", help="Seconds of a video per vector.")]
 OverlapSeconds = Annotated[float, typer.Option("--overlap-s", help="Seconds that it shares with the next one.")]
 Workers = Annotated[
@@ -69,10 +75,10 @@ RayModels = Annotated[
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")]
 
 
+@with_model_options(DEFAULT_MODEL, **_REMEMBERED)
 def index(
     source: Source,
     store: Store,
-    model: Model = DEFAULT_MODEL,
     window_s: WindowSeconds = 6.0,
     overlap_s: OverlapSeconds = 0.0,
     workers: Workers = None,
@@ -84,6 +90,8 @@ def index(
     address: RayAddress = None,
     models: RayModels = None,
     json_lines: JsonLines = False,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Index images, PDF pages, video moments and texts; run it again to resume or to bring the store up to date."""
     from tte_retriever.sources.discovery import check_source
@@ -94,15 +102,18 @@ def index(
     if engine is Engine.LOCAL and (address or models):
         raise InputError("--address and --models are for a cluster; give --engine ray, too, or leave them out")
     # A folder is remembered so that it is found from any working directory, and on any machine that has it there.
+    model = options.model or DEFAULT_MODEL
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
     held = _current(store)
+    if held is not None and not reembed:
+        options = with_defaults_of(held.spec, options)
     if prefix is None:
         prefix = held.spec.prefix if held is not None and not reembed else 0
     with ExitStack() as stack:
         if engine is Engine.RAY:
-            spec, ingest = _on_ray(stack, name, store, address, models, reembed=reembed)
+            spec, ingest = _on_ray(stack, replace(options, model=name), store, address, models, reembed=reembed)
         else:
-            spec, ingest = _on_this_machine(model, name)
+            spec, ingest = _on_this_machine(options, name)
         spec = replace(spec, prefix=prefix)
         opened = stack.enter_context(open_generation(store, spec) if reembed else updating(store, spec))
         run = partial(ingest, source, opened, model_name=name, prefix=prefix, workers=workers)
@@ -164,18 +175,18 @@ def _swap_in(opened: GenerationalStore, held: GenerationInfo | None, store: str)
     typer.echo(f"searched from now on; to undo it: tte-retriever generations rollback --store {store}", err=True)
 
 
-def _on_this_machine(model: str, name: str) -> tuple[CollectionSpec, Callable[..., Report]]:
+def _on_this_machine(options: ModelOptions, name: str) -> tuple[CollectionSpec, Callable[..., Report]]:
     """What a collection of the model's vectors holds, and what fills it."""
     from tte_retriever.cli.loading import load_encoder
     from tte_retriever_qdrant.encoder import spec_of
     from tte_retriever_qdrant.ingestion import ingest
 
-    encoder = load_encoder(model)
+    encoder = load_encoder(options)
     return spec_of(encoder, name), partial(ingest, encoder=encoder)
 
 
 def _on_ray(
-    stack: ExitStack, model: str, store: str, address: str | None, models: int | None, *, reembed: bool
+    stack: ExitStack, options: ModelOptions, store: str, address: str | None, models: int | None, *, reembed: bool
 ) -> tuple[CollectionSpec, Callable[..., Report]]:
     """The same on a cluster, to which this process is connected until the end of ``stack``."""
     from tte_retriever.cli.loading import load_encoder
@@ -193,9 +204,9 @@ def _on_ray(
         from tte_retriever_qdrant.stores.http import next_uri
 
         uri = next_uri(store) if reembed else store
-    load = partial(load_encoder, model)
+    load = partial(load_encoder, options)
     stack.enter_context(connected(address))
-    description = describe_on_ray(load, model_name=model, models=models)
+    description = describe_on_ray(load, model_name=options.model or "", models=models)
     return description.spec, partial(ingest_on_ray, load_encoder=load, uri=uri, models=models, description=description)
 
 

@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tte_retriever.cli.options import with_model_options
 from tte_retriever.errors import InputError, TTEError
+from tte_retriever.options import ModelOptions  # noqa: TC001  (typer reads the annotations)
+from tte_retriever_qdrant.cli.model import load_stored_model
 from tte_retriever_qdrant.records import PAYLOAD_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tte_retriever.encoder import TTEEncoder
     from tte_retriever_qdrant.searching import SearchHit
 
 
@@ -28,7 +30,10 @@ Store = Annotated[
 Query = Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)]
 ImageFile = Annotated[Path | None, typer.Option(help="An image file to look for.")]
 VideoFile = Annotated[Path | None, typer.Option(help="A video file to look for.")]
-Model = Annotated[str | None, typer.Option(help="Default: the model that the store was made with.")]
+Instruction = Annotated[
+    str | None,
+    typer.Option(help="What is searched for, as the model's system message. Default: the model's own prompt."),
+]
 TopK = Annotated[int, typer.Option("--top-k", help="How many hits.")]
 Filters = Annotated[
     list[str] | None,
@@ -53,12 +58,17 @@ Root = Annotated[
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object per hit.")]
 
 
+@with_model_options(
+    model="Bundled name, folder or hub id. Default: the model that the store was made with.",
+    think_budget="Think tokens or latent steps of the query, from 0 to K. Default: those of the store.",
+    max_pixels="The most pixels of an image of the query that the model sees. Default: those of the store.",
+)
 def search(
     store: Store,
     text: Query = None,
     image: ImageFile = None,
     video: VideoFile = None,
-    model: Model = None,
+    instruction: Instruction = None,
     top_k: TopK = 10,
     filters: Filters = None,
     per_asset: PerAsset = False,
@@ -69,6 +79,8 @@ def search(
     chosen: ChosenHit = 1,
     root: Root = None,
     json_lines: JsonLines = False,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Find images, pages, clips of videos and texts by text, image, video or a mixture."""
     from tte_retriever_qdrant.clipping import check_target
@@ -79,11 +91,17 @@ def search(
 
     if not ((text and text.strip()) or image or video):
         raise InputError("the query has neither text nor media; give a text, --image FILE or --video FILE")
-    query: dict[str, Any] = {"text": text, "image": image, "video": video, "filter": parse_filters(filters or [])}
+    query: dict[str, Any] = {
+        "instruction": instruction,
+        "text": text,
+        "image": image,
+        "video": video,
+        "filter": parse_filters(filters or []),
+    }
     if clip is not None:
         check_target(clip)  # before a model is loaded
     with open_store(store, create=False) as opened:
-        encoder = _load_model(model or (opened.spec.model if opened.spec else ""), store)
+        encoder = load_stored_model(opened.spec, options, store)
         hits = run(opened, encoder, **query, top_k=top_k, per_asset=per_asset, clips=not moments, exact=exact)
         if json_lines:
             for hit in hits:
@@ -97,14 +115,6 @@ def search(
                 _write(hit, path, clip)
             if open_hit:
                 _open(hit, path)
-
-
-def _load_model(name: str, store: str) -> TTEEncoder:
-    from tte_retriever.cli.loading import load_encoder
-
-    if not name:
-        raise InputError(f"the store {store!r} does not name its model; give it with --model")
-    return load_encoder(name)
 
 
 def _print_table(hits: Sequence[SearchHit]) -> None:

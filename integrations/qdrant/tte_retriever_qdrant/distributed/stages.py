@@ -175,9 +175,10 @@ class Sink:
         """Write points; all are durable on return."""
         written: dict[FileState, Chunk] = {}
         done: list[object] = []
+        store = self._store
         writer = Writer(
-            self._store,
-            self._spec.fingerprint,
+            store,
+            (store.spec or self._spec).fingerprint,
             self._batch_size,
             self._near_duplicate,
             begin=lambda: None,  # the run has begun to write before it has tables for this stage

@@ -52,7 +52,7 @@ def ingest(
     Args:
         source: A folder, which is searched with all its subfolders, or one file.
         store: An open store; its collection is made if it does not exist.
-        encoder: The model.
+        encoder: The model, with the think budget and the pixel limit of what is written, which the collection remembers.
         model_name: Name or folder by which the model can be loaded again; the store remembers it.
         window_s: Length of the windows that videos are cut into, in seconds.
         overlap_s: How much of each window is in the next one too, in seconds.
@@ -69,7 +69,7 @@ def ingest(
 
     Raises:
         InputError: The source is missing, empty, or holds not a single file that can be indexed, nor did it before; or
-            the store was made with another prefix.
+            the store was made with another prefix, think budget or pixel limit.
         ModelMismatch: The store holds vectors of another model.
         StoreError: The store failed. What was written until then stays.
 
@@ -93,7 +93,8 @@ def ingest(
     spec = spec_of(encoder, model_name, prefix=stored_prefix(store) if prefix is None else prefix)
     settings = DecoderSettings(encoder.video_sampling, chunking, limits, memory_limit)
     with indexing_run(source, store, spec, chunking=chunking, limits=limits, on_event=on_event) as run:
-        writer = Writer(store, spec.fingerprint, batch_size, near_duplicate, run.begin, run.record_outcome)
+        held = store.spec or spec  # another prompt of queries must not change the ids of points
+        writer = Writer(store, held.fingerprint, batch_size, near_duplicate, run.begin, run.record_outcome)
         with decoder_pool.DecoderPool[Job](settings, workers=workers, time_limit_s=time_limit_s) as pool, writer:
             look_ahead = _LOOK_AHEAD * batch_size
             chunks = decode(run.files, pool, look_ahead=look_ahead, stored=writer.stored, on_final=run.record_outcome)

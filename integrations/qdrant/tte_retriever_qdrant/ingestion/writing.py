@@ -50,7 +50,7 @@ class Writer:
 
     Args:
         store: Where points are written.
-        fingerprint: Of the model, a part of the points' ids.
+        fingerprint: Of the collection, a part of the points' ids.
         batch_size: Most points of one write.
         near_duplicate: Cosine similarity from which a point is reported as almost the same as one of another content;
             ``None`` does not look.

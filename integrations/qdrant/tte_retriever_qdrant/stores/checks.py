@@ -32,11 +32,11 @@ def check_same_model(existing: CollectionSpec, wanted: CollectionSpec, label: st
 
 
 def check_same_spec(existing: CollectionSpec, wanted: CollectionSpec, label: str) -> None:
-    """Refuse vectors of another model, and a change of the prefix.
+    """Refuse vectors of another model, and a change of the prefix, the think budget or the pixel limit.
 
     Raises:
         ModelMismatch: As of :func:`check_same_model`.
-        InputError: The prefixes differ.
+        InputError: The prefixes, think budgets or pixel limits differ.
     """
     check_same_model(existing, wanted, label)
     if existing.prefix != wanted.prefix:
@@ -45,10 +45,20 @@ def check_same_spec(existing: CollectionSpec, wanted: CollectionSpec, label: str
             "store's own, or fill a new generation with tte-retriever index … --reembed (an unfinished one is deleted by "
             "tte-retriever generations drop next)"
         )
+    for name, default in (("think_budget", "all think tokens"), ("max_pixels", "the model's own limit")):
+        made, given = getattr(existing, name), getattr(wanted, name)
+        if made != given:
+            raise InputError(
+                f"{label} was made with {name} {default if made is None else made}, and what would be written has "
+                f"{default if given is None else given}; load the model with the store's own, or fill a new generation with "
+                "tte-retriever index … --reembed (an unfinished one is deleted by tte-retriever generations drop next)"
+            )
 
 
 def is_same_model(one: CollectionSpec, other: CollectionSpec) -> bool:
-    """Whether the vectors of two collections can be compared."""
+    """Whether the vectors of two collections can be compared: the prompts of queries do not count where both say so."""
+    if one.documents and other.documents:
+        return (one.documents, one.dim) == (other.documents, other.dim)
     return (one.fingerprint, one.dim) == (other.fingerprint, other.dim)
 
 

@@ -19,6 +19,7 @@ from llama_index.embeddings.tte.reporting import report_bad
 
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.isolation import run_isolated
+from tte_retriever.options import ModelOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,19 +43,17 @@ class _LazyEncoder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loaded: tuple[tuple[str, str | None], TTEEncoder] | None = None
+        self._loaded: tuple[ModelOptions, TTEEncoder] | None = None
 
     def __reduce__(self) -> tuple[type[_LazyEncoder], tuple[()]]:
         return (type(self), ())
 
     @contextmanager
-    def using(self, model_name: str, device: str | None) -> Iterator[TTEEncoder]:
-        """Lock and yield the encoder of this model name and device."""
+    def using(self, options: ModelOptions) -> Iterator[TTEEncoder]:
+        """Lock and yield the encoder of these options."""
         with self._lock:
-            if self._loaded is None or self._loaded[0] != (model_name, device):
-                from tte_retriever import TTEEncoder  # imports torch, which settings do not need
-
-                self._loaded = ((model_name, device), TTEEncoder(model_name, device=device))
+            if self._loaded is None or self._loaded[0] != options:
+                self._loaded = (options, options.load())
             yield self._loaded[1]
 
 
@@ -75,14 +74,17 @@ class TTEEmbedding(MultiModalEmbedding):
     # A misspelt setting is an error.
     model_config = ConfigDict(extra="forbid")
 
-    model_name: str = Field(default="tte-flash-tiny", description="Bundled name, folder or hub id, as for TTEEncoder.")
-    think_budget: int | None = Field(
-        default=None, ge=0, description="Think tokens per item; None is the number that the model was built with."
-    )
+    model_name: str = Field(default="tte-flash-tiny", description=ModelOptions.help_of("model"))
+    revision: str | None = Field(default=None, description=ModelOptions.help_of("revision"))
+    device: str | None = Field(default=None, description=ModelOptions.help_of("device"))
+    dtype: str | None = Field(default=None, description=ModelOptions.help_of("dtype"))
+    attention: str | None = Field(default=None, description=ModelOptions.help_of("attention"))
+    max_pixels: int | None = Field(default=None, gt=0, description=ModelOptions.help_of("max_pixels"))
+    think_budget: int | None = Field(default=None, ge=0, description=ModelOptions.help_of("think_budget"))
+    batch_tokens: int | None = Field(default=None, gt=0, description=ModelOptions.help_of("batch_tokens"))
     dim: int | None = Field(
         default=None, gt=0, description="Leading dimensions to keep, scaled to length 1; None is all of them."
     )
-    device: str | None = Field(default=None, description="Torch device, such as 'cuda:0'; None chooses.")
 
     _model: _LazyEncoder = PrivateAttr(default_factory=_LazyEncoder)
 
@@ -94,8 +96,21 @@ class TTEEmbedding(MultiModalEmbedding):
     @property
     def fingerprint(self) -> str:
         """Identity of the model's weights and settings, which stores record; loads the model."""
-        with self._model.using(self.model_name, self.device) as encoder:
+        with self._model.using(self._to_load) as encoder:
             return encoder.fingerprint
+
+    @property
+    def document_fingerprint(self) -> str:
+        """As ``fingerprint``, without the prompts of queries."""
+        with self._model.using(self._to_load) as encoder:
+            return encoder.document_fingerprint
+
+    @property
+    def _to_load(self) -> ModelOptions:
+        """What the encoder is loaded by; think budget and pixel limit are given with each batch."""
+        return ModelOptions(
+            self.model_name, self.revision, self.device, self.dtype, self.attention, batch_tokens=self.batch_tokens
+        )
 
     # Nodes ---------------------------------------------------------------------------------------------------------
 
@@ -113,7 +128,7 @@ class TTEEmbedding(MultiModalEmbedding):
             InputError: The model has fewer think tokens than ``think_budget``, or fewer dimensions than ``dim``.
             TTEError: The model is broken: its vector of any item is NaN.
         """
-        with self._model.using(self.model_name, self.device) as encoder:
+        with self._model.using(self._to_load) as encoder:
             self._options(encoder)  # raise for a wrong setting, rather than report every node
         sources: dict[str, list[tuple[BaseNode, Any]]] = {"text": [], "image": [], "video": []}
         for node in nodes:
@@ -261,7 +276,7 @@ class TTEEmbedding(MultiModalEmbedding):
 
     def _encode(self, method: _Method, items: list[list[Part]]) -> list[Embedding]:
         """Encode one batch into D floats per item."""
-        with self._model.using(self.model_name, self.device) as encoder:
+        with self._model.using(self._to_load) as encoder:
             chats = [as_chat(parts, encoder) for parts in items]
             embeddings = getattr(encoder, method)(chats, **self._options(encoder))  # (B, D) float32
         return [embedding.tolist() for embedding in embeddings]
@@ -275,8 +290,9 @@ class TTEEmbedding(MultiModalEmbedding):
                 raise InputError(
                     f"{name} is {value}, but the model {self.model_name!r} has {most}; give {most} or less"
                 )
-        if self.think_budget is not None:
-            options["think_budget"] = self.think_budget
+        options |= {
+            name: value for name in ("think_budget", "max_pixels") if (value := getattr(self, name)) is not None
+        }
         if self.dim is not None:
             options |= {"truncate_dim": self.dim, "normalize_embeddings": True}
         return options

@@ -170,8 +170,9 @@ class TTERetriever(BaseRetriever):
             if not spec.model:
                 raise InputError("the store does not name its model; give embed_model=TTEEmbedding(model_name=…)")
             self._embed_model = TTEEmbedding(model_name=spec.model)
-        model = self._embed_model
-        wanted = CollectionSpec(model.dim or spec.dim, model.fingerprint, model.model_name)
+        model = self._embed_model.with_defaults(think_budget=spec.think_budget, max_pixels=spec.max_pixels)
+        documents = model.document_fingerprint
+        wanted = CollectionSpec(model.dim or spec.dim, model.fingerprint, model.model_name, documents=documents)
         check_same_model(spec, wanted, "the store")
         return model
 
