@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
 from tte_retriever.options import ModelOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 def with_model_options(
-    default: str | None = None, *, argument: bool = False, **help: str
+    default: str | None = None, *, argument: bool = False, help: Mapping[str, str] = MappingProxyType({})
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of a model, which it takes as the keyword ``options``, a :class:`ModelOptions`.
 
     Args:
         default: The model without ``--model``.
         argument: Whether the model is the first argument of the command instead of an option.
-        **help: Sentences that replace those of the options.
+        help: Sentences that replace those of the options.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -31,11 +32,11 @@ def with_model_options(
         added = []
         for each in fields(ModelOptions):
             text = help.get(each.name, ModelOptions.help_of(each.name))
-            as_argument = argument and each.name == "model"
-            kind = typer.Argument(help=text) if as_argument else typer.Option(help=text)
-            value = inspect.Parameter.empty if as_argument else default if each.name == "model" else None
-            annotation = Annotated[str if as_argument else types[each.name], kind]
-            added.append(_keyword(inspect.Parameter(each.name, _KEYWORD, default=value, annotation=annotation)))
+            if argument and each.name == "model":
+                shown, value = str, typer.Argument(..., help=text)
+            else:
+                shown, value = types[each.name], typer.Option(default if each.name == "model" else None, help=text)
+            added.append(inspect.Parameter(each.name, _KEYWORD, default=value, annotation=shown))
         own = [_keyword(each) for name, each in signature.parameters.items() if name != "options"]
         parameters = [added[0], *own, *added[1:]] if argument else [*own, *added]
 

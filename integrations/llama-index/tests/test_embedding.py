@@ -265,7 +265,7 @@ def nan_beyond(embedding, monkeypatch):
     """``nan_beyond(n)`` makes the vectors of items of more than n tokens NaN."""
 
     def nan_beyond(length):
-        with embedding._model.using(embedding.model_name, embedding.device) as encoder:
+        with embedding._model.using(embedding._to_load) as encoder:
             pooling = encoder[1]
         pool = pooling.forward
 
@@ -325,3 +325,18 @@ def test_a_pickle_carries_no_weights_and_embeds_alike(embedding):
     pickled = pickle.dumps(embedding)
     assert len(pickled) < 10_000
     same(pickle.loads(pickled).get_query_embedding(TEXTS[0]), vector)
+
+
+def test_every_option_of_a_model_is_a_setting():
+    options = {"device": "cpu", "dtype": "bfloat16", "attention": "eager", "max_pixels": 4096, "think_budget": 2}
+    model = TTEEmbedding(**options, batch_tokens=64)
+    expected = TTEEncoder(
+        "tte-flash-tiny", device="cpu", model_kwargs={"dtype": "bfloat16", "attn_implementation": "eager"}
+    ).encode(["a red circle"], think_budget=2, max_pixels=4096)
+    assert np.abs(np.array(model.get_text_embedding("a red circle")) - expected[0]).max() < 1e-6
+
+
+def test_an_instruction_goes_with_queries_only():
+    plain, told = TTEEmbedding(), TTEEmbedding(query_instruction="find it")
+    assert plain.get_text_embedding("two") == told.get_text_embedding("two")
+    assert plain.get_query_embedding("two") != told.get_query_embedding("two")

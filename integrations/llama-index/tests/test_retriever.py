@@ -13,9 +13,10 @@ from llama_index.core.schema import ImageNode, QueryBundle, TextNode
 from llama_index.embeddings.tte import MediaQuery, TTEEmbedding, TTERetriever, VideoClip
 from PIL import Image
 
+from tte_retriever import TTEEncoder
 from tte_retriever.errors import InputError, MediaError
 from tte_retriever.media import load_image, load_video
-from tte_retriever_qdrant import search
+from tte_retriever_qdrant import ingest, open_store, search
 from tte_retriever_qdrant.errors import ModelMismatch, StoreNotFound
 
 
@@ -220,3 +221,18 @@ def test_queries_at_once_may_draw_the_same_pictures(make, embedding, tmp_path, m
     assert len(first) == 7
     pictures = {hit.node.image_path for hit in first if hit.node.metadata["modality"] in ("page", "video")}
     assert {str(path) for path in (tmp_path / "views").iterdir()} == pictures
+
+
+def test_queries_have_the_budget_of_the_collection_and_an_instruction(tmp_path):
+    encoder = TTEEncoder("tte-flash-tiny", device="cpu", think_budget=2)
+    (tmp_path / "red.txt").write_text("a red circle")
+    with open_store("memory://") as store:
+        ingest(tmp_path, store, encoder, model_name="tte-flash-tiny")
+        for given, prompt, budget in (
+            ({}, None, 2),
+            ({"instruction": "find it"}, "find it", 2),
+            ({"embed_model": TTEEmbedding(think_budget=5, device="cpu")}, None, 5),
+        ):
+            [hit] = TTERetriever(store, tmp_path, **given).retrieve("a red square")
+            vector = encoder.encode_query(["a red square"], prompt=prompt, think_budget=budget)[0]
+            assert hit.score == pytest.approx(store.search(vector, 1)[0].score, abs=1e-5)

@@ -14,7 +14,7 @@ from tte_retriever.cli.options import with_model_options
 from tte_retriever.options import ModelOptions  # noqa: TC001  (typer reads the annotations)
 
 
-@with_model_options(model="Bundled name, folder or hub id. Default: the model that the store was made with.")
+@with_model_options(help={"model": "Bundled name, folder or hub id. Default: the model that the store was made with."})
 def doctor(
     store: Annotated[str, typer.Option(help="edge://dir or http(s)://host:6333/collection.", metavar="URI")],
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per finding.")] = False,

@@ -75,7 +75,7 @@ RayModels = Annotated[
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")]
 
 
-@with_model_options(DEFAULT_MODEL, **_REMEMBERED)
+@with_model_options(DEFAULT_MODEL, help=_REMEMBERED)
 def index(
     source: Source,
     store: Store,

@@ -59,9 +59,11 @@ JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object per hit
 
 
 @with_model_options(
-    model="Bundled name, folder or hub id. Default: the model that the store was made with.",
-    think_budget="Think tokens or latent steps of the query, from 0 to K. Default: those of the store.",
-    max_pixels="The most pixels of an image of the query that the model sees. Default: those of the store.",
+    help={
+        "model": "Bundled name, folder or hub id. Default: the model that the store was made with.",
+        "think_budget": "Think tokens or latent steps of the query, from 0 to K. Default: those of the store.",
+        "max_pixels": "The most pixels of an image of the query that the model sees. Default: those of the store.",
+    }
 )
 def search(
     store: Store,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import llama_index.core.instrumentation as instrument
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _Method = Literal["encode_query", "encode_document"]
 
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in the order in which sentence-transformers looks for them
+
 dispatcher = instrument.get_dispatcher(__name__)
 
 
@@ -50,11 +53,14 @@ class _LazyEncoder:
 
     @contextmanager
     def using(self, options: ModelOptions) -> Iterator[TTEEncoder]:
-        """Lock and yield the encoder of these options."""
+        """Lock and yield the encoder of these options; a change of those that choose how it encodes does not load it again."""
         with self._lock:
-            if self._loaded is None or self._loaded[0] != options:
-                self._loaded = (options, options.load())
-            yield self._loaded[1]
+            loading = replace(options, max_pixels=None, think_budget=None, batch_tokens=None)
+            if self._loaded is None or self._loaded[0] != loading:
+                self._loaded = (loading, loading.load())
+            encoder = self._loaded[1]
+            encoder.max_pixels, encoder.think_budget = options.max_pixels, options.think_budget
+            yield encoder
 
 
 class TTEEmbedding(MultiModalEmbedding):
@@ -86,6 +92,10 @@ class TTEEmbedding(MultiModalEmbedding):
         default=None, gt=0, description="Leading dimensions to keep, scaled to length 1; None is all of them."
     )
 
+    query_instruction: str | None = Field(
+        default=None, description="System message of queries. Default: the model's own prompt for queries."
+    )
+
     _model: _LazyEncoder = PrivateAttr(default_factory=_LazyEncoder)
 
     @classmethod
@@ -107,10 +117,15 @@ class TTEEmbedding(MultiModalEmbedding):
 
     @property
     def _to_load(self) -> ModelOptions:
-        """What the encoder is loaded by; think budget and pixel limit are given with each batch."""
-        return ModelOptions(
-            self.model_name, self.revision, self.device, self.dtype, self.attention, batch_tokens=self.batch_tokens
-        )
+        names = [each.name for each in fields(ModelOptions) if each.name != "model"]
+        return ModelOptions(self.model_name, **{name: getattr(self, name) for name in names})
+
+    def with_defaults(self, **settings: Any) -> TTEEmbedding:
+        """A copy with other values for the settings that are ``None``; it uses the same loaded model."""
+        chosen = {name: value for name, value in settings.items() if getattr(self, name) is None}
+        copy = self.model_copy(update=chosen)
+        copy._model = self._model
+        return copy
 
     # Nodes ---------------------------------------------------------------------------------------------------------
 
@@ -278,11 +293,18 @@ class TTEEmbedding(MultiModalEmbedding):
         """Encode one batch into D floats per item."""
         with self._model.using(self._to_load) as encoder:
             chats = [as_chat(parts, encoder) for parts in items]
-            embeddings = getattr(encoder, method)(chats, **self._options(encoder))  # (B, D) float32
-        return [embedding.tolist() for embedding in embeddings]
+            options = self._options(encoder)
+            names = ("query",) if method == "encode_query" else _DOCUMENT_PROMPTS
+            prompt: dict[str, Any] = {"prompt_name": next((name for name in names if name in encoder.prompts), None)}
+            if method == "encode_query" and self.query_instruction is not None:
+                prompt = {"prompt": self.query_instruction}
+            try:
+                return [vector.tolist() for vector in encoder.embed(chats, **prompt, **options)]  # (D,) float32 each
+            except TTEError as error:  # the index of the item in this batch is of no use to the caller
+                raise error.__cause__ if isinstance(error.__cause__, TTEError) else error from None
 
     def _options(self, encoder: TTEEncoder) -> dict[str, Any]:
-        options: dict[str, Any] = {"batch_size": self.embed_batch_size, "show_progress_bar": False}
+        options: dict[str, Any] = {"batch_tokens": self.batch_tokens}
         largest = {"think_budget": encoder.max_budget, "dim": encoder.get_embedding_dimension()}
         for name, most in largest.items():
             value = getattr(self, name)
@@ -290,9 +312,6 @@ class TTEEmbedding(MultiModalEmbedding):
                 raise InputError(
                     f"{name} is {value}, but the model {self.model_name!r} has {most}; give {most} or less"
                 )
-        options |= {
-            name: value for name in ("think_budget", "max_pixels") if (value := getattr(self, name)) is not None
-        }
         if self.dim is not None:
             options |= {"truncate_dim": self.dim, "normalize_embeddings": True}
         return options

@@ -74,7 +74,9 @@ class TTERetriever(BaseRetriever):
     Args:
         store: URI of the store, as ``open_store`` takes it, or an open store.
         source: The folder that was indexed.
-        embed_model: The model that the store was made with; ``None`` loads the model that the store names.
+        embed_model: The model that the store was made with; ``None`` loads the model that the store names. Settings that
+            it leaves open, the think budget and the pixel limit, are those of the collection.
+        instruction: What is searched for, as the system message of queries; ``None`` is the model's own prompt.
         similarity_top_k: Most hits to return.
         filters: Conditions on ``uri``, ``modality``, ``asset_id``, ``page``, ``start_s`` and ``end_s``.
         group_by_asset: Whether to return only the best hit of each file.
@@ -107,6 +109,7 @@ class TTERetriever(BaseRetriever):
         source: str | Path,
         embed_model: TTEEmbedding | None = None,
         *,
+        instruction: str | None = None,
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         filters: MetadataFilters | None = None,
         group_by_asset: bool = False,
@@ -117,7 +120,7 @@ class TTERetriever(BaseRetriever):
         check_limit(similarity_top_k)
         self._filter = None if filters is None else store_filter(filters)
         self._source = Path(source).expanduser().resolve()
-        self._embed_model = embed_model
+        self._embed_model, self._instruction = embed_model, instruction
         self._top_k = similarity_top_k
         self._group_by_asset = group_by_asset
         self._views = views_folder(views_dir)
@@ -170,7 +173,8 @@ class TTERetriever(BaseRetriever):
             if not spec.model:
                 raise InputError("the store does not name its model; give embed_model=TTEEmbedding(model_name=…)")
             self._embed_model = TTEEmbedding(model_name=spec.model)
-        model = self._embed_model.with_defaults(think_budget=spec.think_budget, max_pixels=spec.max_pixels)
+        defaults = {"think_budget": spec.think_budget, "max_pixels": spec.max_pixels}
+        model = self._embed_model.with_defaults(**defaults, query_instruction=self._instruction)
         documents = model.document_fingerprint
         wanted = CollectionSpec(model.dim or spec.dim, model.fingerprint, model.model_name, documents=documents)
         check_same_model(spec, wanted, "the store")
