@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).parent / "golden" / "vectors.json"
 METHODS = {"direct": 0, "tte-flash": 4, "lame": 4, "plume": 3, "explicit-cot": 6}
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 MODELS = ["tte-flash-tiny", *(f"{family}/{method}" for family in FAMILIES for method in METHODS)]
+MODELS += ["qwen3_5/tte-flash", "qwen3_5/explicit-cot"]
 
 
 def items(side):

@@ -118,7 +118,8 @@ def _no_embedding_model(name: str, model_type: str | None) -> TTEError:
         return _not_found(name, f"the folder has neither {_MODULES} nor a model type in config.json")
     if model_type not in {spec.model_type for spec in BACKBONES}:
         return CheckpointError(
-            f"{name!r} is a {model_type} checkpoint, and TTEEncoder takes Qwen-VL checkpoints; load it with SentenceTransformer."
+            f"{name!r} is a {model_type} checkpoint, and TTEEncoder takes Qwen-VL and Qwen3.5 checkpoints; load it with "
+            "SentenceTransformer."
         )
     return CheckpointError(
         f"{name!r} is not an embedding model: it has no {_MODULES}, which says how it embeds. Build one from it: "

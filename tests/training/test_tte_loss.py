@@ -332,9 +332,10 @@ def test_an_output_head_is_used_where_there_is_one(encoder):
 # ------------------------------------------------------------------------------------------ stop-gradient
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_stop_gradient_makes_the_think_states_constants(encoder, checkpointing):
+@pytest.mark.parametrize(("family", "checkpointing"), [("qwen3_vl", False), ("qwen3_vl", True), ("qwen3_5", True)])
+def test_stop_gradient_makes_the_think_states_constants(folders, family, checkpointing):
     """The same gradients as with every layer's think states overwritten by what they were."""
+    encoder = TTEEncoder(str(folders(family)), device="cpu").train()
     if checkpointing:
         encoder[0].model.gradient_checkpointing_enable()
     inputs = columns(encoder)
