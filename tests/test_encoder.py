@@ -178,6 +178,16 @@ def test_a_bare_string_is_text_even_if_it_names_a_file(encoder, tmp_path):
     assert np.isfinite(encoder.encode("https://example.com/photo.png")).all()
 
 
+def test_a_prompt_does_not_displace_a_system_message(encoder, items):
+    alone = encoder.encode(items[7])
+    told = encoder.encode([items[7], "two"], prompt="find the color")
+    assert np.abs(told[0] - alone).max() < 1e-5
+    assert np.abs(told[1] - encoder.encode("two", prompt="find the color")).max() < 1e-5
+    assert np.abs(told[1] - encoder.encode("two")).max() > 1e-3
+    stock = SentenceTransformer(model_path("tte-flash-tiny"), device="cpu")
+    assert np.abs(stock.encode(["two"], prompt="find the color")[0] - told[1]).max() < 1e-5
+
+
 def test_a_pixel_limit_shrinks_images_and_nothing_else(encoder, items):
     limited = TTEEncoder("tte-flash-tiny", device="cpu", max_pixels=4096, think_budget=3)
     small, whole = limited.preprocess([items[3]]), encoder.preprocess([items[3]])

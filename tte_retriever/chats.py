@@ -65,6 +65,17 @@ def own_budget(chat: Chat, default: int | None) -> int | None:
     return chat[-1].get("think_budget", default)
 
 
+def with_system_message(chats: Sequence[Chat], prompt: str | None) -> list[Chat]:
+    """Chats that begin with the prompt, except those with a system message of their own.
+
+    Stock sentence-transformers puts the prompt before a system message, of which Qwen-VL templates then show the first alone.
+    """
+    if not prompt:
+        return [*chats]
+    message = {"role": "system", "content": [{"type": "text", "text": prompt}]}
+    return [chat if any(each["role"] == "system" for each in chat) else [message, *chat] for chat in chats]
+
+
 def refuse_ignored(options: ProcessingKwargs) -> None:
     """Check that processor options do not include what is decided before the processor runs.
 

@@ -16,7 +16,15 @@ from tqdm.autonotebook import tqdm
 from tte_retriever.backbones import qwen_vl_model
 from tte_retriever.backbones.engine_layout import engine_layout
 from tte_retriever.backbones.rows import check_rows
-from tte_retriever.chats import as_chat, image_size, own_budget, parts, refuse_ignored, take_metadata
+from tte_retriever.chats import (
+    as_chat,
+    image_size,
+    own_budget,
+    parts,
+    refuse_ignored,
+    take_metadata,
+    with_system_message,
+)
 from tte_retriever.errors import CheckpointError, InputError, TTEError, check_choice
 from tte_retriever.fingerprints import Hashing
 from tte_retriever.hub import find_model, local_folder, one_sentence_errors
@@ -173,7 +181,7 @@ class TTEEncoder(SentenceTransformer):
 
         Args:
             inputs: Items, as for ``encode``.
-            prompt: Instruction; becomes a system message.
+            prompt: Instruction; becomes the system message of each item that has none of its own.
             think_budget: Number of think tokens or latent steps, 0…``max_budget``; ``None`` is that of the encoder. The
                 budget in the last message of a chat goes before it. A :class:`ThinkingModule` finds it in the features, as
                 ``think_budget`` (B,) int64; for a stock module it is a variable of the chat template.
@@ -203,7 +211,9 @@ class TTEEncoder(SentenceTransformer):
             given["video"]["video_metadata"] = metadata
         try:
             with _PROCESSING:
-                features = self.transformer.preprocess(chats, prompt=prompt, processing_kwargs=given, **kwargs)
+                features = self.transformer.preprocess(
+                    with_system_message(chats, prompt), processing_kwargs=given, **kwargs
+                )
         except (ValueError, TemplateError) as error:  # such as truncation inside an image
             raise InputError(f"The batch does not fit the model: {error}") from error
         if isinstance(self.transformer, ThinkingModule):
