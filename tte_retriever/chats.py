@@ -68,7 +68,7 @@ def own_budget(chat: Chat, default: int | None) -> int | None:
 def with_system_message(chats: Sequence[Chat], prompt: str | None) -> list[Chat]:
     """Chats that begin with the prompt, except those with a system message of their own.
 
-    Stock sentence-transformers puts the prompt before a system message, of which Qwen-VL templates then show the first alone.
+    Stock sentence-transformers puts the prompt before the system message of a chat.
     """
     if not prompt:
         return [*chats]
