@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Regex, Tokenizer, normalizers, processors
 from transformers import AutoModel, AutoProcessor, AutoTokenizer
 
-from tte_retriever import TTEEncoder, build
+from tte_retriever import TTEEncoder, build, hub
 from tte_retriever.cli import main as command_line
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.importing import import_checkpoint
@@ -159,6 +160,25 @@ def test_a_folder_that_is_not_imported_is_refused(source, tmp_path):
     ):
         with pytest.raises(CheckpointError, match=f"tte-retriever import {source} OUT --from wemm"):
             load()
+
+
+def test_it_is_refused_also_without_its_modules_and_on_the_hub(original, monkeypatch):
+    folder = original(lambda folder: (folder / "modules.json").unlink())
+    with pytest.raises(CheckpointError, match="OUT --from wemm"):
+        TTEEncoder(str(folder), device="cpu")
+    files = [SimpleNamespace(rfilename=name) for name in ("modules.json", "modeling_wemm_embedding.py")]
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_args, **_options: SimpleNamespace(siblings=files, config={}))
+    with pytest.raises(CheckpointError, match="import tencent/WeMM-Embedding-2B OUT --from wemm"):
+        TTEEncoder("tencent/WeMM-Embedding-2B")
+
+
+def test_a_text_that_is_cut_still_ends_in_the_read_out(imported, encoder):
+    long = "a red circle " * 200
+    ids = encoder.preprocess([long])["input_ids"][0]
+    assert len(ids) == 512
+    assert encoder.tokenizer.decode(ids[-2:]) == "<|im_end|><embedding>"
+    plain = SentenceTransformer(str(imported), device="cpu").encode([long])
+    assert np.abs(plain - encoder.encode([long])).max() < 1e-6
 
 
 def other_template(folder):
