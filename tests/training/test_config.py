@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tte_retriever import TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.training import config as config_module
 from tte_retriever.training import config_files
-from tte_retriever.training.config import TrainConfig
+from tte_retriever.training.config import ModelConfig, TrainConfig
 from tte_retriever.training.config_files import read_config
+from tte_retriever.training.model import load_model
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
@@ -128,3 +130,9 @@ def test_every_attribute_is_explained():
     for kind in (config_module.ModelConfig, config_module.DataConfig, config_module.StageConfig, TrainConfig):
         for name in kind.__dataclass_fields__:
             assert f"\n    {name}: " in inspect.getdoc(kind), (kind, name)
+
+
+def test_a_pixel_limit_is_saved_with_the_model(tmp_path):
+    model = load_model("tte-flash-tiny", ModelConfig("tte-flash-tiny", max_pixels=4096))
+    model.save_pretrained(str(tmp_path / "model"))
+    assert TTEEncoder(str(tmp_path / "model"), device="cpu").processor.image_processor.size["longest_edge"] == 4096

@@ -24,6 +24,8 @@ class ModelConfig:
         think_tokens: K; ``None`` is that of the checkpoint, or the default of the method.
         dtype: Data type of the weights. With ``trainer.bf16``, float32 weights are cast to bfloat16 for computation.
         attention: Attention implementation of transformers; ``None`` is its default.
+        max_pixels: The most pixels of an image that the model sees, in training and, as its image processor saves them,
+            afterwards; ``None`` is the backbone's own limit.
     """
 
     backbone: str
@@ -31,6 +33,7 @@ class ModelConfig:
     think_tokens: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str | None = None
+    max_pixels: int | None = None
 
     @property
     def build_options(self) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from sentence_transformers.util import load_file_path
 from transformers import AutoTokenizer
 
 from tte_retriever.building import build
+from tte_retriever.chats import image_size
 from tte_retriever.checkpoint import resolve_model
 from tte_retriever.encoder import CUSTOM_MODULES, TTEEncoder
 from tte_retriever.errors import InputError
 from tte_retriever.methods.table import METHODS
+from tte_retriever.options import ModelOptions
 from tte_retriever.small_world.backbone import TinyShape, build_backbone
 from tte_retriever.tokens import thought_vocabulary
 
@@ -92,6 +94,11 @@ def _method_of(name: str) -> str | None:
 
 
 def load_model(name: str | Path, config: ModelConfig) -> TTEEncoder:
-    """Load a checkpoint with dtype and attention of the config, on the CPU, from where the trainer moves it."""
-    options = {"dtype": config.dtype} | ({"attn_implementation": config.attention} if config.attention else {})
-    return TTEEncoder(str(name), device="cpu", model_kwargs=options)
+    """Load a checkpoint with the options of the config, on the CPU, from where the trainer moves it."""
+    options = ModelOptions(
+        str(name), device="cpu", dtype=config.dtype, attention=config.attention, max_pixels=config.max_pixels
+    )
+    encoder = options.load()
+    if size := image_size(encoder.processor, config.max_pixels):
+        encoder.processor.image_processor.size = size  # unlike the option, it is saved with the model
+    return encoder
