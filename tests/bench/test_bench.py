@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
+from tte_retriever.bench import run
 from tte_retriever.bench.measurement import ratio
 from tte_retriever.bench.workloads import WORKLOADS, draw
+from tte_retriever.options import ModelOptions
 from tte_retriever.training.data import content_id
 
 
@@ -43,3 +45,9 @@ def test_items_do_not_depend_on_how_many_are_drawn(workload):
 
 def test_a_ratio_pairs_the_rounds():
     assert ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == (2.0, 1.0, 3.0)
+
+
+def test_a_model_is_measured_with_its_options():
+    measured = list(run(quick=True, model=ModelOptions("tte-flash-tiny", device="cpu", think_budget=0)))
+    assert [each.part for each in measured] == ["speed"] * len(WORKLOADS)
+    assert all(each.value > 0 and each.shape.endswith("cpu") for each in measured)

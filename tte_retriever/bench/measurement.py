@@ -43,18 +43,20 @@ class Measurement:
     wanted: str = ""
 
 
-def interleaved(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each work in every round, those of background threads included.
+def interleaved(
+    works: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
+    """Seconds of each work in every round: by default CPU seconds, those of background threads included.
 
     All works run in every round, so that other load on the machine affects them alike. A first round is not counted.
     """
     timed: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
-            started = time.process_time()
+            started = clock()
             work()
             if number:
-                timed[name].append(time.process_time() - started)
+                timed[name].append(clock() - started)
     return timed
 
 

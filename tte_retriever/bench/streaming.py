@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,18 @@ def _stock_input(item: dict[str, Any]) -> Any:
 def _lengths(encoder: TTEEncoder, items: list[Any]) -> str:
     lengths = [encoder.preprocess([item])["input_ids"].shape[1] for item in items]
     return f"{min(lengths)} to {max(lengths)} tokens"
+
+
+def speed(encoder: TTEEncoder, model: str, count: int, rounds: int) -> Iterator[Measurement]:
+    """Items per second of ``embed``, for each workload, by the wall clock: with the model, device and options of a user."""
+    for workload in WORKLOADS:
+        items = list(draw(workload, count))
+        works = {"embed": lambda items=items: list(encoder.embed(items))}
+        seconds = interleaved(works, rounds, clock=time.perf_counter)["embed"]
+        rates = [count / each for each in seconds]
+        shape = f"{count} {workload}, {_lengths(encoder, items)}, {encoder.device}"
+        name = described(model, encoder)
+        yield Measurement("speed", name, shape, "items per second", median(rates), min(rates), max(rates))
 
 
 def packing(model: str, count: int) -> Iterator[Measurement]:

@@ -47,12 +47,13 @@ def encode(
 
     encoder = load_encoder(options)
     vectors = encoder.embed(_items(source), prompt_name=_prompt_name(encoder, query=query))
+    dimension = encoder.get_embedding_dimension() or len(encoder.encode("a"))
     with atomic_write(out) as draft:
-        array = open_memmap(draft, "w+", "float32", (count, encoder.get_embedding_dimension()))
+        array = open_memmap(draft, "w+", "float32", (count, dimension))
         for row, vector in enumerate(vectors):
             array[row] = vector
         array.flush()
-    typer.echo(f"{out}: {count} vectors of {array.shape[1]} dimensions")
+    typer.echo(f"{out}: {count} vectors of {dimension} dimensions")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
