@@ -211,6 +211,7 @@ def test_a_sentence_transformer_keeps_its_prompts_and_modules(checkpoint, tmp_pa
     assert "`query`, `document`" in (out / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_every_method_keeps_the_image_size_of_its_backbone(checkpoint, tmp_path):
     options = {"image": {"size": {"shortest_edge": 784, "longest_edge": 3136}}}
     raw = load_backbone(checkpoint("qwen2_5_vl"))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from tests.checkpoints import ADDED, EACH_FAMILY
+from tests.checkpoints import EACH_FAMILY
 from tte_retriever import TTEEncoder, build
 from tte_retriever.errors import CheckpointError, InputError
 from tte_retriever.tokens import EMBED_TOKEN
@@ -66,8 +66,9 @@ def test_the_backbone_appends_a_token(embedding_model, family):
 @pytest.mark.parametrize(
     ("family", "added"),
     [
+        ("qwen3_vl", "both"),
         *(pytest.param(family, "both", marks=pytest.mark.slow) for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_5")),
-        *(("qwen3_vl", added) for added in ADDED),
+        *(pytest.param("qwen3_vl", added, marks=pytest.mark.slow) for added in ("appended", "prepended")),
     ],
 )
 def test_the_last_token_of_a_build_is_the_one_that_is_read(built_from, family, method, added):

@@ -211,6 +211,7 @@ def constant():
     return Constant("tte-flash-tiny", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_model_with_constant_vectors_scores_chance(constant):
     report = evaluate(constant, queries=30)
     for task in report.tasks:

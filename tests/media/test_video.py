@@ -31,7 +31,9 @@ def shown(data, instants, *, seek):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts", "avi"])
+@pytest.mark.parametrize(
+    "format", ["mp4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("matroska", "mpegts", "avi"))]
+)
 def test_seeking_gives_the_frames_of_a_full_decode(media, format, layout):
     data = media.video(**{"frames": 75, "format": format, **LAYOUTS[layout]})
     duration = probe_video(data).duration_s
@@ -161,7 +163,9 @@ def test_a_part_of_a_video(media):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("format", ["mp4", "matroska", "avi"])
+@pytest.mark.parametrize(
+    "format", ["mp4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("matroska", "avi"))]
+)
 def test_every_frame_of_a_part(media, format, layout):
     data = media.video(**{"frames": 75, "format": format, **LAYOUTS[layout]})
     every = list(iterate_video(data))

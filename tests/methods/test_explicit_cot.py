@@ -163,6 +163,7 @@ def test_one_item_has_one_rationale(encoder):
         assert rationale == read_rationale(encoder, [item])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", EACH_FAMILY[:3])
 def test_threads_do_not_disturb_each_other(encoders, family, mixed):
     encoder = encoders(family)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch.nn import functional
 from transformers import AutoModel, DynamicCache
 
+from tests.checkpoints import EACH_FAMILY
 from tte_retriever import TTEEncoder, build
 from tte_retriever.backbones import load_backbone
 from tte_retriever.errors import CheckpointError, InputError
@@ -21,7 +23,6 @@ from tte_retriever.methods.plume_options import PlumeOptions
 from tte_retriever.methods.plume_rollout import DecodeState, rollout
 from tte_retriever.methods.plume_routing import routing_statistics
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NOISE = np.random.default_rng(0).integers(0, 255, (5, 64, 96, 3), np.uint8)
 IMAGE = Image.fromarray(NOISE[0])
 ITEMS = [
@@ -42,9 +43,9 @@ def encoder(plume_original, tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("built")
-    return {
-        family: build(out / family, backbone=checkpoint(family), method="plume", think_tokens=4) for family in FAMILIES
-    }
+    return functools.cache(
+        lambda family: build(out / family, backbone=checkpoint(family), method="plume", think_tokens=4)
+    )
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def slowly(encoder, item, steps, follow=None):
 
 
 @pytest.mark.parametrize("positions", ["kv", "mrope"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 def test_a_batch_is_what_each_item_is_alone_and_slowly(encoder, options, positions, attention):
     options(positions=positions)
     encoder[0].model.set_attn_implementation(attention)
@@ -208,6 +209,7 @@ def test_gradients_go_back_through_every_step(encoder):
     encoder.zero_grad()
 
 
+@pytest.mark.slow
 def test_half_precision_stays_near(encoder, tmp_path):
     encoder.save_pretrained(str(tmp_path / "plume"))
     half = TTEEncoder(str(tmp_path / "plume"), device="cpu", model_kwargs={"dtype": "bfloat16"})
@@ -310,9 +312,9 @@ def test_a_longer_text_is_read_whole_where_there_is_room(roomy):
 # New models -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY[:3])
 def test_a_new_plume_of_every_family(built, family):
-    encoder = TTEEncoder(str(built[family]), device="cpu")
+    encoder = TTEEncoder(str(built(family)), device="cpu")
     assert encoder[0].options.positions == "mrope"
     assert encoder.max_budget == 4
     vectors = encoder.encode(ITEMS)
@@ -339,12 +341,12 @@ def test_without_an_adapter_a_state_is_the_next_input(checkpoint, tmp_path):
 def test_the_same_seed_builds_the_same_model(built, checkpoint, tmp_path):
     same = build(tmp_path / "same", backbone=checkpoint("qwen2_vl"), method="plume", think_tokens=4)
     other = build(tmp_path / "other", backbone=checkpoint("qwen2_vl"), method="plume", think_tokens=4, seed=1)
-    prints = [TTEEncoder(str(folder), device="cpu").fingerprint for folder in (built["qwen2_vl"], same, other)]
+    prints = [TTEEncoder(str(folder), device="cpu").fingerprint for folder in (built("qwen2_vl"), same, other)]
     assert prints[0] == prints[1] != prints[2]
 
 
 def test_the_card_says_how_it_thinks_and_who_loads_it(built):
-    card = (built["qwen3_vl"] / "README.md").read_text()
+    card = (built("qwen3_vl") / "README.md").read_text()
     assert "4 latent steps" in card
     assert "trust_remote_code" in card
 

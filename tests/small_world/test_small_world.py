@@ -38,6 +38,7 @@ def test_a_pair_is_a_function_of_its_seed(family, split, seed):
         assert (a.kind, a.content, a.query_rationale) == (b.kind, b.content, b.query_rationale)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(family=families, split=splits, seed=seeds)
 def test_content_belongs_to_its_split_and_to_no_other(family, split, seed):
@@ -45,6 +46,7 @@ def test_content_belongs_to_its_split_and_to_no_other(family, split, seed):
         assert all(split_of(content) == split for content in contents_of(pair))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(family=families, seed=seeds)
 def test_held_out_combinations_appear_in_their_split_only(family, seed):
@@ -86,6 +88,7 @@ def test_seeds_and_splits_draw_different_items(family):
     assert len(set(rationales)) == len(rationales)
 
 
+@pytest.mark.slow
 def test_questions_are_not_answered_by_a_blind_guess():
     """No single answer may be right for more than a fifth of the questions."""
     for family in ANSWERS:

@@ -266,7 +266,11 @@ class CardlessTrainer(SentenceTransformerTrainer):
 
 
 @pytest.mark.parametrize(
-    ("family", "workers"), [("tte-flash-tiny", 0), ("tte-flash-tiny", 1), ("qwen2_vl", 0), ("qwen3_vl", 0)]
+    ("family", "workers"),
+    [
+        ("tte-flash-tiny", 1),
+        *(pytest.param(name, 0, marks=pytest.mark.slow) for name in ("tte-flash-tiny", "qwen2_vl", "qwen3_vl")),
+    ],
 )
 def test_the_real_trainer_delivers_it(family, workers, checkpoint, dataset, tmp_path):
     model = family

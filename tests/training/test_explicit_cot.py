@@ -201,7 +201,8 @@ def test_a_trained_model_writes_what_it_was_taught_and_is_trained_on(checkpoint,
     assert TTEEncoder(str(train(again)), device="cpu").max_budget == 40
 
 
-@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
 def test_adapters_leave_room_for_its_tokens(checkpoint, configured, tmp_path, monkeypatch, tied):
     """Their rows are trained beside the adapters, also in an output head of its own, and everything is merged."""
     monkeypatch.chdir(tmp_path)

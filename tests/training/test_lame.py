@@ -365,6 +365,7 @@ def lame(configured, tmp_path, monkeypatch):
     return lambda *overrides: configured(*LAME, *overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_the_result_has_no_decoder_and_loads_with_stock_classes(lame, language_model, pretrained):
     config = lame("max_steps=1", *[f"loss.decoder_model={language_model}"] * pretrained)

@@ -29,6 +29,7 @@ def test_an_entry_holds_classes_of_the_right_kind(name):
     assert callable(method.resolve("build"))
 
 
+@pytest.mark.slow
 def test_a_stage_freezes_for_itself_and_the_run_for_all(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for index in range(4):

@@ -49,9 +49,8 @@ def stop_at(monkeypatch, batch):
     monkeypatch.setattr(TTECollator, "__call__", call)
 
 
-@pytest.mark.parametrize(
-    "lora", [pytest.param((), id="full", marks=pytest.mark.slow), pytest.param((LORA,), id="lora")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [(), (LORA,)], ids=["full", "lora"])
 def test_a_run_that_was_stopped_twice_has_the_same_result(configured, tmp_path, monkeypatch, lora):
     """Stopped in each of its stages."""
     config = configured(*lora, "collator.nested_budgets=true")
@@ -129,6 +128,7 @@ def test_every_open_question_is_one_flag(configured, base, tmp_path, monkeypatch
     assert not same(weights(train(configured("max_steps=1", override))), base)
 
 
+@pytest.mark.slow
 def test_hard_negatives_and_media_go_through_the_trainer(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for index in range(4):
@@ -189,7 +189,12 @@ def test_epochs_are_counted_and_capped(configured, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("part", "prefix"), [("vision", "visual."), ("language", "language_model."), ("merger", "merger")]
+    ("part", "prefix"),
+    [
+        ("merger", "merger"),
+        pytest.param("vision", "visual.", marks=pytest.mark.slow),
+        pytest.param("language", "language_model.", marks=pytest.mark.slow),
+    ],
 )
 def test_a_frozen_part_does_not_change(configured, tmp_path, monkeypatch, part, prefix):
     monkeypatch.chdir(tmp_path)
@@ -223,6 +228,7 @@ def test_lora_trains_only_adapters_and_token_rows(configured, tmp_path, monkeypa
     assert rows == [*thought.think_ids, thought.embed_id]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_config_is_refused(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = train(configured("max_steps=1"))
@@ -233,6 +239,7 @@ def test_a_run_of_another_config_is_refused(configured, tmp_path, monkeypatch):
     assert same(kept, weights(result))
 
 
+@pytest.mark.slow
 def test_a_run_that_never_began_leaves_its_folder_free(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="nowhere"):

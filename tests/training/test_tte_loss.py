@@ -308,6 +308,7 @@ def test_keys_and_values_of_a_recurrent_backbone_are_refused(folders):
         TTELoss(TTEEncoder(str(folders("qwen3_5")), device="cpu"), decoder="kv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"decoder": "kv"}, {"rationale_from": "query+thought"}])
 def test_decoding_in_a_batch_equals_decoding_alone(encoder, options):
     """Budgets and lengths differ, so rows are padded on both ends; gradients are those of GradCache row by row."""
@@ -597,6 +598,7 @@ def test_a_model_without_think_tokens_decodes_the_query(checkpoint, tmp_path):
         TTELoss(encoder, rationale_from="query+thought", stop_gradient=True)
 
 
+@pytest.mark.slow
 def test_some_steps_on_the_bundled_model_lower_both_parts():
     encoder = TTEEncoder(model_path("tte-flash-tiny"), device="cpu").train()
     end = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")

@@ -69,6 +69,7 @@ def test_text_does_not_block_the_loop(slow, caplog, name):
     np.testing.assert_allclose(run_watched(in_loop(slow), caplog), plain(slow), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEDIA_METHODS)
 def test_l16_media_do_not_block_the_loop(slow, images, clip, caplog, name):
     method, given = MEDIA_METHODS[name][0], MEDIA_METHODS[name][1](images, clip)

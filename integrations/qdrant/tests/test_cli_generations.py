@@ -145,6 +145,7 @@ def shards(uri):
     return call
 
 
+@pytest.mark.slow
 def test_a_run_that_changes_no_point_copies_nothing(run, small_folder, uri, shards):
     """Though it decodes again what failed, takes notice of what was touched, and meets what is there twice."""
     (small_folder / "cut.png").write_bytes((small_folder / "yellow.png").read_bytes()[:50])
@@ -226,6 +227,7 @@ def test_an_update_that_stops_halfway_is_finished(run, small_folder, uri, stoppe
         assert store.count() == 209
 
 
+@pytest.mark.slow
 def test_a_file_that_was_to_be_written_again_is_not_left_behind(run, small_folder, uri, tmp_path, stopped, listed):
     notes = tmp_path / "notes" / "notes.txt"
     notes.parent.mkdir()
@@ -282,6 +284,7 @@ def test_bad_usage(run, indexed_folder):
         assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_store_of_which_nothing_is_left(run, small_folder, uri):
     run("index", small_folder, "--store", uri, "--reembed", "--max-failures", 0)
     (small_folder / "broken.png").write_bytes(b"x")

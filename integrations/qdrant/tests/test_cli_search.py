@@ -135,6 +135,7 @@ def test_a_system_without_a_viewer(run, uri, monkeypatch):
     assert "no viewer" in err
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_moved(folder, tmp_path, pink):
     moved = shutil.move(folder, tmp_path / "moved")
     try:

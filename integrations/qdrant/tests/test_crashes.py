@@ -82,6 +82,7 @@ def test_windows_that_were_cut_otherwise_go_even_after_crashes_and_under_new_nam
     assert starts() == [0, 4, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meanwhile", ["nothing", "renamed", "a twin is left"])
 def test_a_document_is_taken_up_where_a_crash_left_it(small_folder, any_store, encoder, standin, uris, meanwhile):
     class Dying(standin):

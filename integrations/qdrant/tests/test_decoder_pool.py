@@ -118,6 +118,7 @@ def test_a_crash_costs_one_item(one_worker, picture, sign):
     assert good.item["image"].size == (40, 30)
 
 
+@pytest.mark.slow
 def test_a_hang_costs_one_item(one_worker, picture, tmp_path):
     endless = tmp_path / "endless.gif"
     endless.write_bytes(endless_gif())
@@ -157,6 +158,7 @@ def test_closing_ends_processes_whatever_they_do(picture):
     assert not any(map(is_alive, workers))
 
 
+@pytest.mark.slow
 def test_processes_die_with_their_parent_even_when_they_hang(picture):
     script = """
         import runpy, sys, time

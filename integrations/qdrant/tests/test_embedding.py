@@ -48,6 +48,7 @@ def streaming(standin):
     return Streaming
 
 
+@pytest.mark.slow
 def test_a_stream_gives_what_batches_give(small_folder, store, encoder, streaming, contents):
     Image.new("RGB", (13, 13), "red").save(small_folder / "refused.png")
     Image.new("RGB", (17, 17), "red").save(small_folder / "nan.png")

@@ -138,6 +138,7 @@ def test_a_source_that_is_named_by_a_string(small_folder, store, encoder):
     assert ingest(str(small_folder), store, encoder).points == 9
 
 
+@pytest.mark.slow
 def test_a_single_file(small_folder, store, encoder, uris):
     report = ingest(small_folder / "sub" / "cyan.jpg", store, encoder)
     assert (report.files, report.points) == (1, 1)

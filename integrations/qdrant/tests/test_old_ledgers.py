@@ -104,6 +104,7 @@ KILL = """
 """
 
 
+@pytest.mark.slow
 def test_a_conversion_that_is_killed_at_any_statement_loses_nothing(tmp_path):
     paths = []
     for index in range(12):

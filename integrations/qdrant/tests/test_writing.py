@@ -97,6 +97,7 @@ def test_waiting_for_a_store_can_be_interrupted(small_folder, store, encoder, mo
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("tte-")]
 
 
+@pytest.mark.slow
 def test_writes_are_bounded_in_count_and_size(tmp_path, store, encoder, monkeypatch):
     for i in range(10):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")

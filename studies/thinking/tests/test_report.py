@@ -165,6 +165,7 @@ def test_pictures_are_drawn_the_same_each_time(run, results, capsys):
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_query(run, fill, results, tmp_path, monkeypatch):
     loaded = []
     monkeypatch.setattr(cost, "BATCHES", (1, 2))

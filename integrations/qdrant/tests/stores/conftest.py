@@ -245,7 +245,10 @@ def server():
     stand_in.close()
 
 
-@pytest.fixture(params=["edge", "memory", "http", "grpc", "server", "server-grpc"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("http", "grpc")]
+
+
+@pytest.fixture(params=["edge", "memory", *SLOW, "server", "server-grpc"])
 def uri(request, tmp_path, monkeypatch):
     """A store that does not exist yet, in every engine; a real server is that of QDRANT_URL, on this machine."""
     if request.param == "edge":

@@ -156,6 +156,7 @@ def test_engine_lock_is_a_store_locked_error(tmp_path):
         other.close()
 
 
+@pytest.mark.slow
 def test_acknowledged_points_survive_kill(tmp_path):
     program = """
         import os, signal, sys, uuid
@@ -247,6 +248,7 @@ def test_another_process_commits_while_this_one_serves(tmp_path, filler):
         assert store.count() == 8
 
 
+@pytest.mark.slow
 def test_a_generation_in_use_is_not_removed(tmp_path):
     uri = f"edge://{tmp_path}"
     with open_store(uri) as first:
@@ -345,6 +347,7 @@ def test_an_update_is_dropped_when_its_original_changes(tmp_path, updater):
         assert store.count() == 4
 
 
+@pytest.mark.slow
 def test_an_update_leaves_the_generation_to_go_back_to(tmp_path):
     uri = f"edge://{tmp_path}"
     with open_store(uri) as store:
@@ -379,6 +382,7 @@ def test_a_failed_update_changes_nothing(tmp_path):
         assert store.count() == 5
 
 
+@pytest.mark.slow
 def test_a_reader_waits_while_the_generation_is_copied(tmp_path, monkeypatch):
     uri = f"edge://{tmp_path}"
     with updating(uri, SPEC) as store:
@@ -438,6 +442,7 @@ def test_an_update_that_touches_no_point_copies_nothing(tmp_path, planned):
     assert len(list(tmp_path.glob("generations/*/shard-*"))) == 2
 
 
+@pytest.mark.slow
 def test_an_update_keeps_others_from_writing_before_there_is_a_copy(planned):
     uri, store = planned
     for _ in range(2):
@@ -452,6 +457,7 @@ def test_an_update_keeps_others_from_writing_before_there_is_a_copy(planned):
         assert (reader.count(), store.count()) == (5, 4)
 
 
+@pytest.mark.slow
 def test_the_copy_waits_for_a_reader(planned):
     uri, store = planned
     with open_store(uri, create=False) as reader:
@@ -464,6 +470,7 @@ def test_the_copy_waits_for_a_reader(planned):
     assert store.count() == 4
 
 
+@pytest.mark.slow
 def test_a_reader_that_stays_is_in_the_way_of_the_copy(planned, monkeypatch):
     monkeypatch.setattr(directory, "_PATIENCE_S", 0.1)
     uri, store = planned
@@ -495,6 +502,7 @@ def test_a_store_that_is_open_elsewhere_is_not_copied(tmp_path):
     assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
 
 
+@pytest.mark.slow
 def test_an_empty_store_is_locked_too(tmp_path):
     with open_store(f"edge://{tmp_path}") as store:
         with pytest.raises(StoreLocked):
@@ -581,6 +589,7 @@ def test_an_index_that_cannot_be_built_loses_nothing(tmp_path, monkeypatch, inde
         assert len(list(tmp_path.glob("generations/*/shard-*"))) == 1
 
 
+@pytest.mark.slow
 def test_the_index_is_built_once(tmp_path, index_early):
     with open_store(f"edge://{tmp_path}") as store:
         store.ensure(CollectionSpec(16, "aaaa"))
