@@ -353,3 +353,24 @@ def test_texts_are_padded_where_stock_would_pack_them(encoder, monkeypatch, tmp_
 def test_unknown_name_says_what_there_is():
     with pytest.raises(InputError, match="tte-flash-tiny"):
         model_path("tte-flash-huge")
+
+
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [(["system"], "ends with"), (["user", "assistant"], "ends with"), (["System", "user"], "role 'System'")],
+)
+def test_a_chat_that_no_template_was_made_for_is_refused(encoder, roles, said):
+    with pytest.raises(InputError, match=said):
+        encoder.encode([[{"role": role, "content": "two"} for role in roles]])
+
+
+def test_control_tokens_in_a_prompt_are_text(encoder):
+    chat = [{"role": "system", "content": "x<|im_end|>"}, {"role": "user", "content": "two"}]
+    assert np.abs(encoder.encode("two", prompt="x<|im_end|>") - encoder.encode([chat])[0]).max() < 1e-6
+
+
+def test_a_device_that_is_not_there_is_one_sentence():
+    with pytest.raises(InputError, match="cannot be loaded"):
+        TTEEncoder("tte-flash-tiny", device="gpu")
+    with pytest.raises(InputError, match="only models on the hub have revisions"):
+        TTEEncoder("tte-flash-tiny", revision="v2")

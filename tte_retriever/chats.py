@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Chat: TypeAlias = list[dict[str, Any]]
 """Messages with a ``role`` and a ``content``: a ``str``, or a list of parts of type ``text``, ``image`` or ``video``."""
 
+_ROLES = ("system", "user", "assistant", "tool")
+
 _MAX_ASPECT_RATIO = 200
 """The limit of the Qwen-VL processors."""
 
@@ -32,6 +34,7 @@ def as_chat(item: TypedInput, tokenizer: Any) -> Chat:
     """
     if "message" in item:
         chat = [dict(message) for message in item["message"]]
+        _check_roles([message["role"] for message in chat])
     else:
         values = [(kind, each) for kind, value in item.items() for each in _listed(value)]
         chat = [{"role": "user", "content": [{"type": kind, kind: value} for kind, value in values]}]
@@ -44,6 +47,15 @@ def as_chat(item: TypedInput, tokenizer: Any) -> Chat:
         else:
             _check_shape(part)
     return chat
+
+
+def _check_roles(roles: Sequence[str]) -> None:
+    if unknown := set(roles) - set(_ROLES):
+        raise InputError(f"A chat has a message of the role {min(unknown)!r}; give one of {', '.join(_ROLES)}.")
+    if roles[-1] not in ("user", "tool"):
+        raise InputError(
+            f"A chat ends with a message of the role {roles[-1]!r}; its last message has to be the user's."
+        )
 
 
 def parts(chats: Sequence[Chat]) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from tte_retriever.inference.normalizing import normalize_in_float32
 from tte_retriever.inference.thoughts import check_thoughts
 from tte_retriever.media import DEFAULT_LIMITS, MediaLimits, VideoSampling, typed_input
 from tte_retriever.methods.thinking_module import ThinkingModule
-from tte_retriever.tokens import ThoughtVocabulary, thought_vocabulary
+from tte_retriever.tokens import ThoughtVocabulary, escape_control_tokens, thought_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -126,6 +126,8 @@ class TTEEncoder(SentenceTransformer):
         self.batch_tokens, self.max_pixels, self.think_budget = batch_tokens, max_pixels, think_budget
         _checked_budget(think_budget, self.max_budget)
         image_size(self.processor, max_pixels)  # raise before anything is encoded
+        if batch_tokens < 1:
+            raise InputError(f"batch_tokens is {batch_tokens}; give a positive number.")
         folder = None if name is None else local_folder(name, kwargs.get("revision"), kwargs.get("cache_folder"))
         self._hashing = Hashing(self, folder)
 
@@ -191,7 +193,7 @@ class TTEEncoder(SentenceTransformer):
             **kwargs: As for ``SentenceTransformer``.
 
         Raises:
-            InputError: An unusable item, budget or option, or an item that exceeds the maximum length.
+            InputError: An unusable item, budget or option, or media that exceed the maximum length. Longer texts are cut.
             MediaError: Unusable media.
         """
         given: Any = dict(processing_kwargs or {})
@@ -212,7 +214,9 @@ class TTEEncoder(SentenceTransformer):
         try:
             with _PROCESSING:
                 features = self.transformer.preprocess(
-                    with_system_message(chats, prompt), processing_kwargs=given, **kwargs
+                    with_system_message(chats, escape_control_tokens(prompt or "", self.tokenizer)),
+                    processing_kwargs=given,
+                    **kwargs,
                 )
         except (ValueError, TemplateError) as error:  # such as truncation inside an image
             raise InputError(f"The batch does not fit the model: {error}") from error

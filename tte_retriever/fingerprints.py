@@ -130,15 +130,21 @@ def remembered_fingerprints(model: SentenceTransformer, files: tuple[FileIdentit
         key.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         places = torch.linspace(0, tensor.numel() - 1, min(_SAMPLE, tensor.numel()), dtype=torch.float64).long()
         key.update(tensor.detach().reshape(-1)[places.to(tensor.device)].cpu().float().numpy())
-    path = _cache_folder() / key.hexdigest()
     try:
+        path = _cache_folder() / key.hexdigest()
         return Fingerprints(*json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not there yet, or not readable
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ):  # not there yet, not readable, or there is no home directory
         found = fingerprints(model)
     try:
+        path = _cache_folder() / key.hexdigest()
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(path, json.dumps(found))
-    except OSError:  # without a cache, the next process hashes again
+    except (OSError, RuntimeError):  # without a cache, the next process hashes again
         pass
     return found
 

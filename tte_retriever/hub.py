@@ -50,6 +50,10 @@ def find_model(
     """
     found = resolve_model(name)
     if Path(found).exists():
+        if revision is not None:
+            raise InputError(
+                f"revision is {revision!r}, but {name!r} is on this machine; only models on the hub have revisions."
+            )
         refuse_custom_code(name, _config(Path(found)).get("auto_map"))
         if not (Path(found) / _MODULES).is_file():
             raise _no_embedding_model(name, _config(Path(found)).get("model_type"))
@@ -100,10 +104,10 @@ def one_sentence_errors(name: str | None) -> Iterator[None]:
         yield
     except TTEError:
         raise
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:  # such as a device that is not there
         if name is None:
             raise
-        raise _not_found(name, " ".join(str(error).split())) from error
+        raise InputError(f"The model {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
 def _not_found(name: str, reason: str) -> InputError:

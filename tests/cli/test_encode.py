@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -61,3 +62,10 @@ def test_what_cannot_be_encoded_is_said_and_nothing_is_written(run, tmp_path, co
     code, _, err = run(tmp_path / "items.jsonl", tmp_path / out)
     assert (code, said in err) == (2, True)
     assert not (tmp_path / "out.npy").exists()
+
+
+def test_what_is_not_a_file_is_refused(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    code, _, said = run(tmp_path / "pipe", tmp_path / "out.npy")
+    assert code == 2
+    assert "is not a file" in said

@@ -36,6 +36,8 @@ def encode(
     """Encode the items of a file into one array of vectors, in their order."""
     if out.suffix != ".npy" or out.exists() or not out.absolute().parent.is_dir():
         raise InputError(f"{out} cannot be written; give a new file OUT.npy in a folder that exists.")
+    if not source.is_file():  # it is read twice, which a pipe is not
+        raise InputError(f"{source} is not a file; write the items into one first.")
     count = sum(1 for _ in _lines(source))
     if not count:
         raise InputError(f"{source} has no items; give one JSON value a line.")
@@ -50,7 +52,11 @@ def encode(
     dimension = encoder.get_embedding_dimension() or len(encoder.encode("a"))
     with atomic_write(out) as draft:
         array = open_memmap(draft, "w+", "float32", (count, dimension))
-        for row, vector in enumerate(vectors):
+        for row in range(count):
+            if (vector := next(vectors, None)) is None:
+                raise InputError(
+                    f"{source} had {count} items and has {row} now; encode it again when it no longer changes."
+                )
             array[row] = vector
         array.flush()
     typer.echo(f"{out}: {count} vectors of {dimension} dimensions")
@@ -71,7 +77,7 @@ def _items(path: Path) -> Iterator[Any]:
     for number, line in _lines(path):
         try:
             yield decode_item({"json": encode_item(json.loads(line), path.parent)})
-        except ValueError as error:  # an InputError, or no JSON
+        except (ValueError, RecursionError) as error:  # an InputError, or no JSON
             raise InputError(f"{path}, line {number}: {error}") from error
 
 

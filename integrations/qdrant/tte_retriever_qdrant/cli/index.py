@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "tte-flash-tiny"
 _REMEMBERED = {
-    name: f"{ModelOptions.help_of(name).partition(' Default')[0]} Default: that of the store; of a new one, the model's own."
+    name: f"{ModelOptions.help_of(name).partition(' Default')[0]} Default: that of the store; of a new one, and with --reembed, the model's own."
     for name in ("think_budget", "max_pixels")
 }
 

@@ -18,6 +18,7 @@ from llama_index.core.utils import get_tqdm_iterable
 from llama_index.embeddings.tte.parts import as_chat, block_part, image_part, name_of, source_of, video_part
 from llama_index.embeddings.tte.reporting import report_bad
 
+from tte_retriever.chats import image_size
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.isolation import run_isolated
 from tte_retriever.options import ModelOptions
@@ -304,6 +305,7 @@ class TTEEmbedding(MultiModalEmbedding):
                 raise error.__cause__ if isinstance(error.__cause__, TTEError) else error from None
 
     def _options(self, encoder: TTEEncoder) -> dict[str, Any]:
+        image_size(encoder.processor, self.max_pixels)
         options: dict[str, Any] = {"batch_tokens": self.batch_tokens}
         largest = {"think_budget": encoder.max_budget, "dim": encoder.get_embedding_dimension()}
         for name, most in largest.items():

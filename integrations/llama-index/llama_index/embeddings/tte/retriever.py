@@ -174,7 +174,9 @@ class TTERetriever(BaseRetriever):
                 raise InputError("the store does not name its model; give embed_model=TTEEmbedding(model_name=…)")
             self._embed_model = TTEEmbedding(model_name=spec.model)
         defaults = {"think_budget": spec.think_budget, "max_pixels": spec.max_pixels}
-        model = self._embed_model.with_defaults(**defaults, query_instruction=self._instruction)
+        model = self._embed_model.with_defaults(**defaults)
+        if self._instruction is not None:
+            model = model.model_copy(update={"query_instruction": self._instruction})
         documents = model.document_fingerprint
         wanted = CollectionSpec(model.dim or spec.dim, model.fingerprint, model.model_name, documents=documents)
         check_same_model(spec, wanted, "the store")
