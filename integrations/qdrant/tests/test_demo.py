@@ -36,7 +36,9 @@ def test_the_command_as_a_process_of_its_own(tmp_path, demo):
     command = [Path(sys.executable).with_name("tte-retriever"), "demo", "--seed", "20261", "--json"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert [json.loads(line)["hits"] for line in result.stdout.splitlines()] == [answer["hits"] for answer in demo[1]]
+    # Which items share a batch depends on the moment at which they are decoded, so scores agree to float32.
+    hits = [[{**hit, "score": pytest.approx(hit["score"], abs=1e-5)} for hit in answer["hits"]] for answer in demo[1]]
+    assert [json.loads(line)["hits"] for line in result.stdout.splitlines()] == hits
     assert (tmp_path / "tte-demo" / "contact-sheet.png").is_file()
 
 
