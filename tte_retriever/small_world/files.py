@@ -38,7 +38,8 @@ def write_gif(path: Path, states: np.ndarray) -> Path:
 def write_pdf(path: Path, pages: Sequence[np.ndarray]) -> Path:
     """Write pages, (H, W, 3) uint8 each, as one PDF at 72 pixels per inch."""
     first, *rest = [Image.fromarray(page) for page in pages]
-    first.save(path, "PDF", save_all=True, append_images=rest, resolution=72, quality=95)
+    undated = {"creationDate": None, "modDate": None}  # the same pages are the same file at any time
+    first.save(path, "PDF", save_all=True, append_images=rest, resolution=72, quality=95, **undated)
     return path
 
 
