@@ -336,6 +336,11 @@ def test_every_option_of_a_model_is_a_setting():
     assert np.abs(np.array(model.get_text_embedding("a red circle")) - expected[0]).max() < 1e-6
 
 
+def test_a_pixel_limit_that_no_image_fits_is_an_error_and_not_an_empty_index():
+    with pytest.raises(InputError, match="max_pixels is 10"):
+        TTEEmbedding(max_pixels=10)([TextNode(text="a")])
+
+
 def test_an_instruction_goes_with_queries_only():
     plain, told = TTEEmbedding(), TTEEmbedding(query_instruction="find it")
     assert plain.get_text_embedding("two") == told.get_text_embedding("two")

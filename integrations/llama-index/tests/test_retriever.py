@@ -232,6 +232,7 @@ def test_queries_have_the_budget_of_the_collection_and_an_instruction(tmp_path):
             ({}, None, 2),
             ({"instruction": "find it"}, "find it", 2),
             ({"embed_model": TTEEmbedding(think_budget=5, device="cpu")}, None, 5),
+            ({"embed_model": TTEEmbedding(query_instruction="find it"), "instruction": "name it"}, "name it", 2),
         ):
             [hit] = TTERetriever(store, tmp_path, **given).retrieve("a red square")
             vector = encoder.encode_query(["a red square"], prompt=prompt, think_budget=budget)[0]
