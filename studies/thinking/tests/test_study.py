@@ -36,6 +36,7 @@ OF_THINK_TOKENS = {
 def study(out, *arguments):
     settings = [f"output_dir={out}", f"results_file={out}/results.jsonl", f"reader={model_path('tte-flash-tiny')}"]
     settings += ["queries=14", "base.max_steps=1", "base.trainer.per_device_train_batch_size=4"]
+    settings += ["base.trainer.bf16=false"]  # ten times faster on a processor without bfloat16 arithmetic
     options = [option for value in settings for option in ("--set", value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "studies.thinking.run", str(CONFIG), *options, *arguments]
