@@ -132,7 +132,7 @@ def test_a_conversation_that_ends_with_an_assistant_turn_is_refused(built, untra
     encoder = untrained(method, think_tokens=0 if method == "direct" else 4)
     with pytest.raises(TemplateError, match="ends with an assistant turn"):
         encoder.processor.apply_chat_template(chat, tokenize=False)
-    with pytest.raises(InputError, match="ends with an assistant turn"):
+    with pytest.raises(InputError, match="ends with a message of the role 'assistant'"):
         encoder.encode([chat])
     assert np.isfinite(encoder.encode([[*chat, {"role": "user", "content": "and red"}]], think_budget=0)).all()
 

@@ -141,7 +141,7 @@ def test_an_instruction_stands_in_front_of_the_first_text_of_the_turn(encoder):
     assert read(ITEMS[2], prompt="find it:") == f"<|im_start|>user{picture}find it:{end}"
     chat = [{"role": "system", "content": "find it:"}, {"role": "user", "content": "two"}]
     assert read(chat) == read("two", prompt="find it:")
-    with pytest.raises(Exception, match="last message is of the assistant"):
+    with pytest.raises(InputError, match="of the role 'assistant'"):
         read([{"role": "user", "content": "two"}, {"role": "assistant", "content": "three"}])
 
 
