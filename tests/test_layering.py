@@ -17,7 +17,7 @@ PACKAGE = "tte_retriever"
 
 # From the bottom up. A part may import the rows below its own, not its neighbours in the row.
 LAYERS = (
-    ("errors", "atomic", "isolation", "lazy", "models"),
+    ("errors", "atomic", "isolation", "lazy", "models", "prompts"),
     ("media", "backbones"),
     ("tokens", "small_world", "sources"),
     ("methods", "inference", "chats"),  # inference knows no encoder: TTEEncoder.embed hands it its functions

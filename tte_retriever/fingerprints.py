@@ -12,13 +12,11 @@ import torch
 from sentence_transformers.base.modules import Transformer
 
 from tte_retriever.atomic import atomic_write_text
+from tte_retriever.prompts import document_prompt_name
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Module
-
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Names of a prompt for documents, in the order in which sentence-transformers looks for them."""
 
 FileIdentity: TypeAlias = tuple[str, int, int, int]
 """Path, size, time of the last change in ns, inode."""
@@ -87,7 +85,7 @@ def settings(model: SentenceTransformer, *, documents_only: bool = False) -> str
 
 def document_prompt(model: SentenceTransformer) -> str | None:
     """The prompt of ``encode_document``."""
-    name = next((name for name in DOCUMENT_PROMPTS if name in model.prompts), model.default_prompt_name)
+    name = document_prompt_name(model.prompts) or model.default_prompt_name
     return (model.prompts.get(name) if name is not None else None) or None
 
 
@@ -130,21 +128,18 @@ def remembered_fingerprints(model: SentenceTransformer, files: tuple[FileIdentit
         key.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         places = torch.linspace(0, tensor.numel() - 1, min(_SAMPLE, tensor.numel()), dtype=torch.float64).long()
         key.update(tensor.detach().reshape(-1)[places.to(tensor.device)].cpu().float().numpy())
+    folder = _cache_folder()
+    if folder is None:
+        return fingerprints(model)
+    path = folder / key.hexdigest()
     try:
-        path = _cache_folder() / key.hexdigest()
         return Fingerprints(*json.loads(path.read_text(encoding="utf-8")))
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ):  # not there yet, not readable, or there is no home directory
+    except (OSError, ValueError, TypeError):  # not there yet, or not readable
         found = fingerprints(model)
     try:
-        path = _cache_folder() / key.hexdigest()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         atomic_write_text(path, json.dumps(found))
-    except (OSError, RuntimeError):  # without a cache, the next process hashes again
+    except OSError:  # without a cache, the next process hashes again
         pass
     return found
 
@@ -186,5 +181,10 @@ def weight_files(folder: Path) -> tuple[FileIdentity, ...]:
     return tuple((str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in stats)
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "tte-retriever" / "fingerprints"
+def _cache_folder() -> Path | None:
+    """The folder of the user's cache; ``None`` where no home directory is known, as in some containers."""
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    except RuntimeError:
+        return None
+    return Path(caches) / "tte-retriever" / "fingerprints"

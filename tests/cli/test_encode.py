@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -64,8 +65,10 @@ def test_what_cannot_be_encoded_is_said_and_nothing_is_written(run, tmp_path, co
     assert not (tmp_path / "out.npy").exists()
 
 
-def test_what_is_not_a_file_is_refused(run, tmp_path):
+def test_a_pipe_gives_the_vectors_of_a_file(run, items, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    code, _, said = run(tmp_path / "pipe", tmp_path / "out.npy")
-    assert code == 2
-    assert "is not a file" in said
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(items.read_text(encoding="utf-8"),))
+    writer.start()
+    assert run(tmp_path / "pipe", tmp_path / "piped.npy")[0] == run(items, tmp_path / "read.npy")[0] == 0
+    writer.join()
+    assert np.abs(np.load(tmp_path / "piped.npy") - np.load(tmp_path / "read.npy")).max() < 1e-6

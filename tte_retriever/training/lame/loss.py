@@ -27,7 +27,8 @@ class LameLoss(TTELoss):
     """:class:`TTELoss` with a decoder in place of the backbone, and a diversity regulariser on the reason states.
 
     After LaME (arXiv 2606.13061). The decoder reads the last hidden states of the reason tokens and nothing else: a light
-    one cross-attends to them, a pretrained language model has their projections as its prompt. It belongs to the loss: the trainer's checkpoints hold it, the model's folder never does. What it reconstructs,
+    one cross-attends to them, a pretrained language model has their projections as its prompt. It belongs to the loss: the
+    trainer's checkpoints hold it, the model's folder never does. What it reconstructs,
     ``rationale_ids``, is the collator's choice: the retrieval target or a rationale. The regulariser is the mean square of
     the cosine between two reason states of an item, over all items with two or more.
 
@@ -78,11 +79,8 @@ class LameLoss(TTELoss):
                 f"The decoder reads the reason tokens alone, but rationale_from is {self.rationale_from!r}; set "
                 "decoder_layers=0 and leave out decoder_model to have the backbone decode."
             )
-        self.decoder_layers, self.decoder_model, self.diversity_weight = (
-            decoder_layers,
-            decoder_model,
-            diversity_weight,
-        )
+        self.decoder_layers, self.decoder_model = decoder_layers, decoder_model
+        self.diversity_weight = diversity_weight
         self.light_decoder: LightDecoder | None = None
         self.pretrained_decoder: PretrainedDecoder | None = None
         backbone = qwen_vl_model(model[0])

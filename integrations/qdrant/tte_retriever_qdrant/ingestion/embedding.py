@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tte_retriever.errors import InputError
 from tte_retriever.isolation import run_isolated
+from tte_retriever.prompts import document_prompt_name
 from tte_retriever.sources import pixels
 from tte_retriever_qdrant.encoder import StreamingEncoder
 from tte_retriever_qdrant.stores.checks import check_vector
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _MAX_PIXELS = 128_000_000  # held by the model at a time, or a little more: about 400 MB
 _LOOK_AHEAD = 4  # batches
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the order in which sentence-transformers looks for them
 
 
 class EmbeddedChunk(NamedTuple):
@@ -82,7 +82,7 @@ def _encode(encoder: Encoder, items: Iterable[Item], batch_size: int) -> Iterato
 def _encode_stream(
     encoder: StreamingEncoder, items: Iterable[Item], batch_size: int
 ) -> Iterator[np.ndarray | InputError]:
-    prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in encoder.prompts), None)
+    prompt_name = document_prompt_name(encoder.prompts)
     for result in encoder.embed(items, look_ahead=_LOOK_AHEAD * batch_size, prompt_name=prompt_name, on_error="yield"):
         if isinstance(result, InputError):  # its cause does not mention a position in a stream that nobody sees
             yield result.__cause__ if isinstance(result.__cause__, InputError) else result

@@ -22,6 +22,7 @@ from tte_retriever.chats import image_size
 from tte_retriever.errors import InputError, TTEError
 from tte_retriever.isolation import run_isolated
 from tte_retriever.options import ModelOptions
+from tte_retriever.prompts import document_prompt_name, query_prompt_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from tte_retriever import TTEEncoder
 
 _Method = Literal["encode_query", "encode_document"]
-
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in the order in which sentence-transformers looks for them
 
 dispatcher = instrument.get_dispatcher(__name__)
 
@@ -124,9 +123,7 @@ class TTEEmbedding(MultiModalEmbedding):
     def with_defaults(self, **settings: Any) -> TTEEmbedding:
         """A copy with other values for the settings that are ``None``; it uses the same loaded model."""
         chosen = {name: value for name, value in settings.items() if getattr(self, name) is None}
-        copy = self.model_copy(update=chosen)
-        copy._model = self._model
-        return copy
+        return self.model_copy(update=chosen)
 
     # Nodes ---------------------------------------------------------------------------------------------------------
 
@@ -295,10 +292,11 @@ class TTEEmbedding(MultiModalEmbedding):
         with self._model.using(self._to_load) as encoder:
             chats = [as_chat(parts, encoder) for parts in items]
             options = self._options(encoder)
-            names = ("query",) if method == "encode_query" else _DOCUMENT_PROMPTS
-            prompt: dict[str, Any] = {"prompt_name": next((name for name in names if name in encoder.prompts), None)}
-            if method == "encode_query" and self.query_instruction is not None:
-                prompt = {"prompt": self.query_instruction}
+            prompt: dict[str, Any] = {"prompt_name": document_prompt_name(encoder.prompts)}
+            if method == "encode_query":
+                prompt = {"prompt_name": query_prompt_name(encoder.prompts)}
+                if self.query_instruction is not None:
+                    prompt = {"prompt": self.query_instruction}
             try:
                 return [vector.tolist() for vector in encoder.embed(chats, **prompt, **options)]  # (D,) float32 each
             except TTEError as error:  # the index of the item in this batch is of no use to the caller
